@@ -1,0 +1,143 @@
+"""Ascend310P3 and its sisters through torch_aie, or through mindietorch, its renamed successor.
+
+What is known of the API stands in samples of torch_aie 6.3.rc2 and in mindietorch's documentation. Where the two differ
+we use what both take: keywords only for compile (position 2 is `inputs` in one, `ir` in the other), dtype and format
+given for every Input (the default format differs), tensors moved to the card explicitly, and a synchronised stream
+before a clock or a result is read. Nothing here has run on a card yet; the tests hold it to a strict double.
+"""
+
+import atexit
+import importlib
+import importlib.util
+import time
+
+import torch
+
+from .. import UserError, graph
+from . import Compiled, Output, check_shape
+
+PACKAGES = ("torch_aie", "mindietorch")
+POLICIES = {"fp16": "FP16", "fp32": "FP32"}
+LOGS = ("set TORCH_AIE_LOG_LEVEL=0 and TORCH_AIE_LOG_PRINT_TO_STDOUT=1 (files: ~/ascend/log/torch_aie_log/), and for CANN "
+        "ASCEND_GLOBAL_LOG_LEVEL=0 and ASCEND_SLOG_PRINT_TO_STDOUT=1, then run again")
+_in_use = []  # the package, once a card has been taken into use
+
+
+def unavailable(device):
+    try:
+        _package()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def default_precision(device):
+    return "fp16"
+
+
+def compile(module, inputs, target):
+    if target.precision not in POLICIES:
+        raise UserError(f"--precision {target.precision} on --backend aie: take one of {', '.join(POLICIES)}")
+    aie = _use(target.device_id)
+    known = getattr(getattr(aie, "_compile_spec", None), "SUPPORT_SOC_NAME", None)
+    if known and target.soc_version not in known:
+        raise UserError(f"--soc_version {target.soc_version}: {aie.__name__} knows {', '.join(sorted(known))}; "
+                        "npu-smi info shows the chip")
+    dtype = getattr(torch, target.input_dtype)
+    program = graph.trace(module, tuple(tensor.to(dtype) for tensor in inputs))
+    options = {"soc_version": target.soc_version, "optimization_level": target.optimization_level}
+    if target.require_full_compilation:
+        options["require_full_compilation"] = True
+    if target.input_dtype == "int64":
+        options["truncate_long_and_double"] = True
+    try:
+        compiled = aie.compile(
+            program, inputs=[aie.Input(tuple(t.shape), dtype=dtype, format=aie.TensorFormat.ND) for t in inputs],
+            precision_policy=getattr(aie.PrecisionPolicy, POLICIES[target.precision]), **options)
+    except Exception as error:  # the types are not published: the documentation says only that it raises
+        raise UserError(f"{aie.__name__}.compile failed for {target.soc_version}: {_first_line(error)}; check --soc_version "
+                        f"against npu-smi info, and for the engine's own log {LOGS}") from None
+    return Compiled(compiled, graph.operators(program), {aie.__name__: getattr(aie, "__version__", "unknown")},
+                    requires=[aie.__name__], options={**options, "input_dtype": target.input_dtype})
+
+
+def load(artifact, target):
+    wanted = artifact.manifest["requires"][:1]
+    aie = _use(target.device_id)
+    if wanted != [aie.__name__]:
+        raise UserError(f"{artifact.path}: was compiled by {' '.join(wanted)}, but {aie.__name__} is what is installed here; "
+                        "export the file again")
+    return Runner(artifact, aie, target.device_id)
+
+
+class Runner:
+    def __init__(self, artifact, aie, device_id):
+        self._artifact, self._aie = artifact, aie
+        self.device = f"npu:{device_id}"
+        self._dtype = getattr(torch, artifact.manifest["options"]["input_dtype"])
+        self._program = artifact.program(None).eval()
+        self._stream = aie.npu.Stream(self.device)
+        # The engine cannot be asked what it computes in: this is the policy that the file was compiled with.
+        self.precision = artifact.manifest["precision"]
+        self.threads = 1
+
+    def run(self, batch):
+        """One stream, synchronised before each reading of the clock and before the result is read."""
+        check_shape(batch, self._artifact)
+        start = time.perf_counter()
+        with torch.no_grad(), self._aie.npu.stream(self._stream):
+            inputs = [tensor.to(self._dtype).to(self.device) for tensor in batch.inputs]
+            self._stream.synchronize()
+            copied = time.perf_counter()
+            logits = self._program(*inputs)
+            self._stream.synchronize()
+            done = time.perf_counter()
+            logits = logits.to("cpu")
+        return Output(logits, copied - start, done - copied, time.perf_counter() - done)
+
+    def close(self):
+        self._program = None
+
+
+def _use(device_id):
+    """The package with the card set; finalize() is called once when the process ends, also after an error."""
+    aie = _package()
+    try:
+        aie.set_device(device_id)
+    except Exception as error:
+        raise UserError(f"--device_id {device_id}: {aie.__name__} cannot take that card ({_first_line(error)}); "
+                        "npu-smi info lists the cards, counted from 0") from None
+    if aie not in _in_use:
+        _in_use.append(aie)
+        atexit.register(aie.finalize)
+    return aie
+
+
+def _package():
+    """torch_aie, else mindietorch; torch is imported before it, as its documentation asks. Raises UserError with the cure."""
+    for name in PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            continue
+        if name == "torch_aie" and importlib.util.find_spec("torch_npu") is not None:
+            raise UserError("torch_npu is installed beside torch_aie, and the two conflict: pip uninstall torch_npu")
+        try:
+            return importlib.import_module(name)
+        except (ImportError, OSError) as error:
+            raise UserError(f"{name} is installed but cannot be imported ({_first_line(error)}): "
+                            f"{_cure(name, str(error))}") from None
+    raise UserError("neither torch_aie nor mindietorch is installed: install the wheel from Ascend-cann-torch-aie-*.tar.gz "
+                    "(pip install torch_aie-*.whl; README, \"On an Ascend card\")")
+
+
+def _cure(name, reason):
+    if "static TLS" in reason:
+        return "preload the library that it names: export LD_PRELOAD=<its path>"
+    if "undefined symbol" in reason or "GLIBC" in reason:
+        return f"the wheel was built for another torch than {torch.__version__}: torch_aie 6.3.rc2 wants torch 2.0.1 on Python 3.9"
+    return ("source the CANN environment first: source /usr/local/Ascend/ascend-toolkit/set_env.sh and "
+            "source /usr/local/Ascend/aie/set_env.sh")
+
+
+def _first_line(error):
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

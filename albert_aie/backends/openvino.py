@@ -1,0 +1,102 @@
+"""OpenVINO on x86 and Arm CPUs. At export the traced module is converted and its inputs are fixed to [batch, seq]; the
+IR travels in the .pt beside the TorchScript, its weights in fp32 as they are (OpenVINO's own saver would make fp16 of
+them), so the precision is chosen at load, always explicitly, and read back from the compiled model."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy
+import torch
+
+from .. import UserError, graph
+from . import Compiled, Output, check_shape
+
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def unavailable(device):
+    try:
+        import openvino  # noqa: F401
+    except ImportError as error:
+        return f"OpenVINO cannot be imported ({error}): pip install openvino"
+    return ""
+
+
+def default_precision(device):
+    return "bf16" if "BF16" in _capabilities() else "fp32"
+
+
+def _capabilities():
+    import openvino
+
+    return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def compile(module, inputs, target):
+    import openvino
+
+    if target.precision not in PRECISIONS:
+        raise UserError(f"--precision {target.precision} on --backend openvino: take one of {', '.join(PRECISIONS)}")
+    _check_bf16(target.precision, "--precision bf16")
+    program = graph.trace(module, inputs)
+    model = openvino.convert_model(program, example_input=inputs)
+    for port, name in zip(model.inputs, NAMES):
+        port.get_tensor().set_names({name})
+    model.reshape({name: list(inputs[0].shape) for name in NAMES})
+    model.output(0).get_tensor().set_names({"logits"})
+    with tempfile.TemporaryDirectory() as folder:
+        xml = Path(folder) / "ir.xml"
+        openvino.save_model(model, str(xml), compress_to_fp16=False)
+        blobs = {"ir.xml": xml.read_bytes(), "ir.bin": xml.with_suffix(".bin").read_bytes()}
+    return Compiled(program, graph.operators(program), {"openvino": openvino.__version__}, blobs=blobs)
+
+
+def load(artifact, target):
+    reason = unavailable("cpu")
+    if reason:
+        raise UserError(f"{artifact.path}: was compiled for openvino, but {reason}")
+    _check_bf16(target.precision, f"{artifact.path} with precision bf16")
+    return Runner(artifact, target.precision)
+
+
+def _check_bf16(precision, what):
+    if precision == "bf16" and "BF16" not in _capabilities():
+        raise UserError(f"{what}: this CPU has no bf16 instructions (OpenVINO lists {', '.join(_capabilities())}); "
+                        "use --precision fp32")
+
+
+class Runner:
+    device = "cpu"
+
+    def __init__(self, artifact, precision):
+        import openvino
+
+        self._artifact = artifact
+        core = openvino.Core()
+        weights = numpy.frombuffer(artifact.blob("ir.bin"), dtype=numpy.uint8)
+        try:
+            model = core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
+            compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+                                                         "PERFORMANCE_HINT": "LATENCY"})
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise UserError(f"{artifact.path}: OpenVINO cannot compile its IR ({reason}); export it again with the "
+                            f"version installed here ({openvino.__version__})") from None
+        engine = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.precision = {"f32": "fp32", "f16": "fp16"}.get(engine, engine)
+        self.threads = compiled.get_property("INFERENCE_NUM_THREADS")
+        self._request = compiled.create_infer_request()
+
+    def run(self, batch):
+        check_shape(batch, self._artifact)
+        inputs = {name: tensor.numpy() for name, tensor in zip(NAMES, batch.inputs)}
+        start = time.perf_counter()
+        results = self._request.infer(inputs, share_inputs=True)
+        done = time.perf_counter()
+        logits = torch.from_numpy(numpy.array(results[0], dtype=numpy.float32))
+        return Output(logits, 0.0, done - start, time.perf_counter() - done)
+
+    def close(self):
+        self._request = None

@@ -1,0 +1,117 @@
+"""Run a compiled file over sentences: predictions, accuracy, and what each stage took."""
+
+import math
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import torch
+
+from . import artifact, backends
+from .batching import batches, scatter
+from .graph import flops_per_row
+from .text import Tokenizer
+
+WARMUP = 3  # batches run before the clock starts: engines allocate, specialise and pick kernels in their first ones
+
+
+@dataclass
+class Evaluation:
+    """Logits float32 [sentences, class] in the sentences' order; times in seconds; `forward` one entry per batch."""
+
+    logits: torch.Tensor
+    tokens: int
+    truncated: int
+    rows: int
+    tokenize: float
+    copy_in: float
+    forward: list
+    copy_out: float
+    end_to_end: float
+
+
+def encode(tokenizer, sentences, max_seq_length):
+    """(list of id lists, number of truncated sentences)."""
+    encoded = [tokenizer.encode(sentence, max_seq_length) for sentence in sentences]
+    return [ids for ids, _ in encoded], sum(truncated for _, truncated in encoded)
+
+
+def evaluate(runner, manifest, tokenizer, sentences, progress=lambda steps, **_: steps):
+    """Evaluation of every sentence. `end_to_end` is the wall clock from the first sentence to the last prediction."""
+    batch_size, length = manifest["batch_size"], manifest["max_seq_length"]
+    first, _ = encode(tokenizer, sentences[:batch_size], length)
+    for batch in batches(first, batch_size, length):
+        for _ in range(WARMUP):
+            runner.run(batch)
+
+    start = time.perf_counter()
+    encoded, truncated = encode(tokenizer, sentences, length)
+    tokenize = time.perf_counter() - start
+    logits = torch.zeros(len(sentences), len(manifest["label_names"]))
+    copy_in, forward, copy_out = 0.0, [], 0.0
+    total = math.ceil(len(encoded) / batch_size)
+    for batch in progress(batches(encoded, batch_size, length), desc="evaluate", total=total, unit="batch"):
+        output = runner.run(batch)
+        scatter(output.logits, batch, logits)
+        copy_in, copy_out = copy_in + output.copy_in, copy_out + output.copy_out
+        forward.append(output.forward)
+    end_to_end = time.perf_counter() - start
+    return Evaluation(logits, sum(map(len, encoded)), truncated, total * batch_size, tokenize, copy_in, forward, copy_out,
+                      end_to_end)
+
+
+def logits_in_fresh_process(path, target, sentences):
+    """float32 [sentences, class] of a saved file, loaded and run by a process that knows nothing but the file."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return torch.from_numpy(pool.submit(_logits, str(path), target, sentences).result())
+
+
+def _logits(path, target, sentences):
+    saved = artifact.open_pt(path)
+    runner = backends.get(target.backend).load(saved, target)
+    try:
+        return evaluate(runner, saved.manifest, Tokenizer(saved.tokenizer, path), sentences).logits.numpy()
+    finally:
+        runner.close()
+
+
+def report(evaluation, manifest, runner, labels, load_seconds):
+    """What eval.json holds. Rates are all sentences over all seconds, never a mean of rates; seconds unless named ms."""
+    scored, length = len(evaluation.logits), manifest["max_seq_length"]
+    forward = sum(evaluation.forward)
+    per_row = flops_per_row(manifest["config"], length)
+    result = {
+        "rows_scored": scored, "rows_total": scored if labels is None else len(labels),
+        "truncated": evaluation.truncated,
+        "backend": manifest["backend"], "device": runner.device, "precision": runner.precision, "threads": runner.threads,
+        "graph": manifest["graph"], "batch_size": manifest["batch_size"], "max_seq_length": length,
+        "samples_per_second": {"forward": scored / forward, "end_to_end": scored / evaluation.end_to_end},
+        "latency_ms": {f"p{p}": 1000 * percentile(evaluation.forward, p) for p in (50, 90, 99)},
+        "batches": len(evaluation.forward), "warmup": WARMUP,
+        "seconds": {"load": load_seconds, "tokenize": evaluation.tokenize, "copy_in": evaluation.copy_in,
+                    "forward": forward, "copy_out": evaluation.copy_out, "end_to_end": evaluation.end_to_end},
+        "padding": 1 - evaluation.tokens / (evaluation.rows * length), "positions": evaluation.rows * length,
+        "nominal_gflop_per_row": per_row / 1e9, "nominal_gflop_per_second": per_row * evaluation.rows / forward / 1e9,
+        "random_weights": manifest["random_weights"],
+    }
+    if labels is not None and not manifest["random_weights"]:
+        correct = int((evaluation.logits.argmax(1) == torch.tensor(labels)).sum())
+        low, high = wilson(correct, scored)
+        result["accuracy"] = {"correct": correct, "total": scored, "value": correct / scored, "wilson95": [low, high]}
+    return result
+
+
+def percentile(values, percent):
+    """Nearest-rank percentile: the smallest value that at least `percent` % of all do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
+
+
+def wilson(correct, total, z=1.959964):
+    """95 % Wilson score interval of correct/total (Wilson 1927): right also near 0 and 1, where k/n +- 2 sigma is not."""
+    p = correct / total
+    centre = p + z * z / (2 * total)
+    spread = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return (centre - spread) / scale, (centre + spread) / scale

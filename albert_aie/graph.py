@@ -1,0 +1,208 @@
+"""The torch module that gets traced: the patched albert_pytorch model, or our fused one.
+
+Both take input_ids, attention_mask, token_type_ids [batch, seq] and return the bare float32 logits [batch, class];
+both are static in shape and free of dropout. The mask adds -10000 as ALBERT's own code does: finite in fp16, where
+Hugging Face's finfo.min becomes -inf.
+"""
+
+import importlib
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import UserError
+from .checkpoint import HF_LAYER, UPSTREAM_COMMIT, to_upstream
+
+MASKED = -10000.0
+
+
+def build(checkpoint, graph, batch_size, max_seq_length, tree=None):
+    """The module to trace, in fp32 and eval mode; `graph` is "upstream" (needs `tree`, an albert_pytorch checkout) or
+    "fused". The checkpoint's tensors are copied, never changed."""
+    if graph == "upstream":
+        module = UpstreamAlbert(upstream_model(checkpoint, tree), max_seq_length)
+    else:
+        module = FusedAlbert(checkpoint, batch_size, max_seq_length)
+    return module.eval().requires_grad_(False)
+
+
+class FusedAlbert(nn.Module):
+    """ALBERT with what a compiler should not have to find out already written down.
+
+    One [hidden, 3*hidden] product makes Q, K and V, with the score scale folded into Q; every matrix product has a
+    2-D left side (the form that the vendor's ONNX route rewrites ALBERT into, facts/torch_aie.md §7.3); shapes are
+    constants; the last layer is computed for [CLS] alone, which is exact and saves 7 % at 128 tokens.
+    The twelve layers are one set of tensors, used twelve times.
+    """
+
+    def __init__(self, checkpoint, batch_size, max_seq_length):
+        super().__init__()
+        config, tensors = checkpoint.config, checkpoint.tensors
+        self.batch, self.seq = batch_size, max_seq_length
+        self.hidden, self.heads, self.head = config.hidden_size, config.num_attention_heads, config.head_size
+        self.layers, self.eps = config.num_hidden_layers, config.layer_norm_eps
+        self.activation = config.hidden_act
+
+        def parameter(tensor):
+            return nn.Parameter(tensor.detach().clone().contiguous(), requires_grad=False)
+
+        def pair(name):
+            return parameter(tensors[name + ".weight"]), parameter(tensors[name + ".bias"])
+
+        self.word = parameter(tensors["albert.embeddings.word_embeddings.weight"])
+        self.position = parameter(tensors["albert.embeddings.position_embeddings.weight"][:max_seq_length])
+        self.token_type = parameter(tensors["albert.embeddings.token_type_embeddings.weight"])
+        self.norm_w, self.norm_b = pair("albert.embeddings.LayerNorm")
+        self.up_w, self.up_b = pair("albert.encoder.embedding_hidden_mapping_in")
+        scale = self.head**-0.5
+        qkv = [HF_LAYER + "attention." + name for name in ("query", "key", "value")]
+        for kind in ("weight", "bias"):
+            q, k, v = (tensors[f"{name}.{kind}"] for name in qkv)
+            setattr(self, f"qkv_{kind[0]}", parameter(torch.cat([q * scale, k, v])))
+        self.dense_w, self.dense_b = pair(HF_LAYER + "attention.dense")
+        self.norm1_w, self.norm1_b = pair(HF_LAYER + "attention.LayerNorm")
+        self.ffn_w, self.ffn_b = pair(HF_LAYER + "ffn")
+        self.out_w, self.out_b = pair(HF_LAYER + "ffn_output")
+        self.norm2_w, self.norm2_b = pair(HF_LAYER + "full_layer_layer_norm")
+        self.pooler_w, self.pooler_b = pair("albert.pooler")
+        self.classifier_w, self.classifier_b = pair("classifier")
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        x = F.embedding(input_ids, self.word) + self.position + F.embedding(token_type_ids, self.token_type)
+        x = F.layer_norm(x, (x.shape[-1],), self.norm_w, self.norm_b, self.eps)
+        x = F.linear(x.reshape(self.batch * self.seq, self.position.shape[1]), self.up_w, self.up_b)
+        mask = (1.0 - attention_mask.to(self.word.dtype)) * MASKED
+        mask = mask.reshape(self.batch, 1, 1, self.seq)
+        for _ in range(self.layers - 1):
+            x = self._layer(x, mask)
+        x = self._last_layer(x, mask)
+        x = torch.tanh(F.linear(x, self.pooler_w, self.pooler_b))
+        return F.linear(x, self.classifier_w, self.classifier_b).to(torch.float32)
+
+    def _split(self, x, tokens):
+        return x.reshape(self.batch, tokens, self.heads, self.head).transpose(1, 2)  # [batch, heads, tokens, head]
+
+    def _attend(self, q, k, v, mask, tokens):
+        weights = torch.softmax(torch.matmul(q, k.transpose(2, 3)) + mask, -1)
+        return torch.matmul(weights, v).transpose(1, 2).reshape(self.batch * tokens, self.hidden)
+
+    def _layer(self, x, mask):
+        qkv = F.linear(x, self.qkv_w, self.qkv_b)
+        q, k, v = (self._split(part, self.seq) for part in qkv.split(self.hidden, -1))
+        return self._after(x, self._attend(q, k, v, mask, self.seq))
+
+    def _last_layer(self, x, mask):
+        h = self.hidden
+        cls = x.reshape(self.batch, self.seq, h)[:, 0]
+        q = self._split(F.linear(cls, self.qkv_w[:h], self.qkv_b[:h]), 1)
+        k, v = F.linear(x, self.qkv_w[h:], self.qkv_b[h:]).split(h, -1)
+        return self._after(cls, self._attend(q, self._split(k, self.seq), self._split(v, self.seq), mask, 1))
+
+    def _after(self, x, context):
+        x = x + F.linear(context, self.dense_w, self.dense_b)
+        x = F.layer_norm(x, (self.hidden,), self.norm1_w, self.norm1_b, self.eps)
+        x = x + F.linear(self._act(F.linear(x, self.ffn_w, self.ffn_b)), self.out_w, self.out_b)
+        return F.layer_norm(x, (self.hidden,), self.norm2_w, self.norm2_b, self.eps)
+
+    def _act(self, x):
+        if self.activation == "relu":
+            return F.relu(x)
+        return F.gelu(x, approximate="none" if self.activation == "gelu" else "tanh")
+
+
+class UpstreamAlbert(nn.Module):
+    """albert_pytorch's model with fixed (1, seq) position ids, so that no arange or expand is traced. (1, seq) and not
+    (batch, seq): the latter would broadcast a smaller batch to the traced one without a word."""
+
+    def __init__(self, model, max_seq_length):
+        super().__init__()
+        self.model = model
+        self.register_buffer("position_ids", torch.arange(max_seq_length).unsqueeze(0), persistent=False)
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        return self.model(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids,
+                          position_ids=self.position_ids)[0].to(torch.float32)
+
+
+def has_upstream(tree):
+    return tree is not None and (Path(tree) / "model" / "modeling_albert.py").is_file()
+
+
+def upstream_model(checkpoint, tree):
+    """albert_pytorch's own AlbertForSequenceClassification holding the checkpoint, fp32, eval mode; shapes are free.
+
+    `tree` is a checkout of 46de9ec, with albert.patch applied (unpatched it needs six, boto3 and requests besides).
+    """
+    if not has_upstream(tree):
+        raise UserError(f"{tree}: not an albert_pytorch checkout (no model/modeling_albert.py); --prefix_dir wants a tree "
+                        f"of lonePatient/albert_pytorch at {UPSTREAM_COMMIT} with albert.patch applied, "
+                        "or use --graph fused, which needs none")
+    configuration, modeling = _import_upstream(Path(tree).resolve())
+    config = checkpoint.config
+    model = modeling.AlbertForSequenceClassification(configuration.AlbertConfig(
+        vocab_size_or_config_json_file=config.vocab_size, embedding_size=config.embedding_size,
+        hidden_size=config.hidden_size, num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads, intermediate_size=config.intermediate_size,
+        hidden_act="gelu_new" if config.hidden_act == "gelu_pytorch_tanh" else config.hidden_act,
+        max_position_embeddings=config.max_position_embeddings, type_vocab_size=config.type_vocab_size,
+        layer_norm_eps=config.layer_norm_eps, num_labels=config.num_labels))
+    model.load_state_dict(to_upstream(checkpoint.tensors), strict=True)
+    return model.eval()
+
+
+def _import_upstream(tree):
+    """albert_pytorch calls its package `model`: import it from `tree` and from nowhere else."""
+    loaded = sys.modules.get("model")
+    if loaded is not None and str(tree) not in str(getattr(loaded, "__path__", "")):
+        for name in [n for n in sys.modules if n == "model" or n.startswith("model.")]:
+            del sys.modules[name]
+    sys.path.insert(0, str(tree))
+    try:
+        importlib.invalidate_caches()
+        return (importlib.import_module("model.configuration_albert"), importlib.import_module("model.modeling_albert"))
+    except ImportError as error:
+        raise UserError(f"{tree}: cannot be imported ({error}); apply albert.patch there: "
+                        "git apply ../albert.patch") from None
+    finally:
+        sys.path.remove(str(tree))
+
+
+def example_inputs(config, batch_size, max_seq_length, dtype=torch.int64):
+    """Three [batch, seq] tensors of legal values for tracing: rows of different lengths and ids, no two inputs alike."""
+    ids = torch.randint(5, config.vocab_size, (batch_size, max_seq_length), generator=torch.Generator().manual_seed(0))
+    lengths = torch.arange(batch_size).remainder(max_seq_length - 2) + 3
+    mask = (torch.arange(max_seq_length) < lengths.unsqueeze(1)).long()
+    types = torch.zeros_like(ids)
+    return tuple(t.to(dtype) for t in (ids * mask, mask, types))
+
+
+def trace(module, inputs):
+    """Frozen TorchScript of `module`: constants folded, weights kept once however often they are used."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch 2.13 deprecates torch.jit; the target needs it
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return torch.jit.freeze(torch.jit.trace(module, inputs, check_trace=False))
+
+
+def operators(program):
+    """How often each aten operator stands in a traced program: what a compiler has to support."""
+    inlined = program.inlined_graph  # owns its nodes: must outlive the loop
+    nodes = (node.kind() for node in inlined.nodes())
+    return dict(sorted(Counter(kind for kind in nodes if kind.startswith("aten::")).items()))
+
+
+def flops_per_row(config, max_seq_length):
+    """Matrix-product FLOPs of one row of max_seq_length tokens, a multiply-add counted as 2; all layers in full.
+
+    embedding projection E*H + layers * (Q, K, V, output 4*H*H + FFN 2*H*I) per token, attention scores and context
+    2*S*S*H a layer, pooler and classifier once. 22.37 GFLOP for ALBERT-base at 128, as torch's FlopCounterMode says.
+    """
+    h, s = config["hidden_size"], max_seq_length
+    per_token = config["embedding_size"] * h + config["num_hidden_layers"] * (4 * h * h + 2 * h * config["intermediate_size"])
+    attention = config["num_hidden_layers"] * 2 * s * s * h
+    return 2 * (s * per_token + attention + h * h + h * config["num_labels"])
