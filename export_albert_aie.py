@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Fine-tuned ALBERT checkpoint -> traced TorchScript -> compiled for the device -> albert_seq{S}_bs{B}.pt.
 
-    python export_albert_aie.py --batch_size=32 --max_seq_length=128 --compare_cpu
+python export_albert_aie.py --batch_size=32 --max_seq_length=128 --compare_cpu
 """
 
 import argparse
@@ -10,57 +10,66 @@ import time
 from functools import partial
 from pathlib import Path
 
+import albert_aie
 from albert_aie import UserError
 
 
-def parse_args():
+def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--batch_size", type=int, default=32, help="rows of the compiled shape (default: %(default)s)")
     add("--max_seq_length", type=int, default=128, help="tokens of a row, [CLS] and [SEP] included (default: %(default)s)")
-    add("--prefix_dir", default="./albert_pytorch",
-        help="albert_pytorch checkout with albert.patch applied; needed by --graph upstream (default: %(default)s)")
-    add("--pth_dir", default="./albert_pytorch/outputs/SST-2",
-        help="checkpoint: albert_pytorch output folder, Hugging Face folder or hub id (default: %(default)s)")
-    add("--data_dir", default="./albert_pytorch/dataset/SST-2",
-        help="GLUE's SST-2, read by --compare_cpu (default: %(default)s)")
+    add(
+        "--prefix_dir",
+        default="./albert_pytorch",
+        help="albert_pytorch checkout with albert.patch applied; needed by --graph upstream (default: %(default)s)",
+    )
+    add(
+        "--pth_dir",
+        help="checkpoint: albert_pytorch output folder, Hugging Face folder or hub id (default: ./albert_pytorch/outputs/SST-2)",
+    )
+    add("--data_dir", help="GLUE's SST-2, read by --compare_cpu (default: ./albert_pytorch/dataset/SST-2)")
+    add("--demo", action="store_true", help="take --pth_dir and --data_dir from this repository's demo/ unless given")
     add("--save_dir", default="./", help="where albert_seq{S}_bs{B}.pt is written (default: %(default)s)")
-    add("--compare_cpu", action="store_true",
-        help="load the file back, run dev.tsv, compare with the CPU reference; exit 1 if the gate fails")
+    add(
+        "--compare_cpu",
+        action="store_true",
+        help="load the file back, run dev.tsv, compare with the CPU reference; exit 1 if the gate fails",
+    )
     add("--compare_rows", type=int, metavar="N", help="compare the first N rows of dev.tsv instead of all")
-    add("--backend", choices=("auto", *backend_names()), default="auto", help="default: the first that runs here")
+    add("--backend", choices=("auto", "aie", "openvino", "torchscript"), default="auto", help="default: the first that runs here")
     add("--device", choices=("npu", "cuda", "cpu"), help="default: the backend's")
-    add("--precision", choices=precision_names(),
-        help="default: the backend's (see README); fp32 with --random_weights")
-    add("--graph", choices=("upstream", "fused"),
-        help="which module is traced: albert_pytorch's or ours (default: upstream for aie, else fused)")
+    add("--precision", choices=("fp32", "bf16", "fp16"), help="default: the backend's (see README); fp32 with --random_weights")
+    add(
+        "--graph",
+        choices=("upstream", "fused"),
+        help="which module is traced: albert_pytorch's or ours (default: upstream for aie, else fused)",
+    )
     add("--spm_model_file", help="sentencepiece model (default: in --pth_dir, else in --prefix_dir/prev_trained_model/*/)")
-    add("--random_weights", action="store_true",
-        help="weights from a fixed seed for the architecture in --pth_dir/config.json: to measure speed only")
+    add(
+        "--random_weights",
+        action="store_true",
+        help="weights from a fixed seed for the architecture in --pth_dir/config.json: to measure speed only",
+    )
     aie = parser.add_argument_group("Ascend (--backend aie)").add_argument
     aie("--device_id", type=int, default=0, help="number of the card (default: %(default)s)")
     aie("--soc_version", default="Ascend310P3", help="chip to compile for (default: %(default)s)")
     aie("--optimization_level", type=int, choices=(0, 1, 2), default=0, help="of the compiler (default: %(default)s)")
-    aie("--aie_input_dtype", choices=("int32", "int64"), default="int32",
-        help="what the compiled program takes; the file's own inputs stay int64 (default: %(default)s)")
+    aie(
+        "--aie_input_dtype",
+        choices=("int32", "int64"),
+        default="int32",
+        help="what the compiled program takes; the file's own inputs stay int64 (default: %(default)s)",
+    )
     aie("--require_full_compilation", action="store_true", help="fail rather than leave an operator to the host")
-    return parser.parse_args()
+    args = parser.parse_args(argv)
+    demo = Path(albert_aie.__file__).resolve().parent.parent / "demo"
+    args.pth_dir = args.pth_dir or (demo / "checkpoint" if args.demo else "./albert_pytorch/outputs/SST-2")
+    args.data_dir = args.data_dir or (demo / "SST-2" if args.demo else "./albert_pytorch/dataset/SST-2")
+    return args
 
 
-def backend_names():
-    from albert_aie.backends import NAMES
-
-    return NAMES
-
-
-def precision_names():
-    from albert_aie.backends import PRECISIONS
-
-    return PRECISIONS
-
-
-def main():
-    args = parse_args()
+def run(args):
     from tqdm import tqdm
 
     from albert_aie import artifact, backends, checkpoint, graph
@@ -81,8 +90,16 @@ def main():
     engine = backends.get(backend)
     precision = args.precision or ("fp32" if source.random else engine.default_precision(device))
     which = args.graph or ("upstream" if backend == "aie" else "fused")
-    target = backends.Target(backend, device, precision, args.device_id, args.soc_version, args.optimization_level,
-                             args.aie_input_dtype, args.require_full_compilation)
+    target = backends.Target(
+        backend,
+        device,
+        precision,
+        args.device_id,
+        args.soc_version,
+        args.optimization_level,
+        args.aie_input_dtype,
+        args.require_full_compilation,
+    )
     started = time.perf_counter()
     module = graph.build(source, which, args.batch_size, args.max_seq_length, args.prefix_dir)
     inputs = graph.example_inputs(source.config, args.batch_size, args.max_seq_length)
@@ -93,8 +110,10 @@ def main():
     manifest = artifact.manifest(source, compiled, target, which, args.batch_size, args.max_seq_length)
     artifact.save(path, compiled, manifest, source.tokenizer.read_bytes())
     steps.close()
-    print(f"compiled    {which} graph, {precision}, batch {args.batch_size} x {args.max_seq_length} tokens, "
-          f"{time.perf_counter() - started:.1f} s")
+    print(
+        f"compiled    {which} graph, {precision}, batch {args.batch_size} x {args.max_seq_length} tokens, "
+        f"{time.perf_counter() - started:.1f} s"
+    )
     print(f"wrote       {path} ({path.stat().st_size / 1e6:.1f} MB)")
     if source.random:
         print("note        random weights: this file measures speed; evaluation prints no accuracy for it")
@@ -127,10 +146,17 @@ def compare_cpu(path, source, target, args, bar):
     return 0 if result.passed else 1
 
 
-if __name__ == "__main__":
+def main(argv=None):
+    """Exit code: 0 success, 1 the comparison failed, 2 wrong input, 130 interrupted."""
+    args = parse_args(argv)
     try:
-        sys.exit(main())
+        return run(args)
     except UserError as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """albert_seq{S}_bs{B}.pt + SST-2 -> predictions, accuracy and throughput.
 
-    python run_aie_eval.py --aie_model_dir=albert_seq128_bs32.pt --data_dir=./dataset/SST-2
+python run_aie_eval.py --aie_model_dir=albert_seq128_bs32.pt --data_dir=./dataset/SST-2
 """
 
 import argparse
@@ -11,23 +11,36 @@ import time
 from functools import partial
 from pathlib import Path
 
+import albert_aie
 from albert_aie import UserError
 
 
-def parse_args():
+def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--aie_model_dir", required=True, help="the .pt file that export_albert_aie.py wrote")
-    add("--data_dir", default="./albert_pytorch/dataset/SST-2", help="folder of GLUE's SST-2 (default: %(default)s)")
-    add("--split", choices=("dev", "train", "test"), default="dev",
-        help="which file of it; test has no labels and gives predictions only (default: %(default)s)")
+    add(
+        "--aie_model_dir",
+        default="./albert_seq128_bs32.pt",
+        help="the .pt file that export_albert_aie.py wrote (default: %(default)s)",
+    )
+    add("--data_dir", help="folder of GLUE's SST-2 (default: ./albert_pytorch/dataset/SST-2)")
+    add("--demo", action="store_true", help="take --data_dir and --pth_dir from this repository's demo/ unless given")
+    add(
+        "--split",
+        choices=("dev", "train", "test"),
+        default="dev",
+        help="which file of it; test has no labels and gives predictions only (default: %(default)s)",
+    )
     add("--output_dir", help="write eval.json and predictions.tsv here; nothing else in the folder is touched")
     add("--device_id", type=int, default=0, help="number of the Ascend card (default: %(default)s)")
     add("--compare_cpu", action="store_true", help="compare with the CPU reference of --pth_dir; exit 1 if the gate fails")
     add("--compare_rows", type=int, metavar="N", help="compare the first N rows instead of all")
     add("--pth_dir", help="checkpoint that the file was made from, for --compare_cpu")
-    add("--prefix_dir", default="./albert_pytorch",
-        help="albert_pytorch checkout, the reference of --compare_cpu where there is one (default: %(default)s)")
+    add(
+        "--prefix_dir",
+        default="./albert_pytorch",
+        help="albert_pytorch checkout, the reference of --compare_cpu where there is one (default: %(default)s)",
+    )
     known = parser.add_argument_group("known from the file", "may be left out; a value that contradicts the file is an error")
     known.add_argument("--batch_size", type=int)
     known.add_argument("--max_seq_length", type=int)
@@ -37,11 +50,14 @@ def parse_args():
     inert.add_argument("--model_type", help="a name only")
     inert.add_argument("--model_name_or_path", help="upstream names its feature cache after it; nothing is cached here")
     inert.add_argument("--do_lower_case", action="store_true", help="ALBERT's tokenizer always lower-cases")
-    return parser.parse_args()
+    args = parser.parse_args(argv)
+    demo = Path(albert_aie.__file__).resolve().parent.parent / "demo"
+    args.pth_dir = args.pth_dir or (demo / "checkpoint" if args.demo else None)
+    args.data_dir = args.data_dir or (demo / "SST-2" if args.demo else "./albert_pytorch/dataset/SST-2")
+    return args
 
 
-def main():
-    args = parse_args()
+def run(args):
     if args.compare_cpu and not args.pth_dir:
         raise UserError("--compare_cpu: name the checkpoint that the file was made from with --pth_dir")
     if args.compare_rows is not None and args.compare_rows < 1:
@@ -82,39 +98,54 @@ def check_args(args, saved):
     for flag in ("batch_size", "max_seq_length"):
         given, known = getattr(args, flag), saved.manifest[flag]
         if given is not None and given != known:
-            raise UserError(f"--{flag} {given}: {saved.path} was compiled for {known}; leave the flag out, "
-                            f"or export a file for {given}")
+            raise UserError(
+                f"--{flag} {given}: {saved.path} was compiled for {known}; leave the flag out, or export a file for {given}"
+            )
     if args.spm_model_file:
         path, known = Path(args.spm_model_file), saved.manifest["source"].get("tokenizer_sha256")
         if not path.is_file():
             raise UserError(f"{path}: no such file; leave --spm_model_file out, the .pt holds its tokenizer")
         if checkpoint.sha256(path) != known:
-            raise UserError(f"--spm_model_file {path}: sha256 {checkpoint.sha256(path)[:12]}, but {saved.path} holds the "
-                            f"tokenizer {str(known)[:12]}; leave the flag out, or export with this file")
+            raise UserError(
+                f"--spm_model_file {path}: sha256 {checkpoint.sha256(path)[:12]}, but {saved.path} holds the "
+                f"tokenizer {str(known)[:12]}; leave the flag out, or export with this file"
+            )
 
 
 def print_report(r):
     rate, latency, seconds = r["samples_per_second"], r["latency_ms"], r["seconds"]
-    print(f"file        {r['file']}: {r['backend']} on {r['device']}, {r['graph']} graph, precision {r['precision']} (read back), "
-          f"batch {r['batch_size']} x {r['max_seq_length']}, {r['threads']} thread(s)")
+    print(
+        f"file        {r['file']}: {r['backend']} on {r['device']}, {r['graph']} graph, precision {r['precision']} (read back), "
+        f"batch {r['batch_size']} x {r['max_seq_length']}, {r['threads']} thread(s)"
+    )
     print(f"data        {r['data']}: {r['rows_scored']} of {r['rows_total']} rows scored, {r['truncated']} truncated")
     if "accuracy" in r:
         a = r["accuracy"]
-        print(f"accuracy    {a['value']:.4f} ({a['correct']}/{a['total']}), "
-              f"95 % Wilson interval {a['wilson95'][0]:.4f} to {a['wilson95'][1]:.4f}")
+        print(
+            f"accuracy    {a['value']:.4f} ({a['correct']}/{a['total']}), "
+            f"95 % Wilson interval {a['wilson95'][0]:.4f} to {a['wilson95'][1]:.4f}"
+        )
     elif r["random_weights"]:
         print("accuracy    none: the file holds random weights, for speed only")
     else:
         print("accuracy    none: the split has no labels")
-    print(f"throughput  forward {rate['forward']:.1f} samples/s, end to end {rate['end_to_end']:.1f} samples/s "
-          f"(text to predictions, {seconds['end_to_end']:.2f} s)")
-    print(f"latency     p50 {latency['p50']:.1f}, p90 {latency['p90']:.1f}, p99 {latency['p99']:.1f} ms a batch "
-          f"({r['batches']} batches, after {r['warmup']} warm-up runs)")
-    print(f"stages      load {seconds['load']:.2f}, tokenize {seconds['tokenize']:.3f}, copy in {seconds['copy_in']:.3f}, "
-          f"forward {seconds['forward']:.2f}, copy out {seconds['copy_out']:.3f} s")
+    print(
+        f"throughput  forward {rate['forward']:.1f} samples/s, end to end {rate['end_to_end']:.1f} samples/s "
+        f"(text to predictions, {seconds['end_to_end']:.2f} s)"
+    )
+    print(
+        f"latency     p50 {latency['p50']:.1f}, p90 {latency['p90']:.1f}, p99 {latency['p99']:.1f} ms a batch "
+        f"({r['batches']} batches, after {r['warmup']} warm-up runs)"
+    )
+    print(
+        f"stages      load {seconds['load']:.2f}, tokenize {seconds['tokenize']:.3f}, copy in {seconds['copy_in']:.3f}, "
+        f"forward {seconds['forward']:.2f}, copy out {seconds['copy_out']:.3f} s"
+    )
     print(f"padding     {100 * r['padding']:.1f} % of {r['positions']:,} token positions")
-    print(f"compute     {r['nominal_gflop_per_second']:.0f} GFLOP/s nominal "
-          f"({r['nominal_gflop_per_row']:.2f} GFLOP a row of {r['max_seq_length']})")
+    print(
+        f"compute     {r['nominal_gflop_per_second']:.0f} GFLOP/s nominal "
+        f"({r['nominal_gflop_per_row']:.2f} GFLOP a row of {r['max_seq_length']})"
+    )
 
 
 def write_results(folder, report, logits, examples):
@@ -124,11 +155,12 @@ def write_results(folder, report, logits, examples):
     names = report["manifest"]["label_names"]
     header = ["index", "prediction", "label", *(f"logit_{name}" for name in names), "sentence"]
     labels = examples.labels or [""] * len(examples.sentences)
-    rows = [[i, int(row.argmax()), label, *(f"{x:.6f}" for x in row.tolist()), sentence]
-            for i, (row, label, sentence) in enumerate(zip(logits, labels, examples.sentences))]
+    rows = [
+        [i, int(row.argmax()), label, *(f"{x:.6f}" for x in row.tolist()), sentence]
+        for i, (row, label, sentence) in enumerate(zip(logits, labels, examples.sentences))
+    ]
     lines = ["\t".join(map(str, row)) for row in [header] + rows]
-    for name, content in (("eval.json", json.dumps(report, indent=1, ensure_ascii=False)),
-                          ("predictions.tsv", "\n".join(lines))):
+    for name, content in (("eval.json", json.dumps(report, indent=1, ensure_ascii=False)), ("predictions.tsv", "\n".join(lines))):
         with replacing(folder / name) as temporary:
             temporary.write_text(content + "\n", encoding="utf-8")
     print(f"wrote       {folder / 'eval.json'} and {folder / 'predictions.tsv'}")
@@ -140,20 +172,30 @@ def compare_cpu(args, manifest, tokenizer, examples, logits, bar):
     read = checkpoint.draw if manifest["random_weights"] else checkpoint.load
     source = read(args.pth_dir, args.spm_model_file, args.prefix_dir)
     if source.config.num_labels != manifest["config"]["num_labels"]:
-        raise UserError(f"{args.pth_dir}: {source.config.num_labels} labels, but {args.aie_model_dir} has "
-                        f"{manifest['config']['num_labels']}; name the checkpoint that the file was made from")
+        raise UserError(
+            f"{args.pth_dir}: {source.config.num_labels} labels, but {args.aie_model_dir} has "
+            f"{manifest['config']['num_labels']}; name the checkpoint that the file was made from"
+        )
     rows = args.compare_rows
     encoded, _ = evaluate.encode(tokenizer, examples.sentences[:rows], manifest["max_seq_length"])
-    result, lines = compare.against_reference(logits[:rows], source, encoded, examples.labels and examples.labels[:rows],
-                                              manifest["precision"], args.prefix_dir, bar)
+    result, lines = compare.against_reference(
+        logits[:rows], source, encoded, examples.labels and examples.labels[:rows], manifest["precision"], args.prefix_dir, bar
+    )
     print(lines)
     return 0 if result.passed else 1
 
 
-if __name__ == "__main__":
+def main(argv=None):
+    """Exit code: 0 success, 1 the comparison failed, 2 wrong input, 130 interrupted."""
+    args = parse_args(argv)
     try:
-        sys.exit(main())
+        return run(args)
     except UserError as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,10 +1,11 @@
 """The .pt: a TorchScript archive that torch.jit.load opens, plus extra files with all that is needed to run it.
 
-    extra/albert_aie/manifest.json     what it is: backend, precision, shape, labels, source, digests, versions
-    extra/albert_aie/tokenizer.model   the sentencepiece model
-    extra/albert_aie/<name>            a backend's own blobs (OpenVINO: ir.xml, ir.bin)
+extra/albert_aie/manifest.json     what it is: backend, precision, shape, labels, source, digests, versions
+extra/albert_aie/tokenizer.model   the sentencepiece model
+extra/albert_aie/<name>            a backend's own blobs (OpenVINO: ir.xml, ir.bin)
 """
 
+import io
 import json
 import os
 import platform
@@ -21,8 +22,20 @@ from .checkpoint import UPSTREAM_COMMIT, sha256
 FORMAT = "albert_aie"
 FORMAT_VERSION = 1
 PREFIX = "albert_aie/"
-_KEYS = {"backend": str, "device": str, "precision": str, "graph": str, "batch_size": int, "max_seq_length": int,
-         "config": dict, "label_names": list, "random_weights": bool, "source": dict, "requires": list, "options": dict}
+_KEYS = {
+    "backend": str,
+    "device": str,
+    "precision": str,
+    "graph": str,
+    "batch_size": int,
+    "max_seq_length": int,
+    "config": dict,
+    "label_names": list,
+    "random_weights": bool,
+    "source": dict,
+    "requires": list,
+    "options": dict,
+}
 
 
 def file_name(batch_size, max_seq_length):
@@ -32,18 +45,34 @@ def file_name(batch_size, max_seq_length):
 def manifest(checkpoint, compiled, target, graph, batch_size, max_seq_length):
     """The JSON object that describes a compiled file; see the README for its keys."""
     return {
-        "format": FORMAT, "format_version": FORMAT_VERSION,
-        "backend": target.backend, "device": target.device, "precision": target.precision,
-        "options": compiled.options, "requires": compiled.requires, "graph": graph,
-        "batch_size": batch_size, "max_seq_length": max_seq_length,
-        "task": "SST-2", "label_names": list(checkpoint.config.label_names), "config": asdict(checkpoint.config),
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "backend": target.backend,
+        "device": target.device,
+        "precision": target.precision,
+        "options": compiled.options,
+        "requires": compiled.requires,
+        "graph": graph,
+        "batch_size": batch_size,
+        "max_seq_length": max_seq_length,
+        "task": "SST-2",
+        "label_names": list(checkpoint.config.label_names),
+        "config": asdict(checkpoint.config),
         "random_weights": checkpoint.random,
-        "source": {"checkpoint": checkpoint.source, "layout": checkpoint.layout, "sha256": checkpoint.sha256,
-                   "tokenizer_sha256": sha256(checkpoint.tokenizer),
-                   "upstream_commit": UPSTREAM_COMMIT if graph == "upstream" else None},
+        "source": {
+            "checkpoint": checkpoint.source,
+            "layout": checkpoint.layout,
+            "sha256": checkpoint.sha256,
+            "tokenizer_sha256": sha256(checkpoint.tokenizer),
+            "upstream_commit": UPSTREAM_COMMIT if graph == "upstream" else None,
+        },
         "operators": compiled.operators,
-        "versions": {"albert_aie": __version__, "python": platform.python_version(), "torch": torch.__version__,
-                     **compiled.versions},
+        "versions": {
+            "albert_aie": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            **compiled.versions,
+        },
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
@@ -54,16 +83,22 @@ def save(path, compiled, manifest, tokenizer):
     `tokenizer`: the sentencepiece model's bytes. Raises UserError if the folder cannot be written or the disk is full.
     """
     path = Path(path)
-    extra = {PREFIX + "manifest.json": json.dumps(manifest, indent=1, ensure_ascii=False).encode(),
-             PREFIX + "tokenizer.model": tokenizer, **{PREFIX + name: blob for name, blob in compiled.blobs.items()}}
+    extra = {
+        PREFIX + "manifest.json": json.dumps(manifest, indent=1, ensure_ascii=False).encode(),
+        PREFIX + "tokenizer.model": tokenizer,
+        **{PREFIX + name: blob for name, blob in compiled.blobs.items()},
+    }
     with replacing(path) as temporary:
-        torch.jit.save(compiled.program, str(temporary), _extra_files=extra)
+        # By way of memory: on a full disk torch's own file writer ends the process instead of raising.
+        buffer = io.BytesIO()
+        torch.jit.save(compiled.program, buffer, _extra_files=extra)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 class replacing:
     """`with replacing(path) as temporary:` write `temporary`; it becomes `path` if all went well, else nothing changes.
 
-    A write that fails (OSError, or RuntimeError from torch's writer) is a UserError. The temporary name carries our
+    A write that fails is a UserError. The temporary name carries our
     process id; those that a killed process left behind are swept away by the next one.
     """
 
@@ -94,10 +129,11 @@ class replacing:
         finally:
             if self.temporary.exists():
                 self.temporary.unlink()
-        if issubclass(kind, (OSError, RuntimeError)):
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise UserError(f"{self.path}: could not be written ({reason}); nothing was changed: free disk space or "
-                            "choose another folder") from None
+        if issubclass(kind, OSError):
+            raise UserError(
+                f"{self.path}: could not be written ({error.strerror or error}); nothing was changed: free disk space or "
+                "choose another folder"
+            ) from None
 
     def _sweep(self):
         for stale in self.path.parent.glob(f".{self.path.name}.*.tmp"):
@@ -155,8 +191,10 @@ def open_pt(path):
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{path}: its manifest is another program's; export the file with export_albert_aie.py")
     if manifest.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"{path}: format version {manifest.get('format_version')}, this program reads {FORMAT_VERSION}; "
-                        "use the version of this program that wrote it, or export it again")
+        raise UserError(
+            f"{path}: format version {manifest.get('format_version')}, this program reads {FORMAT_VERSION}; "
+            "use the version of this program that wrote it, or export it again"
+        )
     for key, kind in _KEYS.items():
         if not isinstance(manifest.get(key), kind):
             raise UserError(f"{path}: its manifest has no usable {key!r}; export the file again")
@@ -171,5 +209,6 @@ def _read(path, name):
                 raise UserError(f"{path}: has no {PREFIX}{name} inside; it was not written by export_albert_aie.py")
             return archive.read(entries[0])
     except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise UserError(f"{path}: not a whole .pt file ({error}); it was cut short or is no TorchScript archive: "
-                        "export it again") from None
+        raise UserError(
+            f"{path}: not a whole .pt file ({error}); it was cut short or is no TorchScript archive: export it again"
+        ) from None

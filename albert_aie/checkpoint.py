@@ -149,8 +149,9 @@ def draw(folder, spm_model_file=None, tree=None, seed=0):
     tensors["classifier.weight"] *= 4
     tokenizer = find_tokenizer(folder, config.vocab_size, spm_model_file, tree)
     text = f"seed {seed} {json.dumps(asdict(config), sort_keys=True)}"
-    return Checkpoint(config, tensors, tokenizer, "random", f"random weights, seed {seed}",
-                      hashlib.sha256(text.encode()).hexdigest())
+    return Checkpoint(
+        config, tensors, tokenizer, "random", f"random weights, seed {seed}", hashlib.sha256(text.encode()).hexdigest()
+    )
 
 
 def to_upstream(tensors):
@@ -177,26 +178,42 @@ def read_config(path):
         if raw.get(name, 1) != 1:
             raise UserError(f"{path}: {name} is {raw[name]}; only ALBERTs that share one layer ({name} 1) can be run")
     sizes = {}
-    for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-                 "intermediate_size", "max_position_embeddings", "type_vocab_size"):
+    for name in (
+        "vocab_size",
+        "embedding_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "max_position_embeddings",
+        "type_vocab_size",
+    ):
         value = raw.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{path}: {name} is {value!r}, not a whole number above 0; restore it from training")
         sizes[name] = value
     if sizes["hidden_size"] % sizes["num_attention_heads"]:
-        raise UserError(f"{path}: hidden_size {sizes['hidden_size']} is not a multiple of num_attention_heads "
-                        f"{sizes['num_attention_heads']}")
+        raise UserError(
+            f"{path}: hidden_size {sizes['hidden_size']} is not a multiple of num_attention_heads {sizes['num_attention_heads']}"
+        )
     if sizes["embedding_size"] == sizes["hidden_size"]:
-        raise UserError(f"{path}: embedding_size equals hidden_size ({sizes['hidden_size']}), where albert_pytorch and "
-                        "Hugging Face disagree on the model; only factorised embeddings can be run")
+        raise UserError(
+            f"{path}: embedding_size equals hidden_size ({sizes['hidden_size']}), where albert_pytorch and "
+            "Hugging Face disagree on the model; only factorised embeddings can be run"
+        )
     if raw.get("hidden_act", "gelu_new") not in ACTIVATIONS:
         raise UserError(f"{path}: hidden_act is {raw['hidden_act']!r}; one of {', '.join(ACTIVATIONS)} can be run")
     labels = raw.get("id2label")
     num_labels = len(labels) if isinstance(labels, dict) and labels else raw.get("num_labels", 2)
     if not isinstance(num_labels, int) or num_labels < 2:
         raise UserError(f"{path}: num_labels is {num_labels!r}; a classifier has two or more")
-    return Config(hidden_act=raw.get("hidden_act", "gelu_new"), layer_norm_eps=float(raw.get("layer_norm_eps", 1e-12)),
-                  num_labels=num_labels, label_names=_label_names(labels, num_labels), **sizes)
+    return Config(
+        hidden_act=raw.get("hidden_act", "gelu_new"),
+        layer_norm_eps=float(raw.get("layer_norm_eps", 1e-12)),
+        num_labels=num_labels,
+        label_names=_label_names(labels, num_labels),
+        **sizes,
+    )
 
 
 def find_tokenizer(folder, vocab_size, spm_model_file=None, tree=None):
@@ -209,16 +226,20 @@ def find_tokenizer(folder, vocab_size, spm_model_file=None, tree=None):
         folders = [Path(folder)] + (sorted(Path(tree).glob("prev_trained_model/*/")) if tree else [])
         found = [f / name for f in folders for name in SPM_NAMES if (f / name).is_file()]
         if not found:
-            raise UserError(f"{folder}: no {' or '.join(SPM_NAMES)} here"
-                            + (f" or in {tree}/prev_trained_model/*/" if tree else "")
-                            + "; name the sentencepiece model with --spm_model_file")
+            raise UserError(
+                f"{folder}: no {' or '.join(SPM_NAMES)} here"
+                + (f" or in {tree}/prev_trained_model/*/" if tree else "")
+                + "; name the sentencepiece model with --spm_model_file"
+            )
         path = found[0]
     from .text import Tokenizer
 
     pieces = Tokenizer(path.read_bytes(), str(path)).vocab_size
     if pieces != vocab_size:
-        raise UserError(f"{path}: has {pieces} pieces, but the checkpoint's vocab_size is {vocab_size}; "
-                        "name the model it was trained with by --spm_model_file")
+        raise UserError(
+            f"{path}: has {pieces} pieces, but the checkpoint's vocab_size is {vocab_size}; "
+            "name the model it was trained with by --spm_model_file"
+        )
     return path
 
 
@@ -238,8 +259,11 @@ def _folder(source):
         raise UserError(f"{path}: is a file; --pth_dir wants the folder that holds config.json and the weights")
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source)):
         return _from_hub(str(source))
-    raise UserError(f"{path}: no such folder; --pth_dir wants a fine-tuned checkpoint: albert_pytorch's output folder, "
-                    "a Hugging Face folder, or a hub id such as org/name")
+    raise UserError(
+        f"{path}: no such folder; --pth_dir wants a fine-tuned checkpoint: albert_pytorch's output folder, "
+        'a Hugging Face folder, or a hub id such as org/name (README, "The real job", says where to '
+        "download one); --demo takes the checkpoint in this repository"
+    )
 
 
 def _from_hub(name):
@@ -260,8 +284,10 @@ def _from_hub(name):
         if hit:
             folder = Path(hit).parent
         elif names is not SPM_NAMES:  # the sentencepiece model may come from --spm_model_file
-            raise UserError(f"{name}: no such folder here, and as a hub id {names[0]} could not be fetched ({reason}); "
-                            "download the model and give its folder")
+            raise UserError(
+                f"{name}: no such folder here, and as a hub id {names[0]} could not be fetched ({reason}); "
+                "download the model and give its folder"
+            )
     return folder
 
 
@@ -269,8 +295,7 @@ def _weight_file(folder):
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"{folder}: neither model.safetensors nor pytorch_model.bin is here; "
-                    "give the folder that fine-tuning wrote")
+    raise UserError(f"{folder}: neither model.safetensors nor pytorch_model.bin is here; give the folder that fine-tuning wrote")
 
 
 def _read_safetensors(path):
@@ -303,8 +328,10 @@ def _read_torch(path):
         state = torch.load(str(path), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if re.search(r"[Uu]nsupported (global|class|operand)|not an allowed|Weights only load failed", str(error)):
-            raise UserError(f"{path}: refused: its pickle wants to run code or make other objects than tensors "
-                            f"({_culprit(error)}); save only model.state_dict()") from None
+            raise UserError(
+                f"{path}: refused: its pickle wants to run code or make other objects than tensors "
+                f"({_culprit(error)}); save only model.state_dict()"
+            ) from None
         raise UserError(f"{path}: not a torch pickle ({_first_line(error)}); {again}") from None
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... for damaged files
         raise UserError(f"{path}: cut short or damaged ({_first_line(error)}); {again}") from None
@@ -333,8 +360,10 @@ def _to_hf(raw, path):
         for name, tensor in raw.items():
             hf[_hf_key(name)] = tensor
         return "albert_pytorch", hf
-    raise UserError(f"{path}: keys of another model ({_some(raw)}); expected albert_pytorch's bert.… with "
-                    "encoder.transformer.group, or Hugging Face's albert.…")
+    raise UserError(
+        f"{path}: keys of another model ({_some(raw)}); expected albert_pytorch's bert.… with "
+        "encoder.transformer.group, or Hugging Face's albert.…"
+    )
 
 
 def _hf_key(name):
@@ -344,7 +373,7 @@ def _hf_key(name):
                 return HF_LAYER + hf + kind
     if name.startswith("bert.pooler.dense."):
         return name.replace("bert.pooler.dense.", "albert.pooler.")
-    return "albert." + name[len("bert."):] if name.startswith("bert.") else name
+    return "albert." + name[len("bert.") :] if name.startswith("bert.") else name
 
 
 def _upstream_key(name):
@@ -354,25 +383,32 @@ def _upstream_key(name):
                 return UPSTREAM_LAYER + upstream + kind
     if name.startswith("albert.pooler."):
         return name.replace("albert.pooler.", "bert.pooler.dense.")
-    return "bert." + name[len("albert."):] if name.startswith("albert.") else name
+    return "bert." + name[len("albert.") :] if name.startswith("albert.") else name
 
 
 def _check(tensors, config, path):
     shapes = config.shapes()
     missing = [name for name in shapes if name not in tensors]
     if any(name.startswith("classifier.") for name in missing):
-        raise UserError(f"{path}: missing {_some(missing)}: a pre-trained model without a classifier; "
-                        "fine-tune it on SST-2 first")
+        raise UserError(
+            f"{path}: missing {_some(missing)}: a pre-trained model without a classifier; fine-tune it on SST-2 first"
+        )
     unexpected = [name for name in tensors if name not in shapes]
-    wrong = [f"{name} is {tuple(tensors[name].shape)}, config.json says {shape}" for name, shape in shapes.items()
-             if name in tensors and tuple(tensors[name].shape) != shape]
-    wrong += [f"{name} is {tensors[name].dtype}" for name in shapes
-              if name in tensors and not tensors[name].is_floating_point()]
-    parts = [f"{kind} {_some(names)}" for kind, names in
-             (("missing", missing), ("unexpected", unexpected), ("misshapen", wrong)) if names]
+    wrong = [
+        f"{name} is {tuple(tensors[name].shape)}, config.json says {shape}"
+        for name, shape in shapes.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    wrong += [f"{name} is {tensors[name].dtype}" for name in shapes if name in tensors and not tensors[name].is_floating_point()]
+    parts = [
+        f"{kind} {_some(names)}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", wrong))
+        if names
+    ]
     if parts:
-        raise UserError(f"{path}: does not fit its config.json: {'; '.join(parts)}; "
-                        "give the config.json and the weights of one training run")
+        raise UserError(
+            f"{path}: does not fit its config.json: {'; '.join(parts)}; give the config.json and the weights of one training run"
+        )
 
 
 def _some(names, most=4):

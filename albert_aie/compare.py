@@ -48,9 +48,11 @@ def against_reference(got, checkpoint, encoded, labels, precision, tree=None, pr
     reference, name = reference_logits(checkpoint, encoded, tree, progress=progress)
     result = compare(got, reference, labels, precision)
     relative, flips = result.allowed
-    lines = [f"reference   {name}, {result.rows} rows",
-             f"difference  relative {result.relative:.2e} (gate {relative:.0e}), label flips {result.flips} (gate {flips}), "
-             f"max abs {result.max_abs:.2e}, mean abs {result.mean_abs:.2e}, worst cosine {result.worst_cosine:.6f}"]
+    lines = [
+        f"reference   {name}, {result.rows} rows",
+        f"difference  relative {result.relative:.2e} (gate {relative:.0e}), label flips {result.flips} (gate {flips}), "
+        f"max abs {result.max_abs:.2e}, mean abs {result.mean_abs:.2e}, worst cosine {result.worst_cosine:.6f}",
+    ]
     if labels is not None and not checkpoint.random:
         lines.append(f"accuracy    {result.accuracy:.4f} compiled, {result.reference_accuracy:.4f} reference")
     return result, "\n".join(lines + [f"compare_cpu {'PASS' if result.passed else 'FAIL'}"])
@@ -67,10 +69,16 @@ def compare(got, reference, labels, precision):
         wanted = torch.tensor(labels)
         accuracies = [float((x.argmax(1) == wanted).double().mean()) for x in (got, reference)]
     return Comparison(
-        rows=len(got), relative=relative, flips=int((got.argmax(1) != reference.argmax(1)).sum()),
-        max_abs=float(difference.max()), mean_abs=float(difference.mean()),
+        rows=len(got),
+        relative=relative,
+        flips=int((got.argmax(1) != reference.argmax(1)).sum()),
+        max_abs=float(difference.max()),
+        mean_abs=float(difference.mean()),
         worst_cosine=float(torch.nn.functional.cosine_similarity(got64, reference64, dim=1).min()),
-        accuracy=accuracies[0], reference_accuracy=accuracies[1], precision=precision)
+        accuracy=accuracies[0],
+        reference_accuracy=accuracies[1],
+        precision=precision,
+    )
 
 
 def reference_logits(checkpoint, encoded, tree=None, batch_size=16, progress=lambda steps, **_: steps):
@@ -104,14 +112,25 @@ def transformers_model(checkpoint):
     try:
         from transformers import AlbertConfig, AlbertForSequenceClassification
     except ImportError:
-        raise UserError("--compare_cpu needs a reference: give an albert_pytorch checkout by --prefix_dir, or "
-                        "pip install transformers") from None
+        raise UserError(
+            "--compare_cpu needs a reference: give an albert_pytorch checkout by --prefix_dir, or pip install transformers"
+        ) from None
     config = checkpoint.config
-    model = AlbertForSequenceClassification(AlbertConfig(
-        vocab_size=config.vocab_size, embedding_size=config.embedding_size, hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_hidden_layers, num_attention_heads=config.num_attention_heads,
-        intermediate_size=config.intermediate_size, hidden_act=config.hidden_act,
-        max_position_embeddings=config.max_position_embeddings, type_vocab_size=config.type_vocab_size,
-        layer_norm_eps=config.layer_norm_eps, num_labels=config.num_labels, attn_implementation="eager"))
+    model = AlbertForSequenceClassification(
+        AlbertConfig(
+            vocab_size=config.vocab_size,
+            embedding_size=config.embedding_size,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            hidden_act=config.hidden_act,
+            max_position_embeddings=config.max_position_embeddings,
+            type_vocab_size=config.type_vocab_size,
+            layer_norm_eps=config.layer_norm_eps,
+            num_labels=config.num_labels,
+            attn_implementation="eager",
+        )
+    )
     model.load_state_dict(checkpoint.tensors, strict=True)
     return model.eval()

@@ -57,8 +57,9 @@ def evaluate(runner, manifest, tokenizer, sentences, progress=lambda steps, **_:
         copy_in, copy_out = copy_in + output.copy_in, copy_out + output.copy_out
         forward.append(output.forward)
     end_to_end = time.perf_counter() - start
-    return Evaluation(logits, sum(map(len, encoded)), truncated, total * batch_size, tokenize, copy_in, forward, copy_out,
-                      end_to_end)
+    return Evaluation(
+        logits, sum(map(len, encoded)), truncated, total * batch_size, tokenize, copy_in, forward, copy_out, end_to_end
+    )
 
 
 def logits_in_fresh_process(path, target, sentences):
@@ -82,17 +83,32 @@ def report(evaluation, manifest, runner, labels, load_seconds):
     forward = sum(evaluation.forward)
     per_row = flops_per_row(manifest["config"], length)
     result = {
-        "rows_scored": scored, "rows_total": scored if labels is None else len(labels),
+        "rows_scored": scored,
+        "rows_total": scored if labels is None else len(labels),
         "truncated": evaluation.truncated,
-        "backend": manifest["backend"], "device": runner.device, "precision": runner.precision, "threads": runner.threads,
-        "graph": manifest["graph"], "batch_size": manifest["batch_size"], "max_seq_length": length,
+        "backend": manifest["backend"],
+        "device": runner.device,
+        "precision": runner.precision,
+        "threads": runner.threads,
+        "graph": manifest["graph"],
+        "batch_size": manifest["batch_size"],
+        "max_seq_length": length,
         "samples_per_second": {"forward": scored / forward, "end_to_end": scored / evaluation.end_to_end},
         "latency_ms": {f"p{p}": 1000 * percentile(evaluation.forward, p) for p in (50, 90, 99)},
-        "batches": len(evaluation.forward), "warmup": WARMUP,
-        "seconds": {"load": load_seconds, "tokenize": evaluation.tokenize, "copy_in": evaluation.copy_in,
-                    "forward": forward, "copy_out": evaluation.copy_out, "end_to_end": evaluation.end_to_end},
-        "padding": 1 - evaluation.tokens / (evaluation.rows * length), "positions": evaluation.rows * length,
-        "nominal_gflop_per_row": per_row / 1e9, "nominal_gflop_per_second": per_row * evaluation.rows / forward / 1e9,
+        "batches": len(evaluation.forward),
+        "warmup": WARMUP,
+        "seconds": {
+            "load": load_seconds,
+            "tokenize": evaluation.tokenize,
+            "copy_in": evaluation.copy_in,
+            "forward": forward,
+            "copy_out": evaluation.copy_out,
+            "end_to_end": evaluation.end_to_end,
+        },
+        "padding": 1 - evaluation.tokens / (evaluation.rows * length),
+        "positions": evaluation.rows * length,
+        "nominal_gflop_per_row": per_row / 1e9,
+        "nominal_gflop_per_second": per_row * evaluation.rows / forward / 1e9,
         "random_weights": manifest["random_weights"],
     }
     if labels is not None and not manifest["random_weights"]:

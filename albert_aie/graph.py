@@ -125,8 +125,9 @@ class UpstreamAlbert(nn.Module):
         self.register_buffer("position_ids", torch.arange(max_seq_length).unsqueeze(0), persistent=False)
 
     def forward(self, input_ids, attention_mask, token_type_ids):
-        return self.model(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids,
-                          position_ids=self.position_ids)[0].to(torch.float32)
+        return self.model(
+            input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids, position_ids=self.position_ids
+        )[0].to(torch.float32)
 
 
 def has_upstream(tree):
@@ -139,18 +140,28 @@ def upstream_model(checkpoint, tree):
     `tree` is a checkout of 46de9ec, with albert.patch applied (unpatched it needs six, boto3 and requests besides).
     """
     if not has_upstream(tree):
-        raise UserError(f"{tree}: not an albert_pytorch checkout (no model/modeling_albert.py); --prefix_dir wants a tree "
-                        f"of lonePatient/albert_pytorch at {UPSTREAM_COMMIT} with albert.patch applied, "
-                        "or use --graph fused, which needs none")
+        raise UserError(
+            f"{tree}: not an albert_pytorch checkout (no model/modeling_albert.py); --prefix_dir wants a tree "
+            f"of lonePatient/albert_pytorch at {UPSTREAM_COMMIT} with albert.patch applied, "
+            "or use --graph fused, which needs none"
+        )
     configuration, modeling = _import_upstream(Path(tree).resolve())
     config = checkpoint.config
-    model = modeling.AlbertForSequenceClassification(configuration.AlbertConfig(
-        vocab_size_or_config_json_file=config.vocab_size, embedding_size=config.embedding_size,
-        hidden_size=config.hidden_size, num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads, intermediate_size=config.intermediate_size,
-        hidden_act="gelu_new" if config.hidden_act == "gelu_pytorch_tanh" else config.hidden_act,
-        max_position_embeddings=config.max_position_embeddings, type_vocab_size=config.type_vocab_size,
-        layer_norm_eps=config.layer_norm_eps, num_labels=config.num_labels))
+    model = modeling.AlbertForSequenceClassification(
+        configuration.AlbertConfig(
+            vocab_size_or_config_json_file=config.vocab_size,
+            embedding_size=config.embedding_size,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            hidden_act="gelu_new" if config.hidden_act == "gelu_pytorch_tanh" else config.hidden_act,
+            max_position_embeddings=config.max_position_embeddings,
+            type_vocab_size=config.type_vocab_size,
+            layer_norm_eps=config.layer_norm_eps,
+            num_labels=config.num_labels,
+        )
+    )
     model.load_state_dict(to_upstream(checkpoint.tensors), strict=True)
     return model.eval()
 
@@ -166,8 +177,7 @@ def _import_upstream(tree):
         importlib.invalidate_caches()
         return (importlib.import_module("model.configuration_albert"), importlib.import_module("model.modeling_albert"))
     except ImportError as error:
-        raise UserError(f"{tree}: cannot be imported ({error}); apply albert.patch there: "
-                        "git apply ../albert.patch") from None
+        raise UserError(f"{tree}: cannot be imported ({error}); apply albert.patch there: git apply ../albert.patch") from None
     finally:
         sys.path.remove(str(tree))
 

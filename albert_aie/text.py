@@ -37,8 +37,10 @@ class Tokenizer:
             raise UserError(f"{name}: not a sentencepiece model; use ALBERT's 30k-clean.model") from None
         for piece, wanted in SPECIAL_IDS.items():
             if self.vocab_size <= wanted or self._spm.id_to_piece(wanted) != piece:
-                raise UserError(f"{name}: piece {wanted} is not {piece}, so it is no ALBERT vocabulary; "
-                                "use the checkpoint's own sentencepiece model (30k-clean.model)")
+                raise UserError(
+                    f"{name}: piece {wanted} is not {piece}, so it is no ALBERT vocabulary; "
+                    "use the checkpoint's own sentencepiece model (30k-clean.model)"
+                )
 
     def encode(self, text, max_seq_length=None):
         """(ids, truncated): [CLS] a [SEP] as a list of int, cut to max_seq_length with both kept."""
@@ -75,7 +77,10 @@ def read_sst2(data_dir, split="dev", num_labels=2):
     """
     path, header = Path(data_dir) / f"{split}.tsv", HEADERS[split]
     if not path.is_file():
-        raise UserError(f"{path}: no such file; --data_dir wants the folder of GLUE's SST-2 (train.tsv, dev.tsv, test.tsv)")
+        raise UserError(
+            f"{path}: no such file; --data_dir wants the folder of GLUE's SST-2 (train.tsv, dev.tsv, "
+            'test.tsv; README, "The real job", says where to download it); --demo takes this repository\'s own'
+        )
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -87,19 +92,21 @@ def read_sst2(data_dir, split="dev", num_labels=2):
     if not lines:
         raise UserError(f"{path}: is empty; download GLUE's SST-2 again")
     if lines[0] != header:
-        raise UserError(f"{path}, line 1: the header {'<TAB>'.join(header)} is missing; "
-                        f"GLUE's SST-2 {split} file begins with it")
+        raise UserError(f"{path}, line 1: the header {'<TAB>'.join(header)} is missing; GLUE's SST-2 {split} file begins with it")
     if len(lines) == 1:
         raise UserError(f"{path}: holds a header and no sentence; download GLUE's SST-2 again")
     for number, fields in enumerate(lines[1:], start=2):
         if len(fields) != 2:
-            raise UserError(f"{path}, line {number}: {len(fields)} column{'s'[:len(fields) != 1]} instead of 2 "
-                            f"({'<TAB>'.join(header)}); mend the line")
+            raise UserError(
+                f"{path}, line {number}: {len(fields)} column{'s'[: len(fields) != 1]} instead of 2 "
+                f"({'<TAB>'.join(header)}); mend the line"
+            )
     if header[0] == "index":
         return Examples(path, [sentence for _, sentence in lines[1:]], None)
     classes = {str(i): i for i in range(num_labels)}
     for number, (_, label) in enumerate(lines[1:], start=2):
         if label not in classes:
-            raise UserError(f"{path}, line {number}: label {label!r} is not a class of the model "
-                            f"({', '.join(classes)}); mend the line")
+            raise UserError(
+                f"{path}, line {number}: label {label!r} is not a class of the model ({', '.join(classes)}); mend the line"
+            )
     return Examples(path, [sentence for sentence, _ in lines[1:]], [classes[label] for _, label in lines[1:]])

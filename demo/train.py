@@ -33,11 +33,25 @@ from albert_aie.checkpoint import to_upstream
 from albert_aie.text import Tokenizer, _clean, read_sst2
 
 HERE = Path(__file__).resolve().parent
-CONFIG = {"architectures": ["AlbertForSequenceClassification"], "attention_probs_dropout_prob": 0,
-          "embedding_size": 128, "finetuning_task": "sst-2", "hidden_act": "gelu_new", "hidden_dropout_prob": 0,
-          "hidden_size": 768, "initializer_range": 0.02, "inner_group_num": 1, "intermediate_size": 3072,
-          "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "num_attention_heads": 12, "num_hidden_groups": 1,
-          "num_hidden_layers": 12, "num_labels": 2, "type_vocab_size": 2}
+CONFIG = {
+    "architectures": ["AlbertForSequenceClassification"],
+    "attention_probs_dropout_prob": 0,
+    "embedding_size": 128,
+    "finetuning_task": "sst-2",
+    "hidden_act": "gelu_new",
+    "hidden_dropout_prob": 0,
+    "hidden_size": 768,
+    "initializer_range": 0.02,
+    "inner_group_num": 1,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 12,
+    "num_hidden_groups": 1,
+    "num_hidden_layers": 12,
+    "num_labels": 2,
+    "type_vocab_size": 2,
+}
 
 
 def parse_args():
@@ -132,11 +146,22 @@ def split(rows, held_out, seed):
 def train_spm(texts, path, vocab_size):
     """A unigram vocabulary with ALBERT's special ids and normalisation, over text cleaned as the tokenizer cleans it."""
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([_clean(text) for text in texts]), model_prefix=str(path.with_suffix("")),
-        model_type="unigram", vocab_size=vocab_size, character_coverage=1.0, normalization_rule_name="nmt_nfkc",
-        pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, pad_piece="<pad>", unk_piece="<unk>",
-        control_symbols=["[CLS]", "[SEP]", "[MASK]"], user_defined_symbols=["(", ")", '"', "-", ".", "–", "£", "€"],
-        minloglevel=2)
+        sentence_iterator=iter([_clean(text) for text in texts]),
+        model_prefix=str(path.with_suffix("")),
+        model_type="unigram",
+        vocab_size=vocab_size,
+        character_coverage=1.0,
+        normalization_rule_name="nmt_nfkc",
+        pad_id=0,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        pad_piece="<pad>",
+        unk_piece="<unk>",
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+        user_defined_symbols=["(", ")", '"', "-", ".", "–", "£", "€"],
+        minloglevel=2,
+    )
 
 
 def batches_by_length(lengths, tokens, generator):
@@ -235,8 +260,9 @@ def report(name, logits, rows):
     """Print accuracy on held-out phrases, and on the long ones, which are what SST-2's dev set is made of."""
     right = (logits.argmax(1) == torch.tensor([label for _, label in rows])).float()
     long = torch.tensor([len(text) > 15 if isinstance(text, list) else len(text.split()) > 12 for text, _ in rows])
-    print(f"{name}: held out {right.mean():.4f} ({len(rows)}), long ones {right[long].mean():.4f} ({int(long.sum())})",
-          flush=True)
+    print(
+        f"{name}: held out {right.mean():.4f} ({len(rows)}), long ones {right[long].mean():.4f} ({int(long.sum())})", flush=True
+    )
     return float(right.mean() + right[long].mean())
 
 
@@ -312,8 +338,12 @@ def fit(model, rows, held_out, teacher, tokens, peak, seed, device, state_path):
             logits, vectors = model.train()(ids, mask)
             labels = torch.tensor([rows[i][1] for i in group], device=device)
             soft, wanted = teacher["logits"][group].to(device), teacher["vectors"][group].to(device)
-            loss = (0.3 * F.cross_entropy(logits, labels) + 0.7 * F.cross_entropy(logits, soft.softmax(-1))
-                    + 1 - F.cosine_similarity(vectors, wanted).mean())
+            loss = (
+                0.3 * F.cross_entropy(logits, labels)
+                + 0.7 * F.cross_entropy(logits, soft.softmax(-1))
+                + 1
+                - F.cosine_similarity(vectors, wanted).mean()
+            )
             for parameters in optimizer.param_groups:
                 parameters["lr"] = peak * schedule(spent / tokens)
             optimizer.zero_grad()
@@ -326,14 +356,25 @@ def fit(model, rows, held_out, teacher, tokens, peak, seed, device, state_path):
             for name, tensor in model.state_dict().items():
                 average[name].lerp_(tensor, 1 - decay)
             if time.time() - saved > 120:
-                save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
-                      "spent": spent, "steps": steps}, state_path)
+                save(
+                    {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "average": average,
+                        "spent": spent,
+                        "steps": steps,
+                    },
+                    state_path,
+                )
                 saved = time.time()
             if time.time() - evaluated > 300:
                 current = {name: tensor.clone() for name, tensor in model.state_dict().items()}
                 model.load_state_dict(average)
-                report(f"{state_path.stem} {spent} tokens, loss {loss.item():.3f}", predict(model, [r for r, _ in held_out], device)[0],
-                       held_out)
+                report(
+                    f"{state_path.stem} {spent} tokens, loss {loss.item():.3f}",
+                    predict(model, [r for r, _ in held_out], device)[0],
+                    held_out,
+                )
                 model.load_state_dict(current)
                 evaluated = time.time()
             if spent >= tokens:
@@ -347,7 +388,7 @@ def fit(model, rows, held_out, teacher, tokens, peak, seed, device, state_path):
 def write_checkpoint(state, spm, folder, vocab_size):
     """An albert_pytorch output folder: config.json, fp16 weights under upstream's keys, the sentencepiece model."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name[len("albert."):]: tensor for name, tensor in state.items() if name.startswith("albert.")}
+    tensors = {name[len("albert.") :]: tensor for name, tensor in state.items() if name.startswith("albert.")}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(("position_ids", "token_type_ids"))}
     upstream = {name: tensor.half().contiguous() for name, tensor in to_upstream(tensors).items()}
     (folder / "config.json").write_text(json.dumps({**CONFIG, "vocab_size": vocab_size}, indent=2) + "\n")

@@ -1,12 +1,12 @@
 """One module per engine, one interface. Each module has
 
-    unavailable(device) -> str                 why this machine cannot run it there, with the cure; "" if it can
-    default_precision(device) -> str           "fp32", "bf16" or "fp16"
-    compile(module, inputs, target) -> Compiled   `module` eager fp32 on the CPU, `inputs` int64 [batch, seq] x 3
-    load(artifact, target) -> a runner with
-        run(batch) -> Output                   one Batch of the compiled shape
-        precision, device, threads             read back from the engine
-        close()
+unavailable(device) -> str                 why this machine cannot run it there, with the cure; "" if it can
+default_precision(device) -> str           "fp32", "bf16" or "fp16"
+compile(module, inputs, target) -> Compiled   `module` eager fp32 on the CPU, `inputs` int64 [batch, seq] x 3
+load(artifact, target) -> a runner with
+    run(batch) -> Output                   one Batch of the compiled shape
+    precision, device, threads             read back from the engine
+    close()
 """
 
 import importlib
@@ -63,8 +63,9 @@ def pick(name="auto", device=None):
     order = [("aie", "npu"), ("torchscript", "cuda"), ("openvino", "cpu"), ("torchscript", "cpu")]
     candidates = [(b, d) for b, d in order if name in ("auto", b) and device in (None, d)]
     if not candidates:
-        raise UserError(f"--backend {name} does not run on --device {device}: aie runs on npu, openvino on cpu, "
-                        "torchscript on cpu and cuda")
+        raise UserError(
+            f"--backend {name} does not run on --device {device}: aie runs on npu, openvino on cpu, torchscript on cpu and cuda"
+        )
     passed_over = []
     for backend, where in candidates:
         reason = get(backend).unavailable(where)

@@ -18,8 +18,10 @@ from . import Compiled, Output, check_shape
 
 PACKAGES = ("torch_aie", "mindietorch")
 POLICIES = {"fp16": "FP16", "fp32": "FP32"}
-LOGS = ("set TORCH_AIE_LOG_LEVEL=0 and TORCH_AIE_LOG_PRINT_TO_STDOUT=1 (files: ~/ascend/log/torch_aie_log/), and for CANN "
-        "ASCEND_GLOBAL_LOG_LEVEL=0 and ASCEND_SLOG_PRINT_TO_STDOUT=1, then run again")
+LOGS = (
+    "set TORCH_AIE_LOG_LEVEL=0 and TORCH_AIE_LOG_PRINT_TO_STDOUT=1 (files: ~/ascend/log/torch_aie_log/), and for CANN "
+    "ASCEND_GLOBAL_LOG_LEVEL=0 and ASCEND_SLOG_PRINT_TO_STDOUT=1, then run again"
+)
 _in_use = []  # the package, once a card has been taken into use
 
 
@@ -41,8 +43,9 @@ def compile(module, inputs, target):
     aie = _use(target.device_id)
     known = getattr(getattr(aie, "_compile_spec", None), "SUPPORT_SOC_NAME", None)
     if known and target.soc_version not in known:
-        raise UserError(f"--soc_version {target.soc_version}: {aie.__name__} knows {', '.join(sorted(known))}; "
-                        "npu-smi info shows the chip")
+        raise UserError(
+            f"--soc_version {target.soc_version}: {aie.__name__} knows {', '.join(sorted(known))}; npu-smi info shows the chip"
+        )
     dtype = getattr(torch, target.input_dtype)
     program = graph.trace(module, tuple(tensor.to(dtype) for tensor in inputs))
     options = {"soc_version": target.soc_version, "optimization_level": target.optimization_level}
@@ -52,21 +55,33 @@ def compile(module, inputs, target):
         options["truncate_long_and_double"] = True
     try:
         compiled = aie.compile(
-            program, inputs=[aie.Input(tuple(t.shape), dtype=dtype, format=aie.TensorFormat.ND) for t in inputs],
-            precision_policy=getattr(aie.PrecisionPolicy, POLICIES[target.precision]), **options)
+            program,
+            inputs=[aie.Input(tuple(t.shape), dtype=dtype, format=aie.TensorFormat.ND) for t in inputs],
+            precision_policy=getattr(aie.PrecisionPolicy, POLICIES[target.precision]),
+            **options,
+        )
     except Exception as error:  # the types are not published: the documentation says only that it raises
-        raise UserError(f"{aie.__name__}.compile failed for {target.soc_version}: {_first_line(error)}; check --soc_version "
-                        f"against npu-smi info, and for the engine's own log {LOGS}") from None
-    return Compiled(compiled, graph.operators(program), {aie.__name__: getattr(aie, "__version__", "unknown")},
-                    requires=[aie.__name__], options={**options, "input_dtype": target.input_dtype})
+        raise UserError(
+            f"{aie.__name__}.compile failed for {target.soc_version}: {_first_line(error)}; check --soc_version "
+            f"against npu-smi info, and for the engine's own log {LOGS}"
+        ) from None
+    return Compiled(
+        compiled,
+        graph.operators(program),
+        {aie.__name__: getattr(aie, "__version__", "unknown")},
+        requires=[aie.__name__],
+        options={**options, "input_dtype": target.input_dtype},
+    )
 
 
 def load(artifact, target):
     wanted = artifact.manifest["requires"][:1]
     aie = _use(target.device_id)
     if wanted != [aie.__name__]:
-        raise UserError(f"{artifact.path}: was compiled by {' '.join(wanted)}, but {aie.__name__} is what is installed here; "
-                        "export the file again")
+        raise UserError(
+            f"{artifact.path}: was compiled by {' '.join(wanted)}, but {aie.__name__} is what is installed here; "
+            "export the file again"
+        )
     return Runner(artifact, aie, target.device_id)
 
 
@@ -105,8 +120,10 @@ def _use(device_id):
     try:
         aie.set_device(device_id)
     except Exception as error:
-        raise UserError(f"--device_id {device_id}: {aie.__name__} cannot take that card ({_first_line(error)}); "
-                        "npu-smi info lists the cards, counted from 0") from None
+        raise UserError(
+            f"--device_id {device_id}: {aie.__name__} cannot take that card ({_first_line(error)}); "
+            "npu-smi info lists the cards, counted from 0"
+        ) from None
     if aie not in _in_use:
         _in_use.append(aie)
         atexit.register(aie.finalize)
@@ -123,19 +140,26 @@ def _package():
         try:
             return importlib.import_module(name)
         except (ImportError, OSError) as error:
-            raise UserError(f"{name} is installed but cannot be imported ({_first_line(error)}): "
-                            f"{_cure(name, str(error))}") from None
-    raise UserError("neither torch_aie nor mindietorch is installed: install the wheel from Ascend-cann-torch-aie-*.tar.gz "
-                    "(pip install torch_aie-*.whl; README, \"On an Ascend card\")")
+            raise UserError(
+                f"{name} is installed but cannot be imported ({_first_line(error)}): {_cure(name, str(error))}"
+            ) from None
+    raise UserError(
+        "neither torch_aie nor mindietorch is installed: install the wheel from Ascend-cann-torch-aie-*.tar.gz "
+        '(pip install torch_aie-*.whl; README, "On an Ascend card")'
+    )
 
 
 def _cure(name, reason):
     if "static TLS" in reason:
         return "preload the library that it names: export LD_PRELOAD=<its path>"
     if "undefined symbol" in reason or "GLIBC" in reason:
-        return f"the wheel was built for another torch than {torch.__version__}: torch_aie 6.3.rc2 wants torch 2.0.1 on Python 3.9"
-    return ("source the CANN environment first: source /usr/local/Ascend/ascend-toolkit/set_env.sh and "
-            "source /usr/local/Ascend/aie/set_env.sh")
+        return (
+            f"the wheel was built for another torch than {torch.__version__}: torch_aie 6.3.rc2 wants torch 2.0.1 on Python 3.9"
+        )
+    return (
+        "source the CANN environment first: source /usr/local/Ascend/ascend-toolkit/set_env.sh and "
+        "source /usr/local/Ascend/aie/set_env.sh"
+    )
 
 
 def _first_line(error):

@@ -63,8 +63,9 @@ def load(artifact, target):
 
 def _check_bf16(precision, what):
     if precision == "bf16" and "BF16" not in _capabilities():
-        raise UserError(f"{what}: this CPU has no bf16 instructions (OpenVINO lists {', '.join(_capabilities())}); "
-                        "use --precision fp32")
+        raise UserError(
+            f"{what}: this CPU has no bf16 instructions (OpenVINO lists {', '.join(_capabilities())}); use --precision fp32"
+        )
 
 
 class Runner:
@@ -78,12 +79,15 @@ class Runner:
         weights = numpy.frombuffer(artifact.blob("ir.bin"), dtype=numpy.uint8)
         try:
             model = core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
-            compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": PRECISIONS[precision],
-                                                         "PERFORMANCE_HINT": "LATENCY"})
+            compiled = core.compile_model(
+                model, "CPU", {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
+            )
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:200]
-            raise UserError(f"{artifact.path}: OpenVINO cannot compile its IR ({reason}); export it again with the "
-                            f"version installed here ({openvino.__version__})") from None
+            raise UserError(
+                f"{artifact.path}: OpenVINO cannot compile its IR ({reason}); export it again with the "
+                f"version installed here ({openvino.__version__})"
+            ) from None
         engine = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.precision = {"f32": "fp32", "f16": "fp16"}.get(engine, engine)
         self.threads = compiled.get_property("INFERENCE_NUM_THREADS")

@@ -23,8 +23,9 @@ def default_precision(device):
 
 def compile(module, inputs, target):
     if target.precision == "fp16" and target.device == "cpu":
-        raise UserError("--precision fp16 on --device cpu: torch has no fp16 kernels worth using there; "
-                        "take fp32 or bf16, or --device cuda")
+        raise UserError(
+            "--precision fp16 on --device cpu: torch has no fp16 kernels worth using there; take fp32 or bf16, or --device cuda"
+        )
     module = module.to(device=target.device, dtype=DTYPES[target.precision])
     program = graph.trace(module, tuple(tensor.to(target.device) for tensor in inputs))
     return Compiled(program, graph.operators(program), {})

@@ -1,0 +1,36 @@
+# make demo    set everything up, export the embedded checkpoint, compare and evaluate it
+# make test    set everything up, run ruff and the fast tests;  make test-all: the slow ones too
+PYTHON ?= python3
+VENV ?= .venv
+PY = $(VENV)/bin/python
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
+PIP = $(PY) -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
+# export and evaluate write here
+OUT ?= outputs/demo
+
+.PHONY: demo test test-all clean
+
+$(VENV)/.ready: pyproject.toml requirements.txt $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -r requirements.txt
+	touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready
+	$(PIP) -e .[test]
+	touch $@
+
+demo: $(VENV)/.ready
+	$(PY) export_albert_aie.py --demo --save_dir $(OUT) --compare_cpu
+	$(PY) run_aie_eval.py --demo --aie_model_dir $(OUT)/albert_seq128_bs32.pt --output_dir $(OUT)
+
+test: $(VENV)/.ready-test
+	$(PY) -m ruff check .
+	$(PY) -m pytest -q
+
+test-all: $(VENV)/.ready-test
+	$(PY) -m ruff check .
+	$(PY) -m pytest -q -m "slow or not slow"
+
+clean:
+	rm -rf $(VENV) outputs

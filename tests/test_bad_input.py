@@ -1,0 +1,226 @@
+"""Wrong input, through the scripts: one sentence that names the file and the cure, exit code 2, nothing half-written."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import pytest
+import torch
+from conftest import ROOT, write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory, tiny):
+    """A good .pt of 4 x 32."""
+    import export_albert_aie
+
+    folder = tmp_path_factory.mktemp("compiled")
+    assert (
+        export_albert_aie.main(
+            ["--pth_dir", str(tiny), "--save_dir", str(folder), "--batch_size=4", "--max_seq_length=32", "--backend=torchscript"]
+        )
+        == 0
+    )
+    return folder / "albert_seq32_bs4.pt"
+
+
+def refused(run, *words):
+    assert run.code == 2
+    assert run.err.startswith("error: ") and run.err.count("\n") == 1 and "Traceback" not in run.err
+    for word in words:
+        assert word in run.err
+    return True
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--pth_dir", "./nowhere"], ["nowhere: no such folder", "--demo"]),
+        (["--pth_dir", ROOT / "README.md"], ["is a file"]),
+        (["--batch_size", 0], ["--batch_size 0"]),
+        (["--max_seq_length", 2], ["--max_seq_length 2", "3 or more"]),
+        (["--max_seq_length", 513], ["--max_seq_length 513", "512 positions"]),
+        (["--compare_cpu", "--compare_rows", 0], ["--compare_rows 0"]),
+        (["--spm_model_file", "nowhere.model"], ["nowhere.model: no such file"]),
+        (["--spm_model_file", ROOT / "README.md"], ["not a sentencepiece model"]),
+        (["--graph", "upstream", "--prefix_dir", "nowhere"], ["nowhere: not an albert_pytorch checkout", "--graph fused"]),
+        (["--backend", "openvino", "--device", "cuda"], ["does not run on --device cuda"]),
+        (["--backend", "torchscript", "--precision", "fp16", "--device", "cpu"], ["no fp16 kernels"]),
+        (["--backend", "openvino", "--precision", "fp16"], ["--precision fp16 on --backend openvino"]),
+        (["--compare_cpu", "--data_dir", "nowhere"], ["dev.tsv: no such file", "--demo"]),
+    ],
+)
+def test_flags_of_export(tmp_path, tiny, export, flags, words):
+    run = export("--pth_dir", tiny, "--save_dir", tmp_path / "out", "--batch_size", 2, "--max_seq_length", 16, *flags)
+    assert refused(run, *words)
+    left = os.listdir(tmp_path / "out") if (tmp_path / "out").exists() else []
+    assert left in ([], ["albert_seq16_bs2.pt"])  # the latter where only the comparison could not be made
+
+
+def test_a_checkpoint_without_config_weights_or_vocabulary(tmp_path, tiny, export):
+    for missing, words in (
+        ("config.json", "config.json: no such file"),
+        ("pytorch_model.bin", "neither model.safetensors nor"),
+        ("30k-clean.model", "--spm_model_file"),
+    ):
+        folder = tmp_path / missing
+        shutil.copytree(tiny, folder)
+        (folder / missing).unlink()
+        assert refused(export("--pth_dir", folder, "--save_dir", tmp_path), words)
+    (folder / "config.json").write_text("{")
+    assert refused(export("--pth_dir", folder, "--save_dir", tmp_path), "not a readable JSON file")
+
+
+def test_cut_weights_and_a_program_for_weights(tmp_path, tiny, export):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny, folder)
+    weights = folder / "pytorch_model.bin"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert refused(export("--pth_dir", folder, "--save_dir", tmp_path), "pytorch_model.bin: cut short")
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(weights))
+    assert refused(export("--pth_dir", folder, "--save_dir", tmp_path), "holds a TorchScript program")
+
+
+def test_cuda_without_a_gpu(tmp_path, tiny, export, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert refused(export("--pth_dir", tiny, "--save_dir", tmp_path, "--device", "cuda"), "no CUDA device")
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--batch_size", 8], ["--batch_size 8", "compiled for 4"]),
+        (["--max_seq_length", 128], ["--max_seq_length 128", "compiled for 32"]),
+        (["--task_name", "MRPC"], ["--task_name MRPC"]),
+        (["--spm_model_file", "nowhere.model"], ["nowhere.model: no such file"]),
+        (["--spm_model_file", ROOT / "README.md"], ["sha256"]),
+        (["--data_dir", "nowhere"], ["dev.tsv: no such file"]),
+        (["--compare_cpu"], ["--pth_dir"]),
+        (["--aie_model_dir", "nowhere.pt"], ["nowhere.pt: no such file"]),
+    ],
+)
+def test_flags_of_evaluate(tmp_path, compiled, sentences, evaluate, flags, words):
+    run = evaluate("--aie_model_dir", compiled, "--data_dir", sentences, "--output_dir", tmp_path / "out", *flags)
+    assert refused(run, *words)
+
+
+def test_evaluate_refuses_a_broken_tsv(tmp_path, compiled, evaluate):
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\na film\t1\nanother\t7\n")
+    run = evaluate("--aie_model_dir", compiled, "--data_dir", tmp_path, "--output_dir", tmp_path / "out")
+    assert refused(run, "dev.tsv, line 3", "'7' is not a class")
+    assert not (tmp_path / "out").exists()
+
+
+def rewrite(compiled, path, manifest=None, drop=()):
+    """A copy of the .pt with another manifest or without some of its entries."""
+    with zipfile.ZipFile(compiled) as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.infolist():
+            name = entry.filename.split("/", 1)[1]
+            if name in drop:
+                continue
+            data = old.read(entry)
+            if manifest is not None and name == "extra/albert_aie/manifest.json":
+                data = manifest if isinstance(manifest, bytes) else json.dumps({**json.loads(data), **manifest}).encode()
+            new.writestr(entry.filename, data)
+    return path
+
+
+def test_a_pt_that_is_cut_short_foreign_or_newer(tmp_path, compiled, sentences, evaluate):
+    def run(path):
+        return evaluate("--aie_model_dir", path, "--data_dir", sentences)
+
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(compiled.read_bytes()[:-5000])
+    assert refused(run(cut), "cut.pt: not a whole .pt file")
+    cut.write_bytes(b"not a zip")
+    assert refused(run(cut), "not a whole .pt file")
+    foreign = tmp_path / "foreign.pt"
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(foreign))
+    assert refused(run(foreign), "has no albert_aie/manifest.json")
+    path = tmp_path / "changed.pt"
+    assert refused(run(rewrite(compiled, path, {"format_version": 99})), "format version 99")
+    assert refused(run(rewrite(compiled, path, {"format": "other"})), "another program's")
+    assert refused(run(rewrite(compiled, path, b"{")), "not JSON")
+    assert refused(run(rewrite(compiled, path, {"batch_size": "4"})), "no usable 'batch_size'")
+    assert refused(run(rewrite(compiled, path, drop=["extra/albert_aie/tokenizer.model"])), "has no albert_aie/tokenizer.model")
+    assert run(rewrite(compiled, path)).code == 0  # the helper itself breaks nothing
+
+
+def test_save_dir_below_a_regular_file(tmp_path, tiny, export):
+    (tmp_path / "file").write_text("")
+    run = export("--pth_dir", tiny, "--save_dir", tmp_path / "file" / "out", "--batch_size", 2, "--max_seq_length", 16)
+    assert refused(run, "cannot be written")
+
+
+EXPORT = [sys.executable, str(ROOT / "export_albert_aie.py"), "--batch_size=2", "--max_seq_length=16", "--backend=torchscript"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, tiny):
+    old = tmp_path / "albert_seq16_bs2.pt"
+    old.write_bytes(b"the old file")
+    done = subprocess.run(
+        [*EXPORT, f"--pth_dir={tiny}", f"--save_dir={tmp_path}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert done.returncode == 2 and "could not be written" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert os.listdir(tmp_path) == [old.name] and old.read_bytes() == b"the old file"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_export_leaves_the_old_file(tmp_path, tiny, how):
+    """Stopped in the middle of writing: the writer is held up until the temporary file is there."""
+    old = tmp_path / "albert_seq16_bs2.pt"
+    old.write_bytes(b"the old file")
+    slow = (
+        "import sys, time, torch, export_albert_aie as e; real = torch.jit.save\n"
+        "def save(*a, **k):\n    print('written', flush=True); time.sleep(60)\n"
+        "torch.jit.save = save; sys.exit(e.main(sys.argv[1:]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, *EXPORT[2:], f"--pth_dir={tiny}", f"--save_dir={tmp_path}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line == "written\n":
+            break
+    assert len(os.listdir(tmp_path)) == 2
+    process.send_signal(how)
+    code = process.wait(timeout=30)
+    process.stdout.close()
+    assert code == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    assert old.read_bytes() == b"the old file"
+    if how == signal.SIGINT:
+        assert os.listdir(tmp_path) == [old.name]
+    else:  # what a killed process left is swept away by the next export, which succeeds
+        time.sleep(0.1)
+        subprocess.run([*EXPORT, f"--pth_dir={tiny}", f"--save_dir={tmp_path}"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        assert os.listdir(tmp_path) == [old.name] and old.stat().st_size > 100_000
+
+
+def test_an_error_through_the_command_line_itself(tmp_path):
+    done = subprocess.run([*EXPORT, f"--pth_dir={tmp_path}"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_vocabulary_of_another_model(tmp_path, tiny, albert_files, export):
+    run = export("--pth_dir", tiny, "--save_dir", tmp_path, "--spm_model_file", albert_files / "30k-clean.model")
+    assert refused(run, "has 30000 pieces", "vocab_size is 8000")
+
+
+def test_a_pre_trained_model_without_classifier(tmp_path, export):
+    folder = write_checkpoint(tmp_path)
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    torch.save({k: v for k, v in state.items() if "classifier" not in k}, folder / "pytorch_model.bin")
+    assert refused(export("--pth_dir", folder, "--save_dir", tmp_path), "without a classifier")

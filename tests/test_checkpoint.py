@@ -1,0 +1,184 @@
+"""Either layout becomes one Checkpoint; what is dangerous, damaged or foreign is refused by name."""
+
+import json
+import os
+import pickle
+import shutil
+import tarfile
+
+import pytest
+import torch
+from conftest import TINY, write_checkpoint
+
+from albert_aie import UserError, checkpoint
+
+
+def test_both_layouts_and_formats_give_the_same_checkpoint(tmp_path, tiny, tiny_hf):
+    legacy = write_checkpoint(tmp_path / "legacy", layout="upstream-legacy-pickle")
+    shutil.copy(tiny / "30k-clean.model", legacy)
+    loaded = [checkpoint.load(folder) for folder in (tiny, tiny_hf, legacy)]
+    assert [c.layout for c in loaded] == ["albert_pytorch", "huggingface", "albert_pytorch"]
+    for name, tensor in loaded[0].tensors.items():
+        for other in loaded[1:]:
+            torch.testing.assert_close(tensor, other.tensors[name], rtol=0, atol=1e-6)
+
+
+def test_the_shift_of_upstreams_classifier_is_folded_into_the_bias(tiny, tiny_hf):
+    raw = torch.load(tiny / "pytorch_model.bin", weights_only=True)
+    folded = checkpoint.load(tiny).tensors["classifier.bias"]
+    torch.testing.assert_close(folded, raw["classifier.bias"] + 0.1 * raw["classifier.weight"].sum(1))
+    back = checkpoint.to_upstream(checkpoint.load(tiny_hf).tensors)
+    assert back.keys() == raw.keys()
+    torch.testing.assert_close(back["classifier.bias"], raw["classifier.bias"])
+
+
+def test_transformers_own_folder_loads(tmp_path, tiny):
+    """Saved by the library itself, with its buffers, names and id2label."""
+    from albert_aie.compare import transformers_model
+
+    model = transformers_model(checkpoint.load(tiny))
+    model.config.id2label = {0: "bad", 1: "good"}
+    model.save_pretrained(tmp_path)
+    shutil.copy(tiny / "30k-clean.model", tmp_path / "spiece.model")
+    loaded = checkpoint.load(tmp_path)
+    assert loaded.layout == "huggingface" and loaded.config.label_names == ("bad", "good")
+
+
+def test_half_precision_weights_and_pretraining_heads_are_accepted(tmp_path):
+    folder = write_checkpoint(tmp_path, dtype=torch.float16)
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    state["predictions.bias"] = torch.zeros(8000)
+    torch.save(state, folder / "pytorch_model.bin")
+    assert {t.dtype for t in checkpoint.load(folder).tensors.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda s: s.pop("bert.pooler.dense.bias"), "missing albert.pooler.bias"),
+        (lambda s: s.update({"bert.extra": torch.zeros(1)}), "unexpected albert.extra"),
+        (lambda s: s.update({"bert.pooler.dense.bias": torch.zeros(63)}), r"misshapen albert.pooler.bias is \(63,\)"),
+        (lambda s: s.update({"bert.pooler.dense.bias": torch.zeros(64, dtype=torch.int32)}), "torch.int32"),
+        (lambda s: s.update({"bert.pooler.dense.bias": torch.full((64,), float("nan"))}), "NaN"),
+        (lambda s: [s.pop(k) for k in list(s) if k.startswith("classifier")], "without a classifier"),
+        (lambda s: [s.update({k.replace("bert.", "roberta."): s.pop(k)}) for k in list(s)], "keys of another model"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
+    folder = write_checkpoint(tmp_path)
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    change(state)
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=words):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"num_hidden_groups": 2}, "num_hidden_groups is 2"),
+        ({"inner_group_num": 2}, "inner_group_num is 2"),
+        ({"hidden_act": "swish"}, "hidden_act is 'swish'"),
+        ({"hidden_size": "64"}, "hidden_size is '64'"),
+        ({"num_attention_heads": 5}, "not a multiple"),
+        ({"embedding_size": 64}, "embedding_size equals"),
+        ({"model_type": "bert"}, "model_type is 'bert'"),
+    ],
+)
+def test_a_config_we_cannot_run_is_refused_by_name(tmp_path, change, words):
+    folder = write_checkpoint(tmp_path)
+    (folder / "config.json").write_text(json.dumps({**TINY, **change}))
+    with pytest.raises(UserError, match=words):
+        checkpoint.load(folder)
+
+
+class _Shell:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+class _Program(torch.nn.Module):
+    def forward(self, x):
+        return x + 1
+
+
+def _write_pickle(path, trace):
+    path.write_bytes(pickle.dumps({"a": _Shell(trace)}, protocol=2))
+
+
+def _write_torch_pickle(path, trace):
+    torch.save({"a": _Shell(trace)}, path)
+
+
+def _write_legacy_pickle(path, trace):
+    torch.save({"a": _Shell(trace)}, path, _use_new_zipfile_serialization=False)
+
+
+def _write_program(path, trace):
+    torch.jit.script(_Program()).save(str(path))
+
+
+def _write_tar(path, trace):
+    with tarfile.open(path, "w") as archive:
+        archive.add(__file__, "storages")
+
+
+def _cut(path, trace):
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+@pytest.mark.parametrize(
+    "write, words",
+    [
+        (_write_pickle, "refused|not a torch pickle|damaged"),
+        (_write_torch_pickle, "refused: its pickle wants to run code"),
+        (_write_legacy_pickle, "refused: its pickle wants to run code"),
+        (_write_program, "holds a TorchScript program"),
+        (_write_tar, "a tar archive"),
+        (_cut, "cut short"),
+        (lambda path, _: path.write_bytes(b"hello"), "neither a torch zip nor a torch pickle"),
+        (lambda path, _: path.write_bytes(b""), "neither a torch zip nor a torch pickle"),
+        (lambda path, _: torch.save([1, 2], path), "not a state dict"),
+    ],
+)
+def test_a_dangerous_or_damaged_weight_file_is_refused_and_not_run(tmp_path, write, words):
+    folder = write_checkpoint(tmp_path / "c")
+    write(folder / "pytorch_model.bin", tmp_path / "was_run")
+    with pytest.raises(UserError, match=words) as error:
+        checkpoint.load(folder)
+    assert not (tmp_path / "was_run").exists()
+    assert "pytorch_model.bin" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_cut_safetensors_file_is_refused(tmp_path):
+    folder = write_checkpoint(tmp_path, layout="hf")
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        checkpoint.load(folder)
+
+
+def test_the_sentencepiece_model_is_looked_for_in_the_tree_last(tmp_path):
+    folder = write_checkpoint(tmp_path / "c")
+    inside = tmp_path / "tree" / "prev_trained_model" / "albert_base_v2" / "30k-clean.model"
+    inside.parent.mkdir(parents=True)
+    shutil.move(str(folder / "30k-clean.model"), str(inside))
+    with pytest.raises(UserError, match="--spm_model_file"):
+        checkpoint.load(folder)
+    assert checkpoint.load(folder, tree=tmp_path / "tree").tokenizer == inside
+    assert checkpoint.load(folder, spm_model_file=inside).tokenizer == inside
+
+
+def test_a_vocabulary_of_another_size_is_refused(tmp_path, albert_files):
+    folder = write_checkpoint(tmp_path)
+    with pytest.raises(UserError, match="has 30000 pieces, but the checkpoint's vocab_size is 8000"):
+        checkpoint.load(folder, spm_model_file=albert_files / "30k-clean.model")
+
+
+def test_a_hub_id_without_network_says_so(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="as a hub id config.json could not be fetched"):
+        checkpoint.load("nobody/albert-base-v2-of-nowhere")

@@ -1,0 +1,69 @@
+"""Tokens equal albert_pytorch's, and GLUE's files are read as GLUE wrote them."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from albert_aie import UserError
+from albert_aie.text import Tokenizer, read_sst2
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "tokens.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(albert_files):
+    return Tokenizer((albert_files / "30k-clean.model").read_bytes())
+
+
+@pytest.mark.parametrize("split", ["dev", "test", "train"])
+def test_tokens_of_sst2_equal_upstreams(tokenizer, sst2, split):
+    rows = [tokenizer.encode(sentence)[0] for sentence in read_sst2(sst2, split).sentences]
+    text = "".join(" ".join(map(str, row)) + "\n" for row in rows)
+    made = {"sentences": len(rows), "tokens": sum(map(len, rows)), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    assert made == GOLDEN["files"][split]
+
+
+@pytest.mark.parametrize("case", GOLDEN["tricky"], ids=lambda case: repr(case["text"]))
+def test_tokens_of_tricky_text_equal_upstreams(tokenizer, case):
+    assert tokenizer.encode(case["text"])[0] == case["ids"]
+
+
+def test_truncation_keeps_cls_and_sep_and_says_so(tokenizer):
+    whole, cut_whole = tokenizer.encode("one two three four five six")
+    ids, cut = tokenizer.encode("one two three four five six", 5)
+    assert (cut_whole, cut) == (False, True)
+    assert ids == whole[:4] + [3]
+    assert tokenizer.encode("one two three", 5) == (tokenizer.encode("one two three")[0], False)
+
+
+def test_a_quote_is_text_and_a_byte_order_mark_is_not(tmp_path):
+    (tmp_path / "dev.tsv").write_bytes('\ufeffsentence\tlabel\r\n"a" film "\t1\r\n'.encode())
+    examples = read_sst2(tmp_path)
+    assert (examples.sentences, examples.labels) == (['"a" film "'], [1])
+
+
+def test_the_test_split_has_no_labels(sentences):
+    examples = read_sst2(sentences, "test")
+    assert examples.labels is None and examples.sentences[0] == "a fine film ."
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", "is empty"),
+        (b"sentence\tlabel\n", "a header and no sentence"),
+        (b"a film\t1\n", "line 1: the header"),
+        (b"sentence\tlabel\na film\n", "line 2: 1 column instead"),
+        (b"sentence\tlabel\na film\t1\t2\n", "line 2: 3 columns instead"),
+        (b"sentence\tlabel\na\t1\n\nb\t0\n", "line 3: 1 column instead"),
+        (b"sentence\tlabel\na film\t2\n", "line 2: label '2' is not a class"),
+        (b"sentence\tlabel\na film\t1\n\xff\t1\n", "line 3: not UTF-8"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(tmp_path, content, words):
+    (tmp_path / "dev.tsv").write_bytes(content)
+    with pytest.raises(UserError, match=words) as error:
+        read_sst2(tmp_path)
+    assert "dev.tsv" in str(error.value)
