@@ -7,12 +7,15 @@ unfolded on the way out. Files are never trusted: safetensors, or torch.load(wei
 
 import hashlib
 import json
+import os
 import pickle
 import re
+import socket
 import tarfile
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 
@@ -36,6 +39,8 @@ _LAYER_PARTS = (
 )
 HF_LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0."
 UPSTREAM_LAYER = "bert.encoder.transformer.group.0.inner_group.0."
+# Random weights only: sharp attention and a quiet FFN let a sentence's words reach [CLS] through twelve passes.
+_DRAW_SCALES = (("query", 2), ("key", 2), ("ffn_output", 0.5))
 # What a checkpoint may carry beside the classifier's weights: old position buffers and the pre-training heads.
 _IGNORED = re.compile(r"(albert|bert)\.embeddings\.(position_ids|token_type_ids)$|predictions\.|sop_classifier\.|cls\.")
 
@@ -146,7 +151,8 @@ def draw(folder, spm_model_file=None, tree=None, seed=0):
             tensors[name] = 0.5 * noise
         else:
             tensors[name] = noise / shape[-1] ** 0.5
-    tensors["classifier.weight"] *= 4
+            tensors[name] *= next((scale for part, scale in _DRAW_SCALES if part in name), 1.0)
+    tensors["classifier.weight"] *= 2
     tokenizer = find_tokenizer(folder, config.vocab_size, spm_model_file, tree)
     text = f"seed {seed} {json.dumps(asdict(config), sort_keys=True)}"
     return Checkpoint(
@@ -272,12 +278,12 @@ def _from_hub(name):
     except ImportError:
         raise UserError(f"{name}: no such folder; to fetch it as a hub id, pip install transformers") from None
     wanted = [("config.json",), SPM_NAMES, ("model.safetensors", "pytorch_model.bin")]
-    folder, reason = None, "no such repository"
+    folder, reason, offline = None, "no such repository", not _hub_answers()
     for names in wanted:
         hit = None
         for file_name in names:
             try:
-                hit = cached_file(name, file_name)
+                hit = cached_file(name, file_name, local_files_only=offline)
                 break
             except (OSError, ValueError, RuntimeError) as error:  # offline, unknown or forbidden: all reach us so
                 reason = str(error).strip().splitlines()[0]
@@ -289,6 +295,20 @@ def _from_hub(name):
                 "download the model and give its folder"
             )
     return folder
+
+
+def _hub_answers():
+    """Whether the hub's host can be reached; without this check the library retries for half a minute."""
+    from huggingface_hub import constants
+
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    host = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((host.hostname, host.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _weight_file(folder):

@@ -45,6 +45,7 @@ class FusedAlbert(nn.Module):
         config, tensors = checkpoint.config, checkpoint.tensors
         self.batch, self.seq = batch_size, max_seq_length
         self.hidden, self.heads, self.head = config.hidden_size, config.num_attention_heads, config.head_size
+        self.embedding = config.embedding_size
         self.layers, self.eps = config.num_hidden_layers, config.layer_norm_eps
         self.activation = config.hidden_act
 
@@ -74,8 +75,8 @@ class FusedAlbert(nn.Module):
 
     def forward(self, input_ids, attention_mask, token_type_ids):
         x = F.embedding(input_ids, self.word) + self.position + F.embedding(token_type_ids, self.token_type)
-        x = F.layer_norm(x, (x.shape[-1],), self.norm_w, self.norm_b, self.eps)
-        x = F.linear(x.reshape(self.batch * self.seq, self.position.shape[1]), self.up_w, self.up_b)
+        x = F.layer_norm(x, (self.embedding,), self.norm_w, self.norm_b, self.eps)
+        x = F.linear(x.reshape(self.batch * self.seq, self.embedding), self.up_w, self.up_b)
         mask = (1.0 - attention_mask.to(self.word.dtype)) * MASKED
         mask = mask.reshape(self.batch, 1, 1, self.seq)
         for _ in range(self.layers - 1):

