@@ -12,6 +12,7 @@ import pickle
 import re
 import socket
 import tarfile
+import warnings
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -345,7 +346,9 @@ def _read_torch(path):
         kind = "a tar archive" if tarfile.is_tarfile(path) else "neither a torch zip nor a torch pickle"
         raise UserError(f"{path}: {kind}; save the weights with torch.save(model.state_dict(), …) or as safetensors")
     try:
-        state = torch.load(str(path), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # torch 2.0.1, of its own code
+            state = torch.load(str(path), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if re.search(r"[Uu]nsupported (global|class|operand)|not an allowed|Weights only load failed", str(error)):
             raise UserError(

@@ -17,6 +17,18 @@ NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def unavailable(device):
+    reason = _not_importable()
+    if reason:
+        return reason
+    import openvino
+
+    # From 2025 on its converter names a dtype that torch has since 2.1; running a converted file needs no converter.
+    if not openvino.__version__.startswith("2024") and not hasattr(torch, "float8_e4m3fn"):
+        return f"OpenVINO {openvino.__version__} cannot convert from torch {torch.__version__}: pip install openvino==2024.6.0"
+    return ""
+
+
+def _not_importable():
     try:
         import openvino  # noqa: F401
     except ImportError as error:
@@ -54,7 +66,7 @@ def compile(module, inputs, target):
 
 
 def load(artifact, target):
-    reason = unavailable("cpu")
+    reason = _not_importable()
     if reason:
         raise UserError(f"{artifact.path}: was compiled for openvino, but {reason}")
     _check_bf16(target.precision, f"{artifact.path} with precision bf16")
