@@ -48,7 +48,7 @@ def evaluate(runner, manifest, tokenizer, sentences, progress=lambda steps, **_:
     start = time.perf_counter()
     encoded, truncated = encode(tokenizer, sentences, length)
     tokenize = time.perf_counter() - start
-    logits = torch.zeros(len(sentences), len(manifest["label_names"]))
+    logits = torch.full((len(sentences), len(manifest["label_names"])), float("nan"))  # what is not scored stays NaN
     copy_in, forward, copy_out = 0.0, [], 0.0
     total = math.ceil(len(encoded) / batch_size)
     for batch in progress(batches(encoded, batch_size, length), desc="evaluate", total=total, unit="batch"):
@@ -79,12 +79,13 @@ def _logits(path, target, sentences):
 
 def report(evaluation, manifest, runner, labels, load_seconds):
     """What eval.json holds. Rates are all sentences over all seconds, never a mean of rates; seconds unless named ms."""
-    scored, length = len(evaluation.logits), manifest["max_seq_length"]
+    finite = evaluation.logits.isfinite().all(1)
+    scored, length = int(finite.sum()), manifest["max_seq_length"]
     forward = sum(evaluation.forward)
     per_row = flops_per_row(manifest["config"], length)
     result = {
         "rows_scored": scored,
-        "rows_total": scored if labels is None else len(labels),
+        "rows_total": len(finite),
         "truncated": evaluation.truncated,
         "backend": manifest["backend"],
         "device": runner.device,
@@ -112,9 +113,9 @@ def report(evaluation, manifest, runner, labels, load_seconds):
         "random_weights": manifest["random_weights"],
     }
     if labels is not None and not manifest["random_weights"]:
-        correct = int((evaluation.logits.argmax(1) == torch.tensor(labels)).sum())
-        low, high = wilson(correct, scored)
-        result["accuracy"] = {"correct": correct, "total": scored, "value": correct / scored, "wilson95": [low, high]}
+        correct = int((finite & (evaluation.logits.argmax(1) == torch.tensor(labels))).sum())
+        low, high = wilson(correct, len(labels))
+        result["accuracy"] = {"correct": correct, "total": len(labels), "value": correct / len(labels), "wilson95": [low, high]}
     return result
 
 

@@ -66,14 +66,15 @@ def pick(name="auto", device=None):
         raise UserError(
             f"--backend {name} does not run on --device {device}: aie runs on npu, openvino on cpu, torchscript on cpu and cuda"
         )
-    passed_over = []
+    passed_over, reasons = [], []
     for backend, where in candidates:
         reason = get(backend).unavailable(where)
         if not reason:
             why = "asked for" if name != "auto" else "; ".join(passed_over) or "the first in the order of preference"
             return backend, where, why
-        passed_over.append(f"{backend} on {where} not: {reason}")
-    raise UserError("; ".join(passed_over))
+        passed_over.append(f"{backend} on {where} not: {reason.split(': ')[0]}")
+        reasons.append(f"--backend {backend} --device {where}: {reason}")
+    raise UserError("; ".join(reasons))
 
 
 def check_shape(batch, artifact):
