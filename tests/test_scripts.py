@@ -268,3 +268,13 @@ def test_base_architecture_with_the_real_vocabulary(tmp_path, albert_files, sst2
     assert run.code == 0 and "compare_cpu PASS" in run.out
     file = tmp_path / "albert_seq64_bs8.pt"
     assert file.stat().st_size <= 1.3 * (folder / "pytorch_model.bin").stat().st_size
+
+
+def test_the_batch_size_sweep_prints_its_table(tiny, sentences):
+    command = [sys.executable, str(ROOT / "benchmarks" / "batch_sizes.py"), "--batch_sizes", "1", "4", "--max_seq_length", "32"]
+    flags = ["--data_dir", str(sentences), "--pth_dir", str(tiny), "--backend", "torchscript"]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| 1 | 11 of 11 |" in done.stdout and "| 4 | 11 of 11 |" in done.stdout and "predictions identical" in done.stdout
+    failed = subprocess.run([*command, *flags, "--pth_dir", "nowhere"], capture_output=True, text=True)
+    assert failed.returncode == 2 and "nowhere: no such folder" in failed.stderr
