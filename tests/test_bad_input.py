@@ -188,6 +188,7 @@ def test_an_interrupted_export_leaves_the_old_file(tmp_path, tiny, how):
     process = subprocess.Popen(
         [sys.executable, "-c", slow, *EXPORT[2:], f"--pth_dir={tiny}", f"--save_dir={tmp_path}"],
         cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell starts us with it ignored
         stdout=subprocess.PIPE,
         text=True,
     )
