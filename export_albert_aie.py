@@ -45,6 +45,12 @@ def parse_args(argv):
         choices=("upstream", "fused"),
         help="which module is traced: albert_pytorch's or ours (default: upstream for aie, else fused)",
     )
+    add(
+        "--pack",
+        action="store_true",
+        help="rows that carry several sentences each, so that almost no padding is computed: albert_seq{S}_bs{B}_packed.pt",
+    )
+    add("--slots", type=int, metavar="N", help="with --pack: sentences that a row can carry (default: one for every 8 tokens)")
     add("--spm_model_file", help="sentencepiece model (default: in --pth_dir, else in --prefix_dir/prev_trained_model/*/)")
     add(
         "--random_weights",
@@ -89,7 +95,8 @@ def run(args):
 
     engine = backends.get(backend)
     precision = args.precision or ("fp32" if source.random else engine.default_precision(device))
-    which = args.graph or ("upstream" if backend == "aie" else "fused")
+    which = args.graph or ("upstream" if backend == "aie" and not args.pack else "fused")
+    slots = (args.slots or max(1, args.max_seq_length // 8)) if args.pack else 0
     target = backends.Target(
         backend,
         device,
@@ -101,17 +108,18 @@ def run(args):
         args.require_full_compilation,
     )
     started = time.perf_counter()
-    module = graph.build(source, which, args.batch_size, args.max_seq_length, args.prefix_dir)
+    module = graph.build(source, which, args.batch_size, args.max_seq_length, args.prefix_dir, slots)
     inputs = graph.example_inputs(source.config, args.batch_size, args.max_seq_length)
     steps = bar(total=2, desc="trace and compile", unit="step")
     compiled = engine.compile(module, inputs, target)
     steps.update()
-    path = Path(args.save_dir) / artifact.file_name(args.batch_size, args.max_seq_length)
-    manifest = artifact.manifest(source, compiled, target, which, args.batch_size, args.max_seq_length)
+    path = Path(args.save_dir) / artifact.file_name(args.batch_size, args.max_seq_length, slots)
+    manifest = artifact.manifest(source, compiled, target, which, args.batch_size, args.max_seq_length, slots)
     artifact.save(path, compiled, manifest, source.tokenizer.read_bytes())
     steps.close()
     print(
         f"compiled    {which} graph, {precision}, batch {args.batch_size} x {args.max_seq_length} tokens, "
+        f"{f'up to {slots} sentences a row, ' if slots else ''}"
         f"{time.perf_counter() - started:.1f} s"
     )
     print(f"wrote       {path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -127,6 +135,15 @@ def check_args(args):
         raise UserError(f"--batch_size {args.batch_size}: must be 1 or more")
     if args.max_seq_length < 3:
         raise UserError(f"--max_seq_length {args.max_seq_length}: must be 3 or more, [CLS] and [SEP] take two")
+    if args.slots is not None and not args.pack:
+        raise UserError("--slots: means something with --pack only; add --pack or leave it out")
+    if args.slots is not None and not 1 <= args.slots <= args.max_seq_length // 3:
+        raise UserError(
+            f"--slots {args.slots}: must be 1 to {args.max_seq_length // 3}, for a sentence has 3 tokens at least and a row "
+            f"{args.max_seq_length}"
+        )
+    if args.pack and args.graph == "upstream":
+        raise UserError("--pack --graph upstream: albert_pytorch's model takes one sentence a row; leave --graph out")
     if args.compare_rows is not None and args.compare_rows < 1:
         raise UserError(f"--compare_rows {args.compare_rows}: must be 1 or more")
 

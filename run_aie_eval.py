@@ -116,7 +116,7 @@ def print_report(r):
     rate, latency, seconds = r["samples_per_second"], r["latency_ms"], r["seconds"]
     print(
         f"file        {r['file']}: {r['backend']} on {r['device']}, {r['graph']} graph, precision {r['precision']} (read back), "
-        f"batch {r['batch_size']} x {r['max_seq_length']}, {r['threads']} thread(s)"
+        f"batch {r['batch_size']} x {r['max_seq_length']}{' packed' if r['slots'] else ''}, {r['threads']} thread(s)"
     )
     print(f"data        {r['data']}: {r['rows_scored']} of {r['rows_total']} rows scored, {r['truncated']} truncated")
     if "accuracy" in r:
@@ -141,7 +141,10 @@ def print_report(r):
         f"stages      load {seconds['load']:.2f}, tokenize {seconds['tokenize']:.3f}, copy in {seconds['copy_in']:.3f}, "
         f"forward {seconds['forward']:.2f}, copy out {seconds['copy_out']:.3f} s"
     )
-    print(f"padding     {100 * r['padding']:.1f} % of {r['positions']:,} token positions")
+    print(
+        f"padding     {100 * r['padding']:.1f} % of {r['positions']:,} token positions "
+        f"({r['sentences_per_row']:.2f} sentences a row)"
+    )
     print(
         f"compute     {r['nominal_gflop_per_second']:.0f} GFLOP/s nominal "
         f"({r['nominal_gflop_per_row']:.2f} GFLOP a row of {r['max_seq_length']})"

@@ -29,6 +29,7 @@ _KEYS = {
     "graph": str,
     "batch_size": int,
     "max_seq_length": int,
+    "slots": int,
     "config": dict,
     "label_names": list,
     "random_weights": bool,
@@ -38,12 +39,13 @@ _KEYS = {
 }
 
 
-def file_name(batch_size, max_seq_length):
-    return f"albert_seq{max_seq_length}_bs{batch_size}.pt"
+def file_name(batch_size, max_seq_length, slots=0):
+    return f"albert_seq{max_seq_length}_bs{batch_size}{'_packed' if slots else ''}.pt"
 
 
-def manifest(checkpoint, compiled, target, graph, batch_size, max_seq_length):
-    """The JSON object that describes a compiled file; see the README for its keys."""
+def manifest(checkpoint, compiled, target, graph, batch_size, max_seq_length, slots=0):
+    """The JSON object that describes a compiled file; see the README for its keys. `slots`: sentences that a row can carry
+    in a packed file, 0 in a plain one."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -55,6 +57,7 @@ def manifest(checkpoint, compiled, target, graph, batch_size, max_seq_length):
         "graph": graph,
         "batch_size": batch_size,
         "max_seq_length": max_seq_length,
+        "slots": slots,
         "task": "SST-2",
         "label_names": list(checkpoint.config.label_names),
         "config": asdict(checkpoint.config),

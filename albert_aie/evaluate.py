@@ -39,26 +39,25 @@ def encode(tokenizer, sentences, max_seq_length):
 
 def evaluate(runner, manifest, tokenizer, sentences, progress=lambda steps, **_: steps):
     """Evaluation of every sentence. `end_to_end` is the wall clock from the first sentence to the last prediction."""
-    batch_size, length = manifest["batch_size"], manifest["max_seq_length"]
+    batch_size, length, slots = manifest["batch_size"], manifest["max_seq_length"], manifest["slots"]
     first, _ = encode(tokenizer, sentences[:batch_size], length)
-    for batch in batches(first, batch_size, length):
-        for _ in range(WARMUP):
-            runner.run(batch)
+    for _ in range(WARMUP):
+        runner.run(batches(first, batch_size, length, slots)[0])
 
     start = time.perf_counter()
     encoded, truncated = encode(tokenizer, sentences, length)
     tokenize = time.perf_counter() - start
     logits = torch.full((len(sentences), len(manifest["label_names"])), float("nan"))  # what is not scored stays NaN
     copy_in, forward, copy_out = 0.0, [], 0.0
-    total = math.ceil(len(encoded) / batch_size)
-    for batch in progress(batches(encoded, batch_size, length), desc="evaluate", total=total, unit="batch"):
+    planned = batches(encoded, batch_size, length, slots)
+    for batch in progress(planned, desc="evaluate", total=len(planned), unit="batch"):
         output = runner.run(batch)
         scatter(output.logits, batch, logits)
         copy_in, copy_out = copy_in + output.copy_in, copy_out + output.copy_out
         forward.append(output.forward)
     end_to_end = time.perf_counter() - start
     return Evaluation(
-        logits, sum(map(len, encoded)), truncated, total * batch_size, tokenize, copy_in, forward, copy_out, end_to_end
+        logits, sum(map(len, encoded)), truncated, len(planned) * batch_size, tokenize, copy_in, forward, copy_out, end_to_end
     )
 
 
@@ -94,6 +93,8 @@ def report(evaluation, manifest, runner, labels, load_seconds):
         "graph": manifest["graph"],
         "batch_size": manifest["batch_size"],
         "max_seq_length": length,
+        "slots": manifest["slots"],
+        "sentences_per_row": scored / evaluation.rows,
         "samples_per_second": {"forward": scored / forward, "end_to_end": scored / evaluation.end_to_end},
         "latency_ms": {f"p{p}": 1000 * percentile(evaluation.forward, p) for p in (50, 90, 99)},
         "batches": len(evaluation.forward),

@@ -1,7 +1,7 @@
 """The torch module that gets traced: the patched albert_pytorch model, or our fused one.
 
-Both take input_ids, attention_mask, token_type_ids [batch, seq] and return the bare float32 logits [batch, class];
-both are static in shape and free of dropout. The mask adds -10000 as ALBERT's own code does: finite in fp16, where
+Both take input_ids, attention_mask, token_type_ids [batch, seq] and return the bare float32 logits [batch, class], or
+[batch, slots, class] when our module is built for packed rows; both are static in shape and free of dropout. The mask adds -10000 as ALBERT's own code does: finite in fp16, where
 Hugging Face's finfo.min becomes -inf.
 """
 
@@ -21,13 +21,14 @@ from .checkpoint import HF_LAYER, UPSTREAM_COMMIT, to_upstream
 MASKED = -10000.0
 
 
-def build(checkpoint, graph, batch_size, max_seq_length, tree=None):
+def build(checkpoint, graph, batch_size, max_seq_length, tree=None, slots=0):
     """The module to trace, in fp32 and eval mode; `graph` is "upstream" (needs `tree`, an albert_pytorch checkout) or
-    "fused". The checkpoint's tensors are copied, never changed."""
+    "fused"; `slots` > 0 makes rows carry that many sentences (fused only). The checkpoint's tensors are copied, never
+    changed."""
     if graph == "upstream":
         module = UpstreamAlbert(upstream_model(checkpoint, tree), max_seq_length)
     else:
-        module = FusedAlbert(checkpoint, batch_size, max_seq_length)
+        module = FusedAlbert(checkpoint, batch_size, max_seq_length, slots)
     return module.eval().requires_grad_(False)
 
 
@@ -38,12 +39,18 @@ class FusedAlbert(nn.Module):
     2-D left side (the form that the vendor's ONNX route rewrites ALBERT into, facts/torch_aie.md §7.3); shapes are
     constants; the last layer is computed for [CLS] alone, which is exact and saves 7 % at 128 tokens.
     The twelve layers are one set of tensors, used twelve times.
+
+    With `slots` > 0 a row carries up to that many sentences (the idea: Krell et al. 2021, "Efficient Sequence Packing
+    without Cross-contamination"), and attention_mask the number of each token's sentence in its row: 1 ... slots, 0 where
+    the row is empty. Who may attend to whom, every token's position and the place of each sentence's [CLS] follow from
+    that by comparing and summing alone, so the inputs are the ordinary three and the shape stays static. A 0/1 mask is a
+    row with one sentence: its logits are those of slot 1. An empty slot's logits are finite and mean nothing.
     """
 
-    def __init__(self, checkpoint, batch_size, max_seq_length):
+    def __init__(self, checkpoint, batch_size, max_seq_length, slots=0):
         super().__init__()
         config, tensors = checkpoint.config, checkpoint.tensors
-        self.batch, self.seq = batch_size, max_seq_length
+        self.batch, self.seq, self.slots = batch_size, max_seq_length, slots
         self.hidden, self.heads, self.head = config.hidden_size, config.num_attention_heads, config.head_size
         self.embedding = config.embedding_size
         self.layers, self.eps = config.num_hidden_layers, config.layer_norm_eps
@@ -72,18 +79,38 @@ class FusedAlbert(nn.Module):
         self.norm2_w, self.norm2_b = pair(HF_LAYER + "full_layer_layer_norm")
         self.pooler_w, self.pooler_b = pair("albert.pooler")
         self.classifier_w, self.classifier_b = pair("classifier")
+        if slots:
+            self.register_buffer("earlier", torch.ones(max_seq_length, max_seq_length, dtype=torch.bool).tril(-1))
+            self.register_buffer("numbers", torch.arange(1, slots + 1).reshape(1, slots, 1))
 
     def forward(self, input_ids, attention_mask, token_type_ids):
-        x = F.embedding(input_ids, self.word) + self.position + F.embedding(token_type_ids, self.token_type)
+        if self.slots:
+            position, select, mask, last_mask = self._unpack(attention_mask.to(torch.float32))
+        else:
+            mask = (1.0 - attention_mask.to(self.word.dtype)) * MASKED
+            mask = last_mask = mask.reshape(self.batch, 1, 1, self.seq)
+            position, select = self.position, None
+        x = F.embedding(input_ids, self.word) + position + F.embedding(token_type_ids, self.token_type)
         x = F.layer_norm(x, (self.embedding,), self.norm_w, self.norm_b, self.eps)
         x = F.linear(x.reshape(self.batch * self.seq, self.embedding), self.up_w, self.up_b)
-        mask = (1.0 - attention_mask.to(self.word.dtype)) * MASKED
-        mask = mask.reshape(self.batch, 1, 1, self.seq)
         for _ in range(self.layers - 1):
             x = self._layer(x, mask)
-        x = self._last_layer(x, mask)
+        x = self._last_layer(x, select, last_mask)
         x = torch.tanh(F.linear(x, self.pooler_w, self.pooler_b))
-        return F.linear(x, self.classifier_w, self.classifier_b).to(torch.float32)
+        x = F.linear(x, self.classifier_w, self.classifier_b).to(torch.float32)
+        return x.reshape(self.batch, self.slots, -1) if self.slots else x
+
+    def _unpack(self, numbers):
+        """From the sentence numbers float32 [batch, seq]: the position embeddings [batch, seq, embedding], the one-hot
+        places of the [CLS] tokens [batch, slots, seq], and the additive masks of all tokens [batch, 1, seq, seq] and of
+        the [CLS] tokens [batch, 1, slots, seq]. Counted in float32: bf16 is exact to 256 only."""
+        dtype, column, row = self.word.dtype, (self.batch, self.seq, 1), (self.batch, 1, self.seq)
+        same = (numbers.reshape(column) == numbers.reshape(row)).to(torch.float32)
+        position = (same * self.earlier.to(torch.float32)).sum(-1)  # how many of the same sentence stand before this one
+        of_slot = (self.numbers.to(torch.float32) == numbers.reshape(row)).to(torch.float32)
+        select = of_slot * (position == 0).to(torch.float32).reshape(row)
+        masks = [((1.0 - mine) * MASKED).to(dtype).unsqueeze(1) for mine in (same, of_slot)]
+        return F.embedding(position.to(torch.int64), self.position), select.to(dtype), masks[0], masks[1]
 
     def _split(self, x, tokens):
         return x.reshape(self.batch, tokens, self.heads, self.head).transpose(1, 2)  # [batch, heads, tokens, head]
@@ -97,12 +124,14 @@ class FusedAlbert(nn.Module):
         q, k, v = (self._split(part, self.seq) for part in qkv.split(self.hidden, -1))
         return self._after(x, self._attend(q, k, v, mask, self.seq))
 
-    def _last_layer(self, x, mask):
-        h = self.hidden
-        cls = x.reshape(self.batch, self.seq, h)[:, 0]
-        q = self._split(F.linear(cls, self.qkv_w[:h], self.qkv_b[:h]), 1)
+    def _last_layer(self, x, select, mask):
+        h, count = self.hidden, self.slots or 1
+        cls = x.reshape(self.batch, self.seq, h)
+        # a product with one-hot rows copies exactly, in every precision: the rest of each sum is zero
+        cls = torch.matmul(select, cls).reshape(self.batch * count, h) if self.slots else cls[:, 0]
+        q = self._split(F.linear(cls, self.qkv_w[:h], self.qkv_b[:h]), count)
         k, v = F.linear(x, self.qkv_w[h:], self.qkv_b[h:]).split(h, -1)
-        return self._after(cls, self._attend(q, self._split(k, self.seq), self._split(v, self.seq), mask, 1))
+        return self._after(cls, self._attend(q, self._split(k, self.seq), self._split(v, self.seq), mask, count))
 
     def _after(self, x, context):
         x = x + F.linear(context, self.dense_w, self.dense_b)

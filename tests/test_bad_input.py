@@ -53,6 +53,9 @@ def refused(run, *words):
         (["--backend", "openvino", "--device", "cuda"], ["does not run on --device cuda"]),
         (["--backend", "torchscript", "--precision", "fp16", "--device", "cpu"], ["no fp16 kernels"]),
         (["--backend", "openvino", "--precision", "fp16"], ["--precision fp16 on --backend openvino"]),
+        (["--slots", 3], ["--slots", "--pack"]),
+        (["--pack", "--slots", 6], ["--slots 6", "1 to 5"]),
+        (["--pack", "--graph", "upstream"], ["one sentence a row"]),
         (["--compare_cpu", "--data_dir", "nowhere"], ["dev.tsv: no such file", "--demo"]),
     ],
 )
