@@ -1,8 +1,8 @@
 """The torch module that gets traced: the patched albert_pytorch model, or our fused one.
 
 Both take input_ids, attention_mask, token_type_ids [batch, seq] and return the bare float32 logits [batch, class], or
-[batch, slots, class] when our module is built for packed rows; both are static in shape and free of dropout. The mask adds -10000 as ALBERT's own code does: finite in fp16, where
-Hugging Face's finfo.min becomes -inf.
+[batch, slots, class] when our module is built for packed rows; both are static in shape and free of dropout. The mask
+adds -10000 as ALBERT's own code does: finite in fp16, where Hugging Face's finfo.min becomes -inf.
 """
 
 import importlib
