@@ -108,7 +108,7 @@ def run(args):
         args.require_full_compilation,
     )
     started = time.perf_counter()
-    module = graph.build(source, which, args.batch_size, args.max_seq_length, args.prefix_dir, slots)
+    module = graph.build(source, which, args.batch_size, args.max_seq_length, args.prefix_dir, slots, backend == "aie")
     inputs = graph.example_inputs(source.config, args.batch_size, args.max_seq_length)
     steps = bar(total=2, desc="trace and compile", unit="step")
     compiled = engine.compile(module, inputs, target)

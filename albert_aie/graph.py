@@ -21,14 +21,14 @@ from .checkpoint import HF_LAYER, UPSTREAM_COMMIT, to_upstream
 MASKED = -10000.0
 
 
-def build(checkpoint, graph, batch_size, max_seq_length, tree=None, slots=0):
+def build(checkpoint, graph, batch_size, max_seq_length, tree=None, slots=0, expand_mask=False):
     """The module to trace, in fp32 and eval mode; `graph` is "upstream" (needs `tree`, an albert_pytorch checkout) or
-    "fused"; `slots` > 0 makes rows carry that many sentences (fused only). The checkpoint's tensors are copied, never
+    "fused"; for the latter see FusedAlbert on `slots` and `expand_mask`. The checkpoint's tensors are copied, never
     changed."""
     if graph == "upstream":
         module = UpstreamAlbert(upstream_model(checkpoint, tree), max_seq_length)
     else:
-        module = FusedAlbert(checkpoint, batch_size, max_seq_length, slots)
+        module = FusedAlbert(checkpoint, batch_size, max_seq_length, slots, expand_mask)
     return module.eval().requires_grad_(False)
 
 
@@ -45,9 +45,12 @@ class FusedAlbert(nn.Module):
     the row is empty. Who may attend to whom, every token's position and the place of each sentence's [CLS] follow from
     that by comparing and summing alone, so the inputs are the ordinary three and the shape stays static. A 0/1 mask is a
     row with one sentence: its logits are those of slot 1. An empty slot's logits are finite and mean nothing.
+
+    `expand_mask` makes the mask [batch, 1, seq, seq] once, by an addition, instead of leaving the broadcast to every
+    layer: the form that the vendor's ONNX route gives its compiler (facts/torch_aie.md §7.3). Packed rows have it anyway.
     """
 
-    def __init__(self, checkpoint, batch_size, max_seq_length, slots=0):
+    def __init__(self, checkpoint, batch_size, max_seq_length, slots=0, expand_mask=False):
         super().__init__()
         config, tensors = checkpoint.config, checkpoint.tensors
         self.batch, self.seq, self.slots = batch_size, max_seq_length, slots
@@ -79,16 +82,19 @@ class FusedAlbert(nn.Module):
         self.norm2_w, self.norm2_b = pair(HF_LAYER + "full_layer_layer_norm")
         self.pooler_w, self.pooler_b = pair("albert.pooler")
         self.classifier_w, self.classifier_b = pair("classifier")
+        self.rows = parameter(torch.zeros(1, 1, max_seq_length, 1)) if expand_mask else None
         if slots:
             self.register_buffer("earlier", torch.ones(max_seq_length, max_seq_length, dtype=torch.bool).tril(-1))
             self.register_buffer("numbers", torch.arange(1, slots + 1).reshape(1, slots, 1))
 
     def forward(self, input_ids, attention_mask, token_type_ids):
         if self.slots:
-            position, select, mask, last_mask = self._unpack(attention_mask.to(torch.float32))
+            position, select, mask, last_mask = self._unpack(attention_mask.to(torch.float32), input_ids.dtype)
         else:
             mask = (1.0 - attention_mask.to(self.word.dtype)) * MASKED
             mask = last_mask = mask.reshape(self.batch, 1, 1, self.seq)
+            if self.rows is not None:
+                mask = mask + self.rows
             position, select = self.position, None
         x = F.embedding(input_ids, self.word) + position + F.embedding(token_type_ids, self.token_type)
         x = F.layer_norm(x, (self.embedding,), self.norm_w, self.norm_b, self.eps)
@@ -100,17 +106,17 @@ class FusedAlbert(nn.Module):
         x = F.linear(x, self.classifier_w, self.classifier_b).to(torch.float32)
         return x.reshape(self.batch, self.slots, -1) if self.slots else x
 
-    def _unpack(self, numbers):
+    def _unpack(self, numbers, index):
         """From the sentence numbers float32 [batch, seq]: the position embeddings [batch, seq, embedding], the one-hot
         places of the [CLS] tokens [batch, slots, seq], and the additive masks of all tokens [batch, 1, seq, seq] and of
-        the [CLS] tokens [batch, 1, slots, seq]. Counted in float32: bf16 is exact to 256 only."""
+        the [CLS] tokens [batch, 1, slots, seq]. Counted in float32: bf16 is exact to 256 only. `index`: the ids' dtype."""
         dtype, column, row = self.word.dtype, (self.batch, self.seq, 1), (self.batch, 1, self.seq)
         same = (numbers.reshape(column) == numbers.reshape(row)).to(torch.float32)
         position = (same * self.earlier.to(torch.float32)).sum(-1)  # how many of the same sentence stand before this one
         of_slot = (self.numbers.to(torch.float32) == numbers.reshape(row)).to(torch.float32)
         select = of_slot * (position == 0).to(torch.float32).reshape(row)
         masks = [((1.0 - mine) * MASKED).to(dtype).unsqueeze(1) for mine in (same, of_slot)]
-        return F.embedding(position.to(torch.int64), self.position), select.to(dtype), masks[0], masks[1]
+        return F.embedding(position.to(index), self.position), select.to(dtype), masks[0], masks[1]
 
     def _split(self, x, tokens):
         return x.reshape(self.batch, tokens, self.heads, self.head).transpose(1, 2)  # [batch, heads, tokens, head]

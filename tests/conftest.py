@@ -30,7 +30,7 @@ TINY = {
     "inner_group_num": 1,
     "num_labels": 2,
 }
-torch.set_num_threads(min(2, os.cpu_count()))
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,7 @@ def test_positions_are_exact_in_bf16_beyond_256(tiny):
     source = checkpoint.load(tiny)
     module = graph.build(source, "fused", 1, 512, slots=4).to(torch.bfloat16)
     numbers = torch.tensor([[1] * 400 + [2] * 100 + [0] * 12])
-    position, select, _, _ = module._unpack(numbers.to(torch.float32))
+    position, select, _, _ = module._unpack(numbers.to(torch.float32), torch.int64)
     wanted = torch.cat([torch.arange(400), torch.arange(100), torch.arange(12)])
     assert torch.equal(position[0], module.position[wanted])
     assert select[0].nonzero().tolist() == [[0, 0], [1, 400]]

@@ -1,0 +1,1 @@
+"""Strict double of torch_aie and mindietorch: README.md one folder up."""
