@@ -15,6 +15,9 @@ from albert_aie import checkpoint
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("ALBERT_SHARED", ROOT.parent / "shared")) / "data"
 SPM = ROOT / "demo" / "checkpoint" / "spiece.model"
+DOUBLES = ROOT / "tests" / "doubles"
+# The lane with the Ascend stack's torch runs the double of torch_aie 6.3, the current one that of its successor.
+PACKAGE = "torch_aie" if torch.__version__.startswith("2.0.") else "mindietorch"
 TINY = {
     "vocab_size": 8000,
     "embedding_size": 32,
@@ -49,6 +52,12 @@ def albert_files():
     if not folder.is_dir():
         pytest.skip(f"ALBERT's files are not at {folder}; set ALBERT_SHARED to the folder that holds data/albert-base-v2")
     return folder
+
+
+def double_environment(package=PACKAGE):
+    """Environment of a process in which the strict double can be imported as `package`, and as nothing else."""
+    own = DOUBLES / {"torch_aie": "torch_aie_63", "mindietorch": "mindietorch_100"}[package]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (DOUBLES, own))), "PYTHONWARNINGS": "ignore"}
 
 
 def upstream_tree():

@@ -104,8 +104,15 @@ class Runner:
             inputs = [tensor.to(self._dtype).to(self.device) for tensor in batch.inputs]
             self._stream.synchronize()
             copied = time.perf_counter()
-            logits = self._program(*inputs)
-            self._stream.synchronize()
+            try:
+                logits = self._program(*inputs)
+                self._stream.synchronize()
+            except RuntimeError as error:
+                raise UserError(
+                    f"{self._artifact.path}: {self._aie.__name__} cannot run it ({_last_line(error)}); it was compiled for "
+                    f"{self._artifact.manifest['options'].get('soc_version')} with the versions in its manifest: export it "
+                    f"again on this machine, and for the engine's own log {LOGS}"
+                ) from None
             done = time.perf_counter()
             logits = logits.to("cpu")
         return Output(logits, copied - start, done - copied, time.perf_counter() - done)
@@ -160,6 +167,12 @@ def _cure(name, reason):
         "source the CANN environment first: source /usr/local/Ascend/ascend-toolkit/set_env.sh and "
         "source /usr/local/Ascend/aie/set_env.sh"
     )
+
+
+def _last_line(error):
+    """TorchScript puts the reason of a failed operator at the end."""
+    lines = str(error).strip().splitlines()
+    return lines[-1][:200] if lines else type(error).__name__
 
 
 def _first_line(error):

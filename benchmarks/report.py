@@ -1,0 +1,95 @@
+#!/usr/bin/env python
+"""What an owner of an Ascend card can send in: one file with the machine, and per batch size the comparison and the
+evaluation, or the error.
+
+    python benchmarks/report.py --data_dir ./albert_pytorch/dataset/SST-2 --output ascend_report.json
+
+Flags that this script does not know go to export_albert_aie.py (--pth_dir, --graph, --pack, --soc_version, ...). Exit code
+1 if any batch size failed; the report is written all the same.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "torch_aie", "mindietorch", "torch_npu", "numpy", "transformers")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 4, 8, 16, 32, 64])
+    parser.add_argument("--max_seq_length", type=int, default=128)
+    parser.add_argument("--data_dir", required=True, help="GLUE's SST-2")
+    parser.add_argument("--backend", default="aie", help="(default: %(default)s)")
+    parser.add_argument("--output", default="ascend_report.json", help="(default: %(default)s)")
+    args, export_flags = parser.parse_known_args()
+
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for batch_size in args.batch_sizes:
+            results.append(measure(Path(folder), batch_size, args, export_flags))
+            print(summary(results[-1]), flush=True)
+    report = {"machine": machine(), "command": sys.argv[1:], "results": results}
+    Path(args.output).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {args.output}")
+    return 1 if any("error" in result for result in results) else 0
+
+
+def measure(folder, batch_size, args, export_flags):
+    """{batch_size, comparison, evaluation} or {batch_size, error, output}: what the two scripts said."""
+    shape = [f"--batch_size={batch_size}", f"--max_seq_length={args.max_seq_length}", f"--data_dir={args.data_dir}"]
+    for old in folder.iterdir():
+        old.unlink()
+    target = ["--compare_cpu", f"--backend={args.backend}", f"--save_dir={folder}"]
+    exported = script("export_albert_aie.py", *target, *shape, *export_flags)
+    files = list(folder.glob("*.pt"))
+    if not files or exported.returncode not in (0, 1):
+        return {"batch_size": batch_size, "error": exported.stderr.strip(), "output": exported.stdout}
+    comparison = {"comparison": "PASS" if exported.returncode == 0 else "FAIL", "output": exported.stdout}
+    evaluated = script("run_aie_eval.py", f"--aie_model_dir={files[0]}", f"--data_dir={args.data_dir}", f"--output_dir={folder}")
+    if evaluated.returncode:
+        return {"batch_size": batch_size, **comparison, "error": evaluated.stderr.strip()}
+    evaluation = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+    result = {"batch_size": batch_size, **comparison, "evaluation": evaluation}
+    return result if exported.returncode == 0 else {**result, "error": "the comparison failed"}
+
+
+def script(name, *flags):
+    return subprocess.run([sys.executable, str(ROOT / name), *flags], capture_output=True, text=True)
+
+
+def machine():
+    """Platform, versions, and npu-smi's table where there is one."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found = importlib.util.find_spec(name)
+            versions[name] = f"in {Path(found.origin).parent}" if found and found.origin else None
+    tool = shutil.which("npu-smi")
+    table = subprocess.run([tool, "info"], capture_output=True, text=True).stdout if tool else None
+    return {"platform": platform.platform(), "python": platform.python_version(), "packages": versions, "npu_smi": table}
+
+
+def summary(result):
+    if "evaluation" not in result:
+        return f"batch {result['batch_size']}: {result['error']}"
+    e = result["evaluation"]
+    accuracy = f"{100 * e['accuracy']['value']:.2f} %" if "accuracy" in e else "no accuracy"
+    return (
+        f"batch {result['batch_size']}: {e['samples_per_second']['forward']:.1f} samples/s forward, {accuracy} "
+        f"({e['rows_scored']} of {e['rows_total']} rows), comparison {result['comparison']}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""The aie backend through the two scripts, on the strict double (tests/doubles): torch_aie where torch is the Ascend
+stack's 2.0, mindietorch on current torch. Each call is a process of its own, as the card's state is a process's."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import DOUBLES, PACKAGE, ROOT, double_environment, upstream_tree
+
+from albert_aie import checkpoint, graph
+
+# Operators that make or read shapes, or that are known to fail on a 310P (facts: torch_aie.md sections 6 and 7.3).
+TROUBLE = {
+    "aten::size", "aten::arange", "aten::expand", "aten::expand_as", "aten::div", "aten::isneginf", "aten::isinf",
+    "aten::masked_fill", "aten::where", "aten::nonzero", "aten::dropout", "aten::scaled_dot_product_attention", "aten::Int",
+}  # fmt: skip
+
+
+class Done:
+    def __init__(self, process):
+        self.code, self.out, self.err = process.returncode, process.stdout, process.stderr
+
+
+def script(name, *flags, **environment):
+    command = [sys.executable, str(ROOT / name), *map(str, flags)]
+    return Done(subprocess.run(command, capture_output=True, text=True, env={**double_environment(), **environment}))
+
+
+def export(checkpoint_folder, folder, *flags, **environment):
+    common = ["--backend", "aie", "--pth_dir", checkpoint_folder, "--save_dir", folder, "--graph", "fused"]
+    return script("export_albert_aie.py", *common, *flags, **environment)
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory, tiny, sst2):
+    """Exported, compared in a fresh process and evaluated on all 872 rows, with the double's events of each process."""
+    folder = tmp_path_factory.mktemp("aie")
+    shape = ["--batch_size", 32, "--max_seq_length", 64]
+    exported = export(tiny, folder, *shape, "--compare_cpu", "--data_dir", sst2, STRICT_AIE_EVENTS=str(folder / "export.log"))
+    file = folder / "albert_seq64_bs32.pt"
+    evaluated = script(
+        "run_aie_eval.py",
+        *("--aie_model_dir", file, "--data_dir", sst2, "--output_dir", folder),
+        STRICT_AIE_EVENTS=str(folder / "evaluate.log"),
+    )
+    return folder, file, exported, evaluated
+
+
+def test_export_compares_in_a_fresh_process_and_all_872_rows_are_scored(flow):
+    folder, _, exported, evaluated = flow
+    assert exported.code == 0, exported.err
+    assert "aie on npu (asked for)" in exported.out and "872 rows" in exported.out and "compare_cpu PASS" in exported.out
+    assert evaluated.code == 0, evaluated.err
+    assert "872 of 872 rows scored" in evaluated.out and "aie on npu:0, fused graph, precision fp16" in evaluated.out
+    report = json.loads((folder / "eval.json").read_text())
+    assert report["batches"] == 28 and report["accuracy"]["total"] == 872
+    assert report["manifest"]["versions"][PACKAGE].endswith("strict.double") and report["manifest"]["requires"] == [PACKAGE]
+
+
+def test_swapped_inputs_would_show(tmp_path, tiny, sst2, flow):
+    """The file's own logits are those of (ids, mask, types): any other order is refused or gives other predictions."""
+    _, file, _, _ = flow
+    code = f"""
+import torch, {PACKAGE} as aie
+from albert_aie import UserError, artifact, backends, batching, text
+saved = artifact.open_pt({str(file)!r})
+runner = backends.get("aie").load(saved, backends.Target("aie", "npu", "fp16"))
+encode = text.Tokenizer(saved.tokenizer).encode
+batch = batching.batches([encode(t, 64)[0] for t in ("a fine film .", "dull and long", "no") * 11][:32], 32, 64)[0]
+right = runner.run(batch).logits
+print(torch.equal(runner.run(batch).logits, right))
+for order in ((0, 2, 1), (1, 0, 2), (2, 1, 0)):
+    ids, mask, types = (batch.inputs[i] for i in order)
+    try:
+        other = runner.run(batch._replace(input_ids=ids, attention_mask=mask, token_type_ids=types)).logits
+        print(torch.allclose(other, right, atol=1e-3))
+    except UserError as error:
+        print("out of range" in str(error) and "refused")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=double_environment())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "False", "False", "refused"]
+
+
+def test_copies_and_forward_are_synchronised_before_a_clock_or_a_result_is_read(flow):
+    """In the order of the double's events: set_device first, per batch three copies in, a wait, forward, a wait, one copy
+    out; finalize once, last."""
+    folder, _, _, _ = flow
+    events = (folder / "evaluate.log").read_text().split("\n")[:-1]
+    assert events[0] == "set_device" and events[-1] == "finalize" and events.count("finalize") == 1
+    batch = ["copy_to_npu"] * 3 + ["synchronize", "forward", "synchronize", "copy_to_cpu"]
+    assert events[1:-1] == batch * (28 + 3)
+
+
+def test_compile_gets_keywords_that_both_packages_take(flow):
+    folder, _, _, _ = flow
+    line = next(line for line in (folder / "export.log").read_text().splitlines() if line.startswith("compile "))
+    assert json.loads(line[len("compile ") :]) == {
+        "optimization_level": "0",
+        "precision_policy": next(f"{kind}.FP16" for kind in ("Policy63", "Policy100") if kind.endswith(_POLICY)),
+        "soc_version": "Ascend310P3",
+    }
+
+
+_POLICY = "63" if PACKAGE == "torch_aie" else "100"
+
+
+@pytest.mark.parametrize(
+    "flags, wanted",
+    [
+        (["--aie_input_dtype", "int64"], {"truncate_long_and_double": True, "input_dtype": "int64"}),
+        (["--precision", "fp32", "--require_full_compilation"], {"require_full_compilation": True, "input_dtype": "int32"}),
+        (["--pack", "--optimization_level", 1], {"optimization_level": 1, "input_dtype": "int32"}),
+    ],
+)
+def test_options_pass_the_comparison_and_stand_in_the_manifest(tmp_path, tiny, sst2, flags, wanted):
+    shape = ["--batch_size", 8, "--max_seq_length", 64]
+    run = export(tiny, tmp_path, *shape, "--compare_cpu", "--data_dir", sst2, "--compare_rows", 60, *flags)
+    assert run.code == 0 and "compare_cpu PASS" in run.out, run.out + run.err
+    (file,) = tmp_path.glob("*.pt")
+    run = script("run_aie_eval.py", "--aie_model_dir", file, "--data_dir", sst2, "--output_dir", tmp_path)
+    assert "872 of 872 rows scored" in run.out, run.err
+    manifest = json.loads((tmp_path / "eval.json").read_text())["manifest"]
+    assert wanted.items() <= manifest["options"].items()
+
+
+def test_a_wrong_constant_fails_the_comparison(tmp_path, tiny, sentences):
+    """A mask of finfo.min is infinite in fp16 and makes NaN of every logit: exit 1, not a file that looks fine."""
+    code = (
+        "import sys, torch; from albert_aie import graph; graph.MASKED = torch.finfo(torch.float32).min\n"
+        "import export_albert_aie; sys.exit(export_albert_aie.main(sys.argv[1:]))"
+    )
+    flags = ["--backend", "aie", "--graph", "fused", "--pth_dir", tiny, "--save_dir", tmp_path, "--data_dir", sentences]
+    command = [sys.executable, "-c", code, *map(str, flags), "--batch_size=4", "--max_seq_length=32", "--compare_cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=double_environment())
+    assert done.returncode == 1 and "compare_cpu FAIL" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("slots", [0, 4])
+def test_the_fused_graph_holds_no_operator_known_to_trouble(tiny, slots):
+    source = checkpoint.load(tiny)
+    module = graph.build(source, "fused", 4, 32, slots=slots, expand_mask=True)
+    program = graph.trace(module, graph.example_inputs(source.config, 4, 32, torch.int32))
+    assert not TROUBLE & set(graph.operators(program))
+
+
+def test_every_product_with_a_weight_has_two_dimensions(tiny, monkeypatch):
+    source, ranks, linear = checkpoint.load(tiny), [], torch.nn.functional.linear
+    monkeypatch.setattr(graph.F, "linear", lambda x, *weights: ranks.append(x.dim()) or linear(x, *weights))
+    graph.build(source, "fused", 4, 32, expand_mask=True)(*graph.example_inputs(source.config, 4, 32))
+    assert len(ranks) == 1 + 4 * source.config.num_hidden_layers + 1 + 2 and set(ranks) == {2}
+
+
+@pytest.mark.upstream
+def test_the_patched_upstream_graph_compares_and_holds_no_operator_known_to_trouble(tmp_path, tiny, sst2):
+    import shutil
+
+    tree = shutil.copytree(upstream_tree(), tmp_path / "albert_pytorch", ignore=shutil.ignore_patterns(".git"))
+    with open(ROOT / "albert.patch") as patch:
+        subprocess.run(["patch", "-p1", "-s"], cwd=tree, stdin=patch, check=True)
+    flags = ["--graph", "upstream", "--prefix_dir", tree, "--batch_size", 8, "--max_seq_length", 64]
+    run = export(tiny, tmp_path, *flags, "--compare_cpu", "--data_dir", sst2, "--require_full_compilation")
+    assert run.code == 0 and "albert_pytorch in" in run.out and "872 rows" in run.out, run.out + run.err
+    file = tmp_path / "albert_seq64_bs8.pt"
+    run = script("run_aie_eval.py", "--aie_model_dir", file, "--data_dir", sst2, "--output_dir", tmp_path)
+    assert "872 of 872 rows scored" in run.out and "upstream graph" in run.out, run.err
+    operators = json.loads((tmp_path / "eval.json").read_text())["manifest"]["operators"]
+    # division by sqrt(64) and the (absent) dropout are upstream's own; both are plain arithmetic to a compiler
+    assert (TROUBLE - {"aten::div", "aten::dropout"}).isdisjoint(operators) and operators["aten::softmax"] == 3
+
+
+def test_the_published_batch_sizes_in_one_sweep(tiny, sentences):
+    flags = ["--backend", "aie", "--graph", "fused", "--pth_dir", tiny, "--max_seq_length", 32, "--data_dir", sentences]
+    run = script("benchmarks/batch_sizes.py", *flags)
+    assert run.code == 0, run.err
+    rows = [line.split("|")[1].strip() for line in run.out.splitlines() if " of 11 |" in line]
+    assert rows == ["1", "4", "8", "16", "32", "64"]
+    assert "aie on npu:0, fp16" in run.out and "predictions identical" in run.out
+
+
+def test_the_report_to_send_in(tmp_path, tiny, sentences):
+    flags = ["--graph", "fused", "--pth_dir", tiny, "--max_seq_length", 32, "--data_dir", sentences, "--batch_sizes", 1, 8]
+    run = script("benchmarks/report.py", "--output", tmp_path / "report.json", *flags)
+    assert run.code == 0, run.err
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [(r["batch_size"], r["comparison"], r["evaluation"]["rows_scored"]) for r in report["results"]] == [
+        (1, "PASS", 11),
+        (8, "PASS", 11),
+    ]
+    assert report["machine"]["packages"][PACKAGE] and report["machine"]["npu_smi"] is None
+    run = script("benchmarks/report.py", "--output", tmp_path / "report.json", *flags, STRICT_AIE_FAULT="compile")
+    assert run.code == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert "Create infer builder failed" in report["results"][0]["error"]
+
+
+FAILURES = {  # flags, environment -> words of the one sentence
+    "no wheel": ([], {"PYTHONPATH": ""}, ["neither torch_aie nor mindietorch is installed", "pip install torch_aie-"]),
+    "CANN not sourced": ([], {"STRICT_AIE_FAULT": "library"}, ["libascendcl.so", "source /usr/local/Ascend/"]),
+    "static TLS": ([], {"STRICT_AIE_FAULT": "static_tls"}, ["export LD_PRELOAD="]),
+    "wheel for another torch": ([], {"STRICT_AIE_FAULT": "other_torch"}, ["built for another torch", "2.0.1"]),
+    "unknown chip": (["--soc_version", "Ascend310"], {}, ["--soc_version Ascend310:", "Ascend310P3", "npu-smi info"]),
+    "no such card": (["--device_id", 1], {}, ["--device_id 1:", "npu-smi info lists the cards"]),
+    "compiler": ([], {"STRICT_AIE_FAULT": "compile"}, ["Create infer builder failed", "TORCH_AIE_LOG_LEVEL=0", "torch_aie_log"]),
+    "bf16": (["--precision", "bf16"], {}, ["--precision bf16", "fp16, fp32"]),
+}
+
+
+@pytest.mark.parametrize("fault", FAILURES)
+def test_a_failure_says_its_cure(tmp_path, tiny, fault):
+    flags, environment, words = FAILURES[fault]
+    log = tmp_path / "events.log"
+    environment = {"STRICT_AIE_EVENTS": str(log), **environment}
+    run = export(tiny, tmp_path / "out", "--batch_size", 2, "--max_seq_length", 16, *flags, **environment)
+    assert run.code == 2 and run.err.count("\n") == 1 and run.err.startswith("error: "), run.err
+    for word in words:
+        assert word in run.err
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+    events = log.read_text().split() if log.exists() else []
+    assert ("set_device" in events) == ("finalize" in events) and events.count("finalize") <= 1  # also after an error
+
+
+def test_torch_npu_beside_torch_aie_is_refused(tmp_path, tiny):
+    (tmp_path / "torch_npu").mkdir()
+    (tmp_path / "torch_npu" / "__init__.py").write_text("")
+    path = os.pathsep.join([str(tmp_path), str(DOUBLES), str(DOUBLES / "torch_aie_63")])
+    run = export(tiny, tmp_path / "out", "--batch_size", 2, "--max_seq_length", 16, PYTHONPATH=path)
+    assert run.code == 2 and "pip uninstall torch_npu" in run.err
+
+
+def test_auto_without_a_card_says_what_it_took_instead_and_why(tmp_path, tiny):
+    flags = ["--pth_dir", tiny, "--save_dir", tmp_path, "--batch_size", 2, "--max_seq_length", 16]
+    run = script("export_albert_aie.py", *flags, PYTHONPATH="")
+    assert run.code == 0 and "aie on npu not: neither torch_aie nor mindietorch is installed" in run.out, run.err
+    run = script("export_albert_aie.py", *flags, "--graph", "fused")
+    assert run.code == 0 and "aie on npu (the first in the order of preference)" in run.out, run.err
+
+
+def test_a_file_of_the_other_package_or_chip_is_refused(tmp_path, flow, sentences):
+    _, file, _, _ = flow
+    other = {"torch_aie": "mindietorch", "mindietorch": "torch_aie"}[PACKAGE]
+    flags = ["--aie_model_dir", file, "--data_dir", sentences]
+    run = script("run_aie_eval.py", *flags, PYTHONPATH=double_environment(other)["PYTHONPATH"])
+    assert run.code == 2 and f"compiled by {PACKAGE}, but {other}" in run.err
+    run = script("run_aie_eval.py", *flags, STRICT_AIE_SOC="Ascend910B4")
+    assert run.code == 2 and "compiled for Ascend310P3, this chip is another" in run.err, run.err
