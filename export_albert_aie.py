@@ -5,6 +5,7 @@ python export_albert_aie.py --batch_size=32 --max_seq_length=128 --compare_cpu
 """
 
 import argparse
+import random
 import sys
 import time
 from functools import partial
@@ -28,7 +29,7 @@ def parse_args(argv):
         "--pth_dir",
         help="checkpoint: albert_pytorch output folder, Hugging Face folder or hub id (default: ./albert_pytorch/outputs/SST-2)",
     )
-    add("--data_dir", help="GLUE's SST-2, read by --compare_cpu (default: ./albert_pytorch/dataset/SST-2)")
+    add("--data_dir", help="GLUE's SST-2, read by --compare_cpu and --precision int8 (default: ./albert_pytorch/dataset/SST-2)")
     add("--demo", action="store_true", help="take --pth_dir and --data_dir from this repository's demo/ unless given")
     add("--save_dir", default="./", help="where albert_seq{S}_bs{B}.pt is written (default: %(default)s)")
     add(
@@ -39,7 +40,11 @@ def parse_args(argv):
     add("--compare_rows", type=int, metavar="N", help="compare the first N rows of dev.tsv instead of all")
     add("--backend", choices=("auto", "aie", "openvino", "torchscript"), default="auto", help="default: the first that runs here")
     add("--device", choices=("npu", "cuda", "cpu"), help="default: the backend's")
-    add("--precision", choices=("fp32", "bf16", "fp16"), help="default: the backend's (see README); fp32 with --random_weights")
+    add(
+        "--precision",
+        choices=("fp32", "bf16", "fp16", "int8"),
+        help="default: the backend's (see README); fp32 with --random_weights; int8 on openvino",
+    )
     add(
         "--graph",
         choices=("upstream", "fused"),
@@ -111,7 +116,7 @@ def run(args):
     module = graph.build(source, which, args.batch_size, args.max_seq_length, args.prefix_dir, slots, backend == "aie")
     inputs = graph.example_inputs(source.config, args.batch_size, args.max_seq_length)
     steps = bar(total=2, desc="trace and compile", unit="step")
-    compiled = engine.compile(module, inputs, target)
+    compiled = engine.compile(module, inputs, target, partial(calibration, source, args, slots))
     steps.update()
     path = Path(args.save_dir) / artifact.file_name(args.batch_size, args.max_seq_length, slots)
     manifest = artifact.manifest(source, compiled, target, which, args.batch_size, args.max_seq_length, slots)
@@ -146,6 +151,24 @@ def check_args(args):
         raise UserError("--pack --graph upstream: albert_pytorch's model takes one sentence a row; leave --graph out")
     if args.compare_rows is not None and args.compare_rows < 1:
         raise UserError(f"--compare_rows {args.compare_rows}: must be 1 or more")
+
+
+CALIBRATION_ROWS = 256  # real rows that int8 takes its ranges from: activations of long sentences, as dev has
+
+
+def calibration(source, args, slots):
+    """Batches of training sentences of 10 words and more, drawn with a fixed seed; of dev, said aloud, where train.tsv is
+    missing."""
+    from albert_aie import batching, evaluate, text
+
+    split = "train" if (Path(args.data_dir) / "train.tsv").is_file() else "dev"
+    if split == "dev":
+        print(f"note        int8 ranges are taken from dev itself: {args.data_dir} has no train.tsv; accuracy on dev flatters it")
+    sentences = text.read_sst2(args.data_dir, split, source.config.num_labels).sentences
+    long = [sentence for sentence in sentences if len(sentence.split()) >= 10] or sentences
+    chosen = random.Random(0).sample(long, min(CALIBRATION_ROWS, len(long)))
+    encoded, _ = evaluate.encode(text.Tokenizer(source.tokenizer.read_bytes()), chosen, args.max_seq_length)
+    return batching.batches(encoded, args.batch_size, args.max_seq_length, slots)
 
 
 def compare_cpu(path, source, target, args, bar):

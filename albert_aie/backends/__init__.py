@@ -2,7 +2,9 @@
 
 unavailable(device) -> str                 why this machine cannot run it there, with the cure; "" if it can
 default_precision(device) -> str           "fp32", "bf16" or "fp16"
-compile(module, inputs, target) -> Compiled   `module` eager fp32 on the CPU, `inputs` int64 [batch, seq] x 3
+compile(module, inputs, target, calibration) -> Compiled
+                                       `module` eager fp32 on the CPU, `inputs` int64 [batch, seq] x 3;
+                                       `calibration()`: Batches of real sentences, for int8 alone
 load(artifact, target) -> a runner with
     run(batch) -> Output                   one Batch of the compiled shape
     precision, device, threads             read back from the engine
@@ -17,7 +19,7 @@ import torch
 from .. import UserError
 
 NAMES = ("aie", "openvino", "torchscript")
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
 class Target(NamedTuple):

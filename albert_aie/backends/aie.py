@@ -37,7 +37,7 @@ def default_precision(device):
     return "fp16"
 
 
-def compile(module, inputs, target):
+def compile(module, inputs, target, calibration=None):
     if target.precision not in POLICIES:
         raise UserError(f"--precision {target.precision} on --backend aie: take one of {', '.join(POLICIES)}")
     aie = _use(target.device_id)

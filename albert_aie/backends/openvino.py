@@ -1,7 +1,10 @@
 """OpenVINO on x86 and Arm CPUs. At export the traced module is converted and its inputs are fixed to [batch, seq]; the
 IR travels in the .pt beside the TorchScript, its weights in fp32 as they are (OpenVINO's own saver would make fp16 of
-them), so the precision is chosen at load, always explicitly, and read back from the compiled model."""
+them), so the precision is chosen at load, always explicitly, and read back from the compiled model. int8 is decided at
+export: NNCF quantises the IR from the activations that it sees on calibration sentences."""
 
+import contextlib
+import io
 import tempfile
 import time
 from pathlib import Path
@@ -12,7 +15,7 @@ import torch
 from .. import UserError, graph
 from . import Compiled, Output, check_shape
 
-PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+PRECISIONS = ("fp32", "bf16", "int8")
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -46,7 +49,7 @@ def _capabilities():
     return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def compile(module, inputs, target):
+def compile(module, inputs, target, calibration=None):
     import openvino
 
     if target.precision not in PRECISIONS:
@@ -58,11 +61,37 @@ def compile(module, inputs, target):
         port.get_tensor().set_names({name})
     model.reshape({name: list(inputs[0].shape) for name in NAMES})
     model.output(0).get_tensor().set_names({"logits"})
+    versions = {"openvino": openvino.__version__}
+    if target.precision == "int8":
+        model, versions["nncf"] = _quantize(model, calibration)
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "ir.xml"
         openvino.save_model(model, str(xml), compress_to_fp16=False)
         blobs = {"ir.xml": xml.read_bytes(), "ir.bin": xml.with_suffix(".bin").read_bytes()}
-    return Compiled(program, graph.operators(program), {"openvino": openvino.__version__}, blobs=blobs)
+    return Compiled(program, graph.operators(program), versions, blobs=blobs)
+
+
+def _quantize(model, calibration):
+    """(the model with its matrix products in int8, NNCF's version): post-training quantisation, weights per channel and
+    activations per tensor, ranges from the batches that `calibration()` gives; softmax, LayerNorm and GELU stay as they are."""
+    try:
+        import nncf
+    except ImportError as error:
+        raise UserError(f"--precision int8 needs NNCF, which cannot be imported ({error}): pip install nncf") from None
+    import logging
+
+    nncf.set_log_level(logging.ERROR)
+    batches = calibration()
+    dataset = nncf.Dataset(batches, lambda batch: {name: tensor.numpy() for name, tensor in zip(NAMES, batch.inputs)})
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+        quantised = nncf.quantize(
+            model,
+            dataset,
+            subset_size=len(batches),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,  # activations of GELU lie on both sides of 0, unequally
+        )
+    return quantised, nncf.__version__
 
 
 def load(artifact, target):
@@ -91,17 +120,16 @@ class Runner:
         weights = numpy.frombuffer(artifact.blob("ir.bin"), dtype=numpy.uint8)
         try:
             model = core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
-            compiled = core.compile_model(
-                model, "CPU", {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
-            )
+            # what int8 leaves in floating point may be bf16 where the CPU has it
+            hint = {"fp32": "f32", "bf16": "bf16", "int8": "bf16" if "BF16" in _capabilities() else "f32"}[precision]
+            compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"})
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise UserError(
                 f"{artifact.path}: OpenVINO cannot compile its IR ({reason}); export it again with the "
                 f"version installed here ({openvino.__version__})"
             ) from None
-        engine = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        self.precision = {"f32": "fp32", "f16": "fp16"}.get(engine, engine)
+        self.precision = _precision_of(compiled)
         self.threads = compiled.get_property("INFERENCE_NUM_THREADS")
         self._request = compiled.create_infer_request()
 
@@ -116,3 +144,16 @@ class Runner:
 
     def close(self):
         self._request = None
+
+
+def _precision_of(compiled):
+    """What the engine computes in: int8 if most matrix products of the graph that it runs do, else its own hint's."""
+    products = [
+        node.get_rt_info()["runtimePrecision"].astype(str)
+        for node in compiled.get_runtime_model().get_ordered_ops()
+        if node.get_rt_info()["layerType"].astype(str) in ("FullyConnected", "MatMul")
+    ]
+    if sum(precision in ("i8", "u8") for precision in products) > len(products) / 2:
+        return "int8"
+    engine = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    return {"f32": "fp32", "f16": "fp16"}.get(engine, engine)

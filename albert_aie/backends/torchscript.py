@@ -21,7 +21,9 @@ def default_precision(device):
     return "fp16" if device == "cuda" else "fp32"
 
 
-def compile(module, inputs, target):
+def compile(module, inputs, target, calibration=None):
+    if target.precision not in DTYPES:
+        raise UserError(f"--precision {target.precision} on --backend torchscript: fp32, bf16 or fp16, or --backend openvino")
     if target.precision == "fp16" and target.device == "cpu":
         raise UserError(
             "--precision fp16 on --device cpu: torch has no fp16 kernels worth using there; take fp32 or bf16, or --device cuda"
