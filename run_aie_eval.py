@@ -33,6 +33,8 @@ def parse_args(argv):
     )
     add("--output_dir", help="write eval.json and predictions.tsv here; nothing else in the folder is touched")
     add("--device_id", type=int, default=0, help="number of the Ascend card (default: %(default)s)")
+    add("--threads", type=int, default=0, metavar="N", help="CPU threads (default: the engine's choice, one a core)")
+    add("--streams", type=int, default=1, metavar="N", help="batches computed at a time, openvino only (default: %(default)s)")
     add("--compare_cpu", action="store_true", help="compare with the CPU reference of --pth_dir; exit 1 if the gate fails")
     add("--compare_rows", type=int, metavar="N", help="compare the first N rows instead of all")
     add("--pth_dir", help="checkpoint that the file was made from, for --compare_cpu")
@@ -62,6 +64,10 @@ def run(args):
         raise UserError("--compare_cpu: name the checkpoint that the file was made from with --pth_dir")
     if args.compare_rows is not None and args.compare_rows < 1:
         raise UserError(f"--compare_rows {args.compare_rows}: must be 1 or more")
+    if args.threads < 0:
+        raise UserError(f"--threads {args.threads}: must be 1 or more, or 0 for the engine's choice")
+    if args.streams < 1:
+        raise UserError(f"--streams {args.streams}: must be 1 or more")
     from tqdm import tqdm
 
     from albert_aie import artifact, backends, evaluate, text
@@ -70,11 +76,14 @@ def run(args):
     saved = artifact.open_pt(args.aie_model_dir)
     manifest = saved.manifest
     check_args(args, saved)
+    if args.streams > 1 and manifest["backend"] != "openvino":
+        raise UserError(f"--streams {args.streams}: {saved.path} is for {manifest['backend']}; only openvino takes more than one")
     examples = text.read_sst2(args.data_dir, args.split, manifest["config"]["num_labels"])
 
     started = time.perf_counter()
     tokenizer = text.Tokenizer(saved.tokenizer, str(saved.path))
     target = backends.Target(manifest["backend"], manifest["device"], manifest["precision"], args.device_id)
+    target = target._replace(threads=args.threads, streams=args.streams)
     runner = backends.get(target.backend).load(saved, target)
     load_seconds = time.perf_counter() - started
     try:
@@ -116,7 +125,8 @@ def print_report(r):
     rate, latency, seconds = r["samples_per_second"], r["latency_ms"], r["seconds"]
     print(
         f"file        {r['file']}: {r['backend']} on {r['device']}, {r['graph']} graph, precision {r['precision']} (read back), "
-        f"batch {r['batch_size']} x {r['max_seq_length']}{' packed' if r['slots'] else ''}, {r['threads']} thread(s)"
+        f"batch {r['batch_size']} x {r['max_seq_length']}{' packed' if r['slots'] else ''}, "
+        f"{r['threads']} thread(s), {r['streams']} stream(s)"
     )
     print(f"data        {r['data']}: {r['rows_scored']} of {r['rows_total']} rows scored, {r['truncated']} truncated")
     if "accuracy" in r:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -18,7 +18,8 @@ WARMUP = 3  # batches run before the clock starts: engines allocate, specialise 
 
 @dataclass
 class Evaluation:
-    """Logits float32 [sentences, class] in the sentences' order; times in seconds; `forward` one entry per batch."""
+    """Logits float32 [sentences, class] in the sentences' order; times in seconds; `forward` one entry per batch, `busy` the
+    time in which at least one batch was in forward (their sum with one stream)."""
 
     logits: torch.Tensor
     tokens: int
@@ -28,6 +29,7 @@ class Evaluation:
     copy_in: float
     forward: list
     copy_out: float
+    busy: float
     end_to_end: float
 
 
@@ -48,17 +50,35 @@ def evaluate(runner, manifest, tokenizer, sentences, progress=lambda steps, **_:
     encoded, truncated = encode(tokenizer, sentences, length)
     tokenize = time.perf_counter() - start
     logits = torch.full((len(sentences), len(manifest["label_names"])), float("nan"))  # what is not scored stays NaN
-    copy_in, forward, copy_out = 0.0, [], 0.0
     planned = batches(encoded, batch_size, length, slots)
-    for batch in progress(planned, desc="evaluate", total=len(planned), unit="batch"):
-        output = runner.run(batch)
-        scatter(output.logits, batch, logits)
-        copy_in, copy_out = copy_in + output.copy_in, copy_out + output.copy_out
-        forward.append(output.forward)
+    outputs = []
+    with ThreadPoolExecutor(runner.streams) as pool:  # engines let go of Python's lock while they compute
+        results = pool.map(runner.run, planned) if runner.streams > 1 else map(runner.run, planned)
+        for batch, output in zip(planned, progress(results, desc="evaluate", total=len(planned), unit="batch")):
+            scatter(output.logits, batch, logits)
+            outputs.append(output._replace(logits=None))
     end_to_end = time.perf_counter() - start
     return Evaluation(
-        logits, sum(map(len, encoded)), truncated, len(planned) * batch_size, tokenize, copy_in, forward, copy_out, end_to_end
+        logits=logits,
+        tokens=sum(map(len, encoded)),
+        truncated=truncated,
+        rows=len(planned) * batch_size,
+        tokenize=tokenize,
+        copy_in=sum(output.copy_in for output in outputs),
+        forward=[output.forward for output in outputs],
+        copy_out=sum(output.copy_out for output in outputs),
+        busy=union((output.started, output.started + output.forward) for output in outputs),
+        end_to_end=end_to_end,
     )
+
+
+def union(intervals):
+    """Length of the union of (start, end) pairs."""
+    total, reached = 0.0, -math.inf
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def logits_in_fresh_process(path, target, sentences):
@@ -80,7 +100,7 @@ def report(evaluation, manifest, runner, labels, load_seconds):
     """What eval.json holds. Rates are all sentences over all seconds, never a mean of rates; seconds unless named ms."""
     finite = evaluation.logits.isfinite().all(1)
     scored, length = int(finite.sum()), manifest["max_seq_length"]
-    forward = sum(evaluation.forward)
+    forward = evaluation.busy
     per_row = flops_per_row(manifest["config"], length)
     result = {
         "rows_scored": scored,
@@ -90,6 +110,7 @@ def report(evaluation, manifest, runner, labels, load_seconds):
         "device": runner.device,
         "precision": runner.precision,
         "threads": runner.threads,
+        "streams": runner.streams,
         "graph": manifest["graph"],
         "batch_size": manifest["batch_size"],
         "max_seq_length": length,

@@ -105,6 +105,9 @@ def test_cuda_without_a_gpu(tmp_path, tiny, export, monkeypatch):
         (["--spm_model_file", ROOT / "README.md"], ["sha256"]),
         (["--data_dir", "nowhere"], ["dev.tsv: no such file"]),
         (["--compare_cpu"], ["--pth_dir"]),
+        (["--streams", 0], ["--streams 0", "1 or more"]),
+        (["--streams", 2], ["--streams 2", "only openvino"]),
+        (["--threads", -1], ["--threads -1"]),
         (["--aie_model_dir", "nowhere.pt"], ["nowhere.pt: no such file"]),
     ],
 )

@@ -101,14 +101,17 @@ def test_the_packed_graph_is_static(tiny):
 
 @pytest.mark.parametrize("engine", ["torchscript", "openvino"])
 def test_all_modes_predict_the_same_on_all_of_dev(tmp_path, tiny, sst2, export, evaluate, engine):
-    """872 rows through the two scripts: plain at 64 and 128, packed at several batch sizes."""
+    """872 rows through the two scripts: plain at 64 and 128, packed at several batch sizes, one stream and two."""
     seen = {}
+    streams = 0
     for batch_size, seq, flags in ((16, 64, []), (8, 128, []), (1, 128, ["--pack"]), (8, 128, ["--pack"]), (4, 64, ["--pack"])):
         target = ["--backend", engine, "--precision", "fp32", "--save_dir", tmp_path]
         run = export("--pth_dir", tiny, "--batch_size", batch_size, "--max_seq_length", seq, *target, *flags)
         assert run.code == 0, run.err
         file = tmp_path / f"albert_seq{seq}_bs{batch_size}{'_packed' if flags else ''}.pt"
-        run = evaluate("--aie_model_dir", file, "--data_dir", sst2, "--output_dir", tmp_path)
+        streams = streams % 2 + 1 if engine == "openvino" else 1
+        run = evaluate("--aie_model_dir", file, "--data_dir", sst2, "--output_dir", tmp_path, "--streams", streams)
+        assert f"{streams} stream(s)" in run.out
         assert run.code == 0 and "872 of 872 rows scored" in run.out
         report = json.loads((tmp_path / "eval.json").read_text())
         if flags:

@@ -6,8 +6,8 @@ compile(module, inputs, target, calibration) -> Compiled
                                        `module` eager fp32 on the CPU, `inputs` int64 [batch, seq] x 3;
                                        `calibration()`: Batches of real sentences, for int8 alone
 load(artifact, target) -> a runner with
-    run(batch) -> Output                   one Batch of the compiled shape
-    precision, device, threads             read back from the engine
+    run(batch) -> Output                   one Batch of the compiled shape; from `streams` threads at a time
+    precision, device, threads, streams    read back from the engine
     close()
 """
 
@@ -33,6 +33,8 @@ class Target(NamedTuple):
     optimization_level: int = 0
     input_dtype: str = "int32"  # what the compiled program takes; run() narrows the public int64 to it
     require_full_compilation: bool = False
+    threads: int = 0  # on the CPU; 0: the engine's choice, which is one a core
+    streams: int = 1  # batches computed at a time (openvino)
 
 
 class Compiled(NamedTuple):
@@ -47,12 +49,14 @@ class Compiled(NamedTuple):
 
 
 class Output(NamedTuple):
-    """float32 logits on the CPU, and the seconds that each stage took; forward is synchronised before it is read."""
+    """float32 logits on the CPU, and the seconds that each stage took; forward is synchronised before it is read.
+    `started`: the reading of time.perf_counter() when forward began."""
 
     logits: torch.Tensor
     copy_in: float
     forward: float
     copy_out: float
+    started: float
 
 
 def get(name):

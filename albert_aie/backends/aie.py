@@ -94,6 +94,7 @@ class Runner:
         self._stream = aie.npu.Stream(self.device)
         # The engine cannot be asked what it computes in: this is the policy that the file was compiled with.
         self.precision = artifact.manifest["precision"]
+        self.streams = 1
         self.threads = 1
 
     def run(self, batch):
@@ -115,7 +116,7 @@ class Runner:
                 ) from None
             done = time.perf_counter()
             logits = logits.to("cpu")
-        return Output(logits, copied - start, done - copied, time.perf_counter() - done)
+        return Output(logits, copied - start, done - copied, time.perf_counter() - done, copied)
 
     def close(self):
         self._program = None

@@ -5,6 +5,7 @@ export: NNCF quantises the IR from the activations that it sees on calibration s
 
 import contextlib
 import io
+import queue
 import tempfile
 import time
 from pathlib import Path
@@ -99,7 +100,7 @@ def load(artifact, target):
     if reason:
         raise UserError(f"{artifact.path}: was compiled for openvino, but {reason}")
     _check_bf16(target.precision, f"{artifact.path} with precision bf16")
-    return Runner(artifact, target.precision)
+    return Runner(artifact, target)
 
 
 def _check_bf16(precision, what):
@@ -112,7 +113,7 @@ def _check_bf16(precision, what):
 class Runner:
     device = "cpu"
 
-    def __init__(self, artifact, precision):
+    def __init__(self, artifact, target):
         import openvino
 
         self._artifact = artifact
@@ -121,8 +122,11 @@ class Runner:
         try:
             model = core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
             # what int8 leaves in floating point may be bf16 where the CPU has it
-            hint = {"fp32": "f32", "bf16": "bf16", "int8": "bf16" if "BF16" in _capabilities() else "f32"}[precision]
-            compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"})
+            hint = {"fp32": "f32", "bf16": "bf16", "int8": "bf16" if "BF16" in _capabilities() else "f32"}
+            options = {"INFERENCE_PRECISION_HINT": hint[target.precision], "NUM_STREAMS": target.streams}
+            if target.threads:
+                options["INFERENCE_NUM_THREADS"] = target.threads
+            compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise UserError(
@@ -131,19 +135,24 @@ class Runner:
             ) from None
         self.precision = _precision_of(compiled)
         self.threads = compiled.get_property("INFERENCE_NUM_THREADS")
-        self._request = compiled.create_infer_request()
+        self.streams = int(compiled.get_property("NUM_STREAMS"))
+        self._idle = queue.SimpleQueue()  # an infer request per stream
+        for _ in range(self.streams):
+            self._idle.put(compiled.create_infer_request())
 
     def run(self, batch):
         check_shape(batch, self._artifact)
         inputs = {name: tensor.numpy() for name, tensor in zip(NAMES, batch.inputs)}
+        request = self._idle.get()
         start = time.perf_counter()
-        results = self._request.infer(inputs, share_inputs=True)
+        results = request.infer(inputs, share_inputs=True)
         done = time.perf_counter()
         logits = torch.from_numpy(numpy.array(results[0], dtype=numpy.float32))
-        return Output(logits, 0.0, done - start, time.perf_counter() - done)
+        self._idle.put(request)
+        return Output(logits, 0.0, done - start, time.perf_counter() - done, start)
 
     def close(self):
-        self._request = None
+        self._idle = None
 
 
 def _precision_of(compiled):

@@ -37,6 +37,8 @@ def load(artifact, target):
     reason = unavailable(target.device)
     if reason:
         raise UserError(f"{artifact.path}: was compiled for {target.device}, but {reason}")
+    if target.threads and target.device == "cpu":
+        torch.set_num_threads(target.threads)
     return Runner(artifact, target.device)
 
 
@@ -46,6 +48,7 @@ class Runner:
         self._program = artifact.program(device).eval()
         self._wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
         self.precision = _precision_of(self._program)
+        self.streams = 1
         self.threads = torch.get_num_threads() if device == "cpu" else 1
 
     @torch.inference_mode()
@@ -59,7 +62,7 @@ class Runner:
         self._wait()
         done = time.perf_counter()
         logits = logits.to("cpu")
-        return Output(logits, copied - start, done - copied, time.perf_counter() - done)
+        return Output(logits, copied - start, done - copied, time.perf_counter() - done, copied)
 
     def close(self):
         self._program = None
