@@ -1,4 +1,5 @@
 # make demo    set everything up, export the embedded checkpoint, compare and evaluate it
+# make bench   set everything up, measure us and the peers (an hour on 2 cores; SST2=folder of GLUE's SST-2)
 # make test    set everything up, run ruff and the fast tests;  make test-all: the slow ones too
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,8 +9,10 @@ CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
 # export and evaluate write here
 OUT ?= outputs/demo
+# GLUE's SST-2, for `make bench`
+SST2 ?= ../shared/data/SST-2
 
-.PHONY: demo test test-all clean
+.PHONY: demo test test-all bench clean
 
 $(VENV)/.ready: pyproject.toml requirements.txt $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +34,10 @@ test: $(VENV)/.ready-test
 test-all: $(VENV)/.ready-test
 	$(PY) -m ruff check .
 	$(PY) -m pytest -q -m "slow or not slow"
+
+bench: $(VENV)/.ready-test
+	$(PIP) -e .[bench]
+	$(PY) benchmarks/peers.py --demo --data_dir $(SST2)
 
 clean:
 	rm -rf $(VENV) outputs

@@ -39,11 +39,11 @@ def encode(tokenizer, sentences, max_seq_length):
     return [ids for ids, _ in encoded], sum(truncated for _, truncated in encoded)
 
 
-def evaluate(runner, manifest, tokenizer, sentences, progress=lambda steps, **_: steps):
+def evaluate(runner, manifest, tokenizer, sentences, progress=lambda steps, **_: steps, warmup=WARMUP):
     """Evaluation of every sentence. `end_to_end` is the wall clock from the first sentence to the last prediction."""
     batch_size, length, slots = manifest["batch_size"], manifest["max_seq_length"], manifest["slots"]
     first, _ = encode(tokenizer, sentences[:batch_size], length)
-    for _ in range(WARMUP):
+    for _ in range(warmup):
         runner.run(batches(first, batch_size, length, slots)[0])
 
     start = time.perf_counter()

@@ -1,7 +1,5 @@
 """The graphs that are traced give the reference's logits, and hold nothing that troubles a static compiler."""
 
-import json
-
 import pytest
 import safetensors.torch
 import torch
@@ -140,6 +138,11 @@ def test_flops_of_a_row_are_what_torch_counts(tiny):
     with counter, torch.no_grad():
         model(input_ids=torch.ones(1, 32, dtype=torch.long))
     assert graph.flops_per_row(asdict(source.config), 32) == counter.get_total_flops()
+    for slots in (0, 5):
+        module = graph.build(source, "fused", 1, 32, slots=slots)
+        with flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(*graph.example_inputs(source.config, 1, 32))
+        assert graph.executed_flops_per_row(asdict(source.config), 32, slots) == counter.get_total_flops()
     base = {**BASE, "num_labels": 2}
     assert round(graph.flops_per_row(base, 128) / 1e9, 2) == 22.37
-    assert json.dumps(base)
+    assert round(graph.executed_flops_per_row(base, 128) / 1e9, 2) == 20.53

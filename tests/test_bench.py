@@ -1,0 +1,75 @@
+"""benchmarks/peers.py: its statistics, and a run of two engines on a small checkpoint."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import peers  # noqa: E402
+
+
+def test_the_interval_holds_the_truth_and_narrows():
+    generator = random.Random(1)
+    noisy = [1.2 * generator.lognormvariate(0, 0.05) for _ in range(40)]
+    middle, low, high = peers.interval(noisy)
+    assert low < 1.2 < high and low < middle < high
+    few = peers.interval(noisy[:5])
+    assert few[2] - few[1] > high - low
+    assert peers.interval([1.5]) == (1.5, 1.5, 1.5)
+    assert peers.paired([1.0, 2.0], [2.0, 3.0]) == [2.0, 1.5]
+
+
+def test_accuracy_and_flips_are_counted_on_the_rows_that_an_engine_saw():
+    labels = [1, 0] * 16
+    readings = {
+        "transformers eager fp32, sorted": {"rows": 32, "predictions": [1] * 32},
+        "transformers eager fp32, padded to 128": {"rows": 4, "predictions": [1, 1, 0, 1]},
+        "ceiling fp32": {"seconds": [1.0]},
+    }
+    peers.score(readings, labels)
+    assert readings["transformers eager fp32, sorted"]["correct"] == 16
+    padded = readings["transformers eager fp32, padded to 128"]
+    assert padded["correct"] == 3 and padded["flips"] == 1
+
+
+def bench(*flags):
+    command = [sys.executable, str(ROOT / "benchmarks" / "peers.py"), *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_a_small_run_end_to_end(tmp_path, tiny, sst2):
+    pytest.importorskip("openvino")
+    if not hasattr(__import__("torch"), "float8_e4m3fn"):
+        pytest.skip("OpenVINO's converter and transformers' masks do not go together on torch 2.0")
+    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", 64, "--rounds", 2, "--precisions", "fp32", "--batch_sizes", 2]
+    run = bench(*flags, "--engines", "sorted, 1 stream", "ours", "padded", "eager", "--output", tmp_path / "bench.json")
+    assert run.returncode == 0, run.stdout + run.stderr
+    report = json.loads((tmp_path / "bench.json").read_text())
+    rows = report["end_to_end"]
+    assert {"OpenVINO fp32, sorted, 1 stream", "ours fp32, packed, 2 streams", peers.BASE} <= set(rows)
+    for label, entry in rows.items():
+        assert len(entry["seconds"]) == 2 and entry["flips"] == 0 and entry["flops"] > 0, label
+    assert len({entry["correct"] for entry in rows.values() if entry["rows"] == 64}) == 1
+    assert rows["ours fp32, packed, 1 stream"]["flops"] < rows["transformers eager fp32, sorted"]["flops"] * 1.2
+    assert len(report["dense"]["ours fp32, plain, batch 2"]["2"]) == 2
+    assert "end to end fp32: ours fp32" in run.stdout and "dense batch 2 fp32: ours fp32" in run.stdout
+
+
+def test_an_engine_that_fails_is_named_and_the_exit_code_says_so(tmp_path, tiny, sst2, monkeypatch, capsys):
+    broken = {"kind": "ours", "label": "ours broken", "settings": ["dense"], "precision": "fp32", "file": "nowhere.pt"}
+    monkeypatch.setattr(peers, "engines", lambda args, folder: ([broken], []))
+    code = peers.main(["--pth_dir", str(tiny), "--data_dir", str(sst2), "--output", str(tmp_path / "bench.json")])
+    assert code == 1 and "FAILED      ours broken: " in capsys.readouterr().out
+    assert "nowhere.pt" in json.loads((tmp_path / "bench.json").read_text())["failed"][0]
+
+
+@pytest.mark.parametrize(
+    "flags, words", [(["--data_dir", "nowhere", "--demo"], "no such file"), (["--data_dir", "."], "--pth_dir")]
+)
+def test_wrong_input_is_one_sentence(flags, words):
+    run = bench(*flags)
+    assert run.returncode == 2 and words in run.stderr and run.stderr.count("\n") == 1
