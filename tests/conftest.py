@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 
 import export_albert_aie
@@ -19,7 +20,7 @@ DOUBLES = ROOT / "tests" / "doubles"
 # The lane with the Ascend stack's torch runs the double of torch_aie 6.3, the current one that of its successor.
 PACKAGE = "torch_aie" if torch.__version__.startswith("2.0.") else "mindietorch"
 TINY = {
-    "vocab_size": 8000,
+    "vocab_size": sentencepiece.SentencePieceProcessor(model_file=str(SPM)).get_piece_size(),
     "embedding_size": 32,
     "hidden_size": 64,
     "num_hidden_layers": 3,

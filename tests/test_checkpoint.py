@@ -47,7 +47,7 @@ def test_transformers_own_folder_loads(tmp_path, tiny):
 def test_half_precision_weights_and_pretraining_heads_are_accepted(tmp_path):
     folder = write_checkpoint(tmp_path, dtype=torch.float16)
     state = torch.load(folder / "pytorch_model.bin", weights_only=True)
-    state["predictions.bias"] = torch.zeros(8000)
+    state["predictions.bias"] = torch.zeros(TINY["vocab_size"])
     torch.save(state, folder / "pytorch_model.bin")
     assert {t.dtype for t in checkpoint.load(folder).tensors.values()} == {torch.float32}
 
@@ -174,7 +174,7 @@ def test_the_sentencepiece_model_is_looked_for_in_the_tree_last(tmp_path):
 
 def test_a_vocabulary_of_another_size_is_refused(tmp_path, albert_files):
     folder = write_checkpoint(tmp_path)
-    with pytest.raises(UserError, match="has 30000 pieces, but the checkpoint's vocab_size is 8000"):
+    with pytest.raises(UserError, match=f"has 30000 pieces, but the checkpoint's vocab_size is {TINY['vocab_size']}"):
         checkpoint.load(folder, spm_model_file=albert_files / "30k-clean.model")
 
 

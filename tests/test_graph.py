@@ -11,7 +11,7 @@ from albert_aie.evaluate import encode
 from albert_aie.text import Tokenizer, read_sst2
 
 BASE = {
-    "vocab_size": 8000,
+    "vocab_size": TINY["vocab_size"],
     "embedding_size": 128,
     "hidden_size": 768,
     "num_hidden_layers": 12,
