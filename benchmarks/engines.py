@@ -179,7 +179,8 @@ class OnnxRuntime(Peer):
                     seen.add(name)
         unshared, result = path.with_name("unshared.onnx"), path.with_name("int8.onnx")
         onnx.save(model, str(unshared))
-        quantize_dynamic(str(unshared), str(result), weight_type=QuantType.QInt8, per_channel=True)
+        options = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # for tensors whose type its shape inference does not find
+        quantize_dynamic(str(unshared), str(result), weight_type=QuantType.QInt8, per_channel=True, extra_options=options)
         return result
 
     def run(self, ids, mask, types):
