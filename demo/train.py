@@ -8,9 +8,8 @@ Stages, each kept in --work_dir and skipped when it is there (so a stopped run g
     spm.model   a sentencepiece vocabulary of SST-2's training text and the teacher's words
     teacher.pt  MiniLM-L6 (6 layers of width 384) fine-tuned on SST-2
     narrow.pt   an ALBERT of width 384 whose one layer, applied 12 times, learns to do what the teacher's 6 layers do
-    answers.pt  the same with the loss on the teacher's logits mostly
-    wide.pt     the same function at ALBERT-base's width 768 (every unit twice), trained on
-then demo/checkpoint is written. README.md beside this file tells the story and the figures.
+then demo/checkpoint is written: the same function at ALBERT-base's width 768 (every unit twice). README.md beside this file
+tells the story and the figures.
 """
 
 import argparse
@@ -67,8 +66,6 @@ def parse_args():
     add("--first_layer", type=int, default=2, help="layer of the teacher that the shared layer starts from, 0 to 5")
     add("--teacher_tokens", type=int, default=500_000, help="training tokens of the teacher (default: %(default)s)")
     add("--narrow_tokens", type=int, default=2_050_000, help="training tokens at width 384 (default: %(default)s)")
-    add("--answer_tokens", type=int, default=450_000, help="then on the logits mostly (default: %(default)s)")
-    add("--wide_tokens", type=int, default=25_000, help="training tokens at width 768 (default: %(default)s)")
     return parser.parse_args()
 
 
@@ -105,23 +102,7 @@ def main():
             student, teacher, text, train, held_out, args.narrow_tokens, 6e-4, args.seed, device, work / "narrow_state.pt"
         )
 
-    def answers():
-        student = new_student(384, args.vocab_size).to(device)
-        student.load_state_dict(first)
-        state = work / "answers_state.pt"
-        return distil(student, teacher, text, train, held_out, args.answer_tokens, 3e-4, args.seed + 2, device, state, share=0.1)
-
-    def wide():
-        student = new_student(768, args.vocab_size).to(device)
-        student.load_state_dict(widened(narrow_state, args.seed))
-        return distil(
-            student, teacher, text, train, held_out, args.wide_tokens, 1e-4, args.seed + 1, device, work / "wide_state.pt"
-        )
-
-    first = stage(work / "narrow.pt", narrow)
-    narrow_state = stage(work / "answers.pt", answers)
-    final = stage(work / "wide.pt", wide)
-    write_checkpoint(final, spm, out, args.vocab_size)
+    write_checkpoint(widened(stage(work / "narrow.pt", narrow)), spm, out, args.vocab_size)
     print(f"wrote {out}")
     return 0
 
@@ -365,10 +346,9 @@ def start_from_teacher(student, teacher, text, first_layer):
     albert.encoder.embedding_hidden_mapping_in.bias.copy_(mean)
 
 
-def widened(state, seed, noise=0.02):
+def widened(state):
     """The state dict of twice the width that computes the same function (Net2Net, Chen et al. 2016): every unit stands
-    there twice, inside its head, and what reads it reads both at half weight. A little noise lets the twins part."""
-    generator = torch.Generator().manual_seed(seed)
+    there twice, inside its head, and what reads it reads both at half weight."""
 
     def twice(x, dim, heads=1):
         split = x.unflatten(dim, (heads, x.shape[dim] // heads))
@@ -387,8 +367,6 @@ def widened(state, seed, noise=0.02):
             x = x * 0.5**0.25
         if not name.startswith("classifier"):
             x = twice(x, 0, heads)
-        if x.dim() == 2:
-            x = x + noise * x.std() * torch.randn(x.shape, generator=generator)
         wide[name] = x.contiguous()
     return wide
 
@@ -399,9 +377,7 @@ def schedule(progress, warmup=0.06):
 
 
 def by_word(hidden, owners, words):
-    """float [words, 384]: the mean over each word's pieces; a width of 768 is two halves whose mean counts."""
-    if hidden.shape[-1] == 768:
-        hidden = hidden.unflatten(-1, (2, 384)).mean(-2)
+    """float [words, 384]: the mean over each word's pieces."""
     owners, mask = pad(owners, hidden.device)
     kept = mask.bool()
     owners, flat = owners[kept], hidden[kept]
@@ -409,9 +385,8 @@ def by_word(hidden, owners, words):
     return total / torch.bincount(owners, minlength=words).unsqueeze(1)
 
 
-def distil(student, teacher, text, train, held_out, tokens, peak, seed, device, state_path, share=1.0):
-    """Train the student on the teacher's logits and, weighted by `share`, on its word vectors; the state dict of the weights'
-    moving average."""
+def distil(student, teacher, text, train, held_out, tokens, peak, seed, device, state_path):
+    """Train the student on the teacher's logits and word vectors; the state dict of the weights' moving average."""
     generator = random.Random(seed)
     rows = [(sentence.split(), label) for sentence, label in train]
     optimizer = torch.optim.AdamW(student.parameters(), lr=peak, weight_decay=0.01, betas=(0.9, 0.98))
@@ -449,7 +424,7 @@ def distil(student, teacher, text, train, held_out, tokens, peak, seed, device, 
         for group in optimizer.param_groups:
             group["lr"] = peak * schedule((done + spent) / tokens)
         optimizer.zero_grad()
-        (loss_logits + share * loss_words).backward()
+        (loss_logits + loss_words).backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         steps += 1
