@@ -113,7 +113,8 @@ def run(args):
         args.require_full_compilation,
     )
     started = time.perf_counter()
-    module = graph.build(source, which, args.batch_size, args.max_seq_length, args.prefix_dir, slots, backend == "aie")
+    form = engine.form(precision)
+    module = graph.build(source, which, args.batch_size, args.max_seq_length, args.prefix_dir, slots, form)
     inputs = graph.example_inputs(source.config, args.batch_size, args.max_seq_length)
     steps = bar(total=2, desc="trace and compile", unit="step")
     compiled = engine.compile(module, inputs, target, partial(calibration, source, args, slots))
@@ -168,7 +169,7 @@ def calibration(source, args, slots):
     long = [sentence for sentence in sentences if len(sentence.split()) >= 10] or sentences
     chosen = random.Random(0).sample(long, min(CALIBRATION_ROWS, len(long)))
     encoded, _ = evaluate.encode(text.Tokenizer(source.tokenizer.read_bytes()), chosen, args.max_seq_length)
-    return batching.batches(encoded, args.batch_size, args.max_seq_length, slots)
+    return list(batching.batches(encoded, args.batch_size, args.max_seq_length, slots))
 
 
 def compare_cpu(path, source, target, args, bar):

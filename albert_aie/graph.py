@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,23 +22,37 @@ from .checkpoint import HF_LAYER, UPSTREAM_COMMIT, to_upstream
 MASKED = -10000.0
 
 
-def build(checkpoint, graph, batch_size, max_seq_length, tree=None, slots=0, expand_mask=False):
+class Form(NamedTuple):
+    """How the fused graph is written down for an engine; each backend names its own. The function computed is the same."""
+
+    # [batch, 1, seq, seq] made once by an addition, instead of a broadcast in every layer: the form that the vendor's ONNX
+    # route gives its compiler (facts/torch_aie.md §7.3). Packed rows have it anyway.
+    expand_mask: bool = False
+    split_qkv: bool = False  # three products instead of one and its split, which OpenVINO copies (1 % of the time)
+    # GELU by erf where the config says tanh: within 2.4e-4 of it, which bf16 does not see, and cheaper in OpenVINO (1 to 2 %)
+    erf_gelu: bool = False
+
+
+PLAIN = Form()
+
+
+def build(checkpoint, graph, batch_size, max_seq_length, tree=None, slots=0, form=PLAIN):
     """The module to trace, in fp32 and eval mode; `graph` is "upstream" (needs `tree`, an albert_pytorch checkout) or
-    "fused"; for the latter see FusedAlbert on `slots` and `expand_mask`. The checkpoint's tensors are copied, never
-    changed."""
+    "fused"; for the latter see FusedAlbert on `slots`, and Form. The checkpoint's tensors are copied, never changed."""
     if graph == "upstream":
         module = UpstreamAlbert(upstream_model(checkpoint, tree), max_seq_length)
     else:
-        module = FusedAlbert(checkpoint, batch_size, max_seq_length, slots, expand_mask)
+        module = FusedAlbert(checkpoint, batch_size, max_seq_length, slots, form)
     return module.eval().requires_grad_(False)
 
 
 class FusedAlbert(nn.Module):
     """ALBERT with what a compiler should not have to find out already written down.
 
-    One [hidden, 3*hidden] product makes Q, K and V, with the score scale folded into Q; every matrix product has a
-    2-D left side (the form that the vendor's ONNX route rewrites ALBERT into, facts/torch_aie.md §7.3); shapes are
-    constants; the last layer is computed for [CLS] alone, which is exact and saves 8 % at 128 tokens.
+    The score scale is folded into Q; every product with a weight has a 2-D left side (the form that the vendor's ONNX route
+    rewrites ALBERT into, facts/torch_aie.md §7.3), the last layer's K and V apart; shapes are constants. Two layers cost
+    less than they look, exactly: the first takes Q, K and V from the 128 numbers of an embedding instead of from the 768
+    that a product makes of them, and the last is computed for [CLS] alone. Together that is a tenth of the FLOPs at 128.
     The twelve layers are one set of tensors, used twelve times.
 
     With `slots` > 0 a row carries up to that many sentences (the idea: Krell et al. 2021, "Efficient Sequence Packing
@@ -45,19 +60,17 @@ class FusedAlbert(nn.Module):
     the row is empty. Who may attend to whom, every token's position and the place of each sentence's [CLS] follow from
     that by comparing and summing alone, so the inputs are the ordinary three and the shape stays static. A 0/1 mask is a
     row with one sentence: its logits are those of slot 1. An empty slot's logits are finite and mean nothing.
-
-    `expand_mask` makes the mask [batch, 1, seq, seq] once, by an addition, instead of leaving the broadcast to every
-    layer: the form that the vendor's ONNX route gives its compiler (facts/torch_aie.md §7.3). Packed rows have it anyway.
     """
 
-    def __init__(self, checkpoint, batch_size, max_seq_length, slots=0, expand_mask=False):
+    def __init__(self, checkpoint, batch_size, max_seq_length, slots=0, form=PLAIN):
         super().__init__()
         config, tensors = checkpoint.config, checkpoint.tensors
         self.batch, self.seq, self.slots = batch_size, max_seq_length, slots
         self.hidden, self.heads, self.head = config.hidden_size, config.num_attention_heads, config.head_size
         self.embedding = config.embedding_size
         self.layers, self.eps = config.num_hidden_layers, config.layer_norm_eps
-        self.activation = config.hidden_act
+        self.activation = "gelu" if form.erf_gelu and config.hidden_act != "relu" else config.hidden_act
+        self.split_qkv = form.split_qkv
 
         def parameter(tensor):
             return nn.Parameter(tensor.detach().clone().contiguous(), requires_grad=False)
@@ -69,12 +82,16 @@ class FusedAlbert(nn.Module):
         self.position = parameter(tensors["albert.embeddings.position_embeddings.weight"][:max_seq_length])
         self.token_type = parameter(tensors["albert.embeddings.token_type_embeddings.weight"])
         self.norm_w, self.norm_b = pair("albert.embeddings.LayerNorm")
-        self.up_w, self.up_b = pair("albert.encoder.embedding_hidden_mapping_in")
         scale = self.head**-0.5
         qkv = [HF_LAYER + "attention." + name for name in ("query", "key", "value")]
         for kind in ("weight", "bias"):
             q, k, v = (tensors[f"{name}.{kind}"] for name in qkv)
             setattr(self, f"qkv_{kind[0]}", parameter(torch.cat([q * scale, k, v])))
+        # x = up(e) and Q, K, V = qkv(up(e)), all in one product of the embedding e; multiplied in float64
+        up_w, up_b = (tensors["albert.encoder.embedding_hidden_mapping_in." + kind].double() for kind in ("weight", "bias"))
+        qkv_w, qkv_b = self.qkv_w.double(), self.qkv_b.double()
+        self.first_w = parameter(torch.cat([up_w, qkv_w @ up_w]).float())
+        self.first_b = parameter(torch.cat([up_b, qkv_w @ up_b + qkv_b]).float())
         self.dense_w, self.dense_b = pair(HF_LAYER + "attention.dense")
         self.norm1_w, self.norm1_b = pair(HF_LAYER + "attention.LayerNorm")
         self.ffn_w, self.ffn_b = pair(HF_LAYER + "ffn")
@@ -82,7 +99,7 @@ class FusedAlbert(nn.Module):
         self.norm2_w, self.norm2_b = pair(HF_LAYER + "full_layer_layer_norm")
         self.pooler_w, self.pooler_b = pair("albert.pooler")
         self.classifier_w, self.classifier_b = pair("classifier")
-        self.rows = parameter(torch.zeros(1, 1, max_seq_length, 1)) if expand_mask else None
+        self.rows = parameter(torch.zeros(1, 1, max_seq_length, 1)) if form.expand_mask else None
         if slots:
             self.register_buffer("earlier", torch.ones(max_seq_length, max_seq_length, dtype=torch.bool).tril(-1))
             self.register_buffer("numbers", torch.arange(1, slots + 1).reshape(1, slots, 1))
@@ -98,9 +115,9 @@ class FusedAlbert(nn.Module):
             position, select = self.position, None
         x = F.embedding(input_ids, self.word) + position + F.embedding(token_type_ids, self.token_type)
         x = F.layer_norm(x, (self.embedding,), self.norm_w, self.norm_b, self.eps)
-        x = F.linear(x.reshape(self.batch * self.seq, self.embedding), self.up_w, self.up_b)
-        for _ in range(self.layers - 1):
-            x = self._layer(x, mask)
+        x, *qkv = self._parts(x.reshape(self.batch * self.seq, self.embedding), self.first_w, self.first_b)
+        for layer in range(self.layers - 1):
+            x = self._layer(x, self._parts(x, self.qkv_w, self.qkv_b) if layer else qkv, mask)
         x = self._last_layer(x, select, last_mask)
         x = torch.tanh(F.linear(x, self.pooler_w, self.pooler_b))
         x = F.linear(x, self.classifier_w, self.classifier_b).to(torch.float32)
@@ -111,19 +128,30 @@ class FusedAlbert(nn.Module):
         places of the [CLS] tokens [batch, slots, seq], and the additive masks of all tokens [batch, 1, seq, seq] and of
         the [CLS] tokens [batch, 1, slots, seq]. Counted in float32: bf16 is exact to 256 only. `index`: the ids' dtype."""
         dtype, column, row = self.word.dtype, (self.batch, self.seq, 1), (self.batch, 1, self.seq)
-        same = (numbers.reshape(column) == numbers.reshape(row)).to(torch.float32)
-        position = (same * self.earlier.to(torch.float32)).sum(-1)  # how many of the same sentence stand before this one
-        of_slot = (self.numbers.to(torch.float32) == numbers.reshape(row)).to(torch.float32)
-        select = of_slot * (position == 0).to(torch.float32).reshape(row)
-        masks = [((1.0 - mine) * MASKED).to(dtype).unsqueeze(1) for mine in (same, of_slot)]
-        return F.embedding(position.to(index), self.position), select.to(dtype), masks[0], masks[1]
+        other = _differ(numbers.reshape(column), numbers.reshape(row))
+        before = (1.0 - other) * self.earlier.to(torch.float32)
+        # how many tokens of the same sentence stand before this one; counted in parts, for an engine that computes in bf16
+        # whatever it is told counts to 256 exactly, and not beyond
+        position, *more = [part.sum(-1).to(index) for part in before.split(256, -1)]
+        for part in more:
+            position = position + part
+        other_slot = _differ(self.numbers.to(torch.float32), numbers.reshape(row))
+        select = (1.0 - other_slot) * (1.0 - position.to(torch.float32).clamp(max=1.0)).reshape(row)
+        masks = [(mine * MASKED).to(dtype).unsqueeze(1) for mine in (other, other_slot)]
+        return F.embedding(position, self.position), select.to(dtype), masks[0], masks[1]
 
     def _split(self, x):
         return x.reshape(self.batch, self.seq, self.heads, self.head).transpose(1, 2)  # [batch, heads, seq, head]
 
-    def _layer(self, x, mask):
-        qkv = F.linear(x, self.qkv_w, self.qkv_b)
-        q, k, v = (self._split(part) for part in qkv.split(self.hidden, -1))
+    def _parts(self, x, weight, bias):
+        """The parts, each [rows, hidden], of a product whose weight stacks several."""
+        h = self.hidden
+        if not self.split_qkv:
+            return F.linear(x, weight, bias).split(h, -1)
+        return [F.linear(x, weight[i : i + h], bias[i : i + h]) for i in range(0, len(bias), h)]
+
+    def _layer(self, x, qkv, mask):
+        q, k, v = (self._split(part) for part in qkv)
         weights = torch.softmax(torch.matmul(q, k.transpose(2, 3)) + mask, -1)
         return self._after(x, torch.matmul(weights, v).transpose(1, 2).reshape(self.batch * self.seq, self.hidden))
 
@@ -156,6 +184,12 @@ class FusedAlbert(nn.Module):
         if self.activation == "relu":
             return F.relu(x)
         return F.gelu(x, approximate="none" if self.activation == "gelu" else "tanh")
+
+
+def _differ(a, b):
+    """1.0 where whole numbers a and b differ, else 0.0. Not a comparison: cast from boolean and then scaled, OpenVINO's
+    int8 passes take it for a dequantisation and move the mask's -10000 past the attention scores, which bf16 does not survive."""
+    return (a - b).abs().clamp(max=1.0)
 
 
 class UpstreamAlbert(nn.Module):
@@ -262,10 +296,11 @@ def flops_per_row(config, max_seq_length):
 
 
 def executed_flops_per_row(config, max_seq_length, slots=0):
-    """Matrix-product FLOPs that the fused graph executes for one row, a multiply-add counted as 2: all layers but the last
-    in full, the last for the [CLS] tokens alone (see FusedAlbert._last_layer). 20.53 GFLOP for ALBERT-base at 128."""
+    """Matrix-product FLOPs that the fused graph executes for one row, a multiply-add counted as 2: all layers but the
+    first and the last in full (see FusedAlbert). 20.15 GFLOP for ALBERT-base at 128."""
     h, s, n, inner = config["hidden_size"], max_seq_length, slots or 1, config["intermediate_size"]
-    per_token = config["embedding_size"] * h + (config["num_hidden_layers"] - 1) * (4 * h * h + 2 * h * inner)
-    attention = (config["num_hidden_layers"] - 1) * 2 * s * s * h
+    full = config["num_hidden_layers"] - 1
+    per_token = full * (4 * h * h + 2 * h * inner) + 4 * config["embedding_size"] * h - 3 * h * h * (full > 0)
+    attention = full * 2 * s * s * h
     last = n * (4 * h * h + 2 * h * inner) + 2 * n * config["num_attention_heads"] * s * h + (n * s * h if slots else 0)
     return 2 * (s * per_token + attention + last + n * (h * h + h * config["num_labels"]))

@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from albert_aie import UserError  # noqa: E402
 
 BASE = "transformers eager fp32, padded to 128"
-PADDED_SHARE = 8  # engines that pad to 128 see every 8th sentence: their time does not depend on the sentences
+PADDED_SHARE = 8  # transformers' engines see every 8th sentence: they take minutes for all, padded ones the same for each
 
 
 def parse_args(argv):
@@ -90,7 +90,7 @@ def run(args):
             for worker in workers:
                 worker.close()
     failed += result.pop("failed")
-    report = {"machine": here, "notes": notes, "failed": failed, **result}
+    report = {"machine": here, "notes": notes, "failed": failed, **result, **constants(args, sentences)}
     print(tables(report))
     for line in failed:
         print(f"FAILED      {line}")
@@ -175,14 +175,17 @@ def engines(args, folder):
         target = ("torchscript", "cuda") if precision == "fp16" else ("openvino", "cpu")
         if backends.get(target[0]).unavailable(target[1]):
             continue
-        files = [(b, [], dense_only, f"ours {precision}, plain, batch {b}", 1) for b in args.batch_sizes]
-        files += [(8, ["--pack"], text_only, f"ours {precision}, packed, {s} stream{'s' * (s > 1)}", s) for s in (1, 2)]
-        for batch_size, flags, settings, label, streams in files:
+        files = [(b, 128, [], dense_only, f"ours {precision}, plain, batch {b}", 1) for b in args.batch_sizes]
+        # our small search: the shape of the packed rows and the streams
+        for length, streams, settings in ((128, 1, both), (64, 1, text_only), (64, 2, text_only)):
+            label = f"ours {precision}, packed 8 x {length}, {streams} stream{'s' * (streams > 1)}"
+            files.append((8, length, ["--pack"], settings, label, streams))
+        for batch_size, length, flags, settings, label, streams in files:
             before = len(specs)
             add("ours", label, precision, settings, streams=streams, batch_size=batch_size)
             if len(specs) > before:
                 try:
-                    specs[-1]["file"] = export(args, folder, batch_size, precision, target, flags)
+                    specs[-1]["file"] = export(args, folder, batch_size, length, precision, target, flags)
                 except UserError as error:
                     notes.append(f"{label} not measured: {error}")
                     specs.pop()
@@ -203,12 +206,13 @@ def calibration(args):
     return [tokenizer.encode(sentence, LENGTH)[0] for sentence in random.Random(0).sample(long, min(256, len(long)))]
 
 
-def export(args, folder, batch_size, precision, target, flags):
+def export(args, folder, batch_size, length, precision, target, flags):
     """Path of the file that export_albert_aie.py writes; made once."""
-    name = f"{precision}_{batch_size}{'_packed' if flags else ''}"
+    name = f"{precision}_{batch_size}_{length}{'_packed' if flags else ''}"
     found = list((folder / name).glob("*.pt"))
     if not found:
         command = [sys.executable, str(ROOT / "export_albert_aie.py"), f"--batch_size={batch_size}", f"--precision={precision}"]
+        command += [f"--max_seq_length={length}"]
         command += [f"--pth_dir={args.pth_dir}", f"--data_dir={args.data_dir}", f"--save_dir={folder / name}", *flags]
         done = subprocess.run([*command, f"--backend={target[0]}", f"--device={target[1]}"], capture_output=True, text=True)
         if done.returncode:
@@ -287,9 +291,10 @@ def serve(pipe, spec):
 
 def measure(args, workers, sentences, labels):
     """{"end_to_end": {label: readings}, "dense": {label: {batch: [seconds]}}, "failed": [...]}"""
+    from engines import LENGTH
     from tqdm import tqdm
 
-    texts = {w.label: sentences[::PADDED_SHARE] if "padded" in w.label else sentences for w in workers}
+    texts = {w.label: sentences[::PADDED_SHARE] if w.spec["kind"] == "transformers" else sentences for w in workers}
     failed = []
 
     def check(worker):
@@ -312,7 +317,7 @@ def measure(args, workers, sentences, labels):
             worker.spec["batch_size"] = best[1]
         check(worker)
 
-    result = {"dense": {}, "end_to_end": {}, "failed": failed}
+    result = {"dense": {}, "dense_flops": {}, "end_to_end": {}, "failed": failed}
     order = random.Random(0)
     for setting in args.settings:
         plan = [(w, b) for w in workers if setting in w.settings for b in (args.batch_sizes if setting == "dense" else [None])]
@@ -350,9 +355,24 @@ def measure(args, workers, sentences, labels):
             lengths = token_lengths(args, texts[worker.label])
             entry.update(flops=worker.ask("flops", lengths), memory=worker.ask("memory"), load=worker.load_seconds)
             entry["batch_size"] = worker.spec.get("batch_size")
+        for batch_size in result["dense"].get(worker.label, {}):
+            flops = worker.ask("flops", [LENGTH] * int(batch_size))
+            result["dense_flops"].setdefault(worker.label, {})[batch_size] = flops
     score(result["end_to_end"], labels)
     result["workers"] = [{k: v for k, v in w.spec.items() if k not in ("calibration", "file")} for w in workers]
     return result
+
+
+def constants(args, sentences):
+    """What the tables quote: the nominal FLOPs of a row of LENGTH tokens, and how many sentences a packed row of it holds."""
+    from engines import LENGTH, load
+
+    from albert_aie.batching import pack
+    from albert_aie.graph import flops_per_row
+
+    rows = pack(token_lengths(args, sentences), LENGTH, LENGTH // 8)
+    nominal = flops_per_row(vars(load(args.pth_dir)[0].config), LENGTH)
+    return {"nominal_flops_per_row": nominal, "sentences_per_row": len(sentences) / len(rows)}
 
 
 def token_lengths(args, texts):
@@ -407,13 +427,11 @@ def tables(report):
             entry = readings[label]
             rate = [1 / s for s in seconds]
             ratio = "{:.2f} [{:.2f}, {:.2f}]".format(*interval(paired(seconds, rates[BASE]))) if BASE in rates else "-"
-            speed = entry["flops"] / entry["rows"] / statistics.median(seconds)
-            peak = next((peaks[p] for p in peaks if f" {p}," in label), None)
-            share = f" ({100 * speed / peak:.0f} %)" if peak else ""
+            speed = share(entry["flops"] / entry["rows"] / statistics.median(seconds), label, peaks)
             lines.append(
                 f"| {label}, batch {entry['batch_size']} "
                 f"| {statistics.median(rate):.1f} ({min(rate):.1f} to {max(rate):.1f}) | {ratio} "
-                f"| {entry['correct']}/{entry['rows']} | {entry['flips']} | {speed / 1e9:.0f}{share} "
+                f"| {entry['correct']}/{entry['rows']} | {entry['flips']} | {speed} "
                 f"| {entry['load']:.1f} | {entry['memory']:.0f} |"
             )
     for label, e in readings.items():
@@ -424,14 +442,36 @@ def tables(report):
     batches = sorted({int(b) for by_batch in report["dense"].values() for b in by_batch})
     for batch in batches:
         seconds = {label: by_batch[str(batch)] for label, by_batch in report["dense"].items() if str(batch) in by_batch}
-        lines += ["", f"Dense: batch {batch} of full rows of 128 tokens", "", "| engine | rows/s (range) |", "| --- | --- |"]
+        lines += ["", f"Dense: batch {batch} of full rows of 128 tokens", ""]
+        nominal = f"GFLOP/s nominal, {report['nominal_flops_per_row'] / 1e9:.2f} a row (of ceiling)"
+        lines += [f"| engine | rows/s (range) | GFLOP/s executed (of ceiling) | {nominal} |"]
+        lines += ["| --- " * 4 + "|"]
         for label, readings_ in sorted(seconds.items(), key=lambda item: statistics.median(item[1])):
             if not label.startswith("ceiling"):
                 rate = [batch / s for s in readings_]
-                lines.append(f"| {label} | {statistics.median(rate):.2f} ({min(rate):.2f} to {max(rate):.2f}) |")
+                flops = report["dense_flops"][label][str(batch)], batch * report["nominal_flops_per_row"]
+                speeds = [share(count / statistics.median(readings_), label, peaks) for count in flops]
+                spread = f"{statistics.median(rate):.2f} ({min(rate):.2f} to {max(rate):.2f})"
+                lines.append(f"| {label} | {spread} | {' | '.join(speeds)} |")
         for precision in ("fp32", "bf16", "int8", "fp16"):
-            verdict(lines, f"dense batch {batch}", precision, {k: v for k, v in seconds.items() if f" {precision}" in k})
+            of_precision = {k: v for k, v in seconds.items() if f" {precision}" in k}
+            packed = [k for k in of_precision if "packed" in k and k.startswith("ours")]
+            verdict(lines, f"dense batch {batch}", precision, {k: v for k, v in of_precision.items() if k not in packed})
+            plain = f"ours {precision}, plain, batch {batch}"
+            if packed and plain in seconds:
+                ratio = interval(paired(seconds[plain], seconds[packed[0]]))
+                lines.append(
+                    "\nforward of {}: {:.3f} [{:.3f}, {:.3f}] of the time of {}; {:.2f} sentences a row".format(
+                        packed[0], *ratio, plain, report["sentences_per_row"]
+                    )
+                )
     return "\n".join(lines)
+
+
+def share(speed, label, peaks):
+    """A speed in GFLOP/s, and its share of the ceiling of its precision measured in the same run."""
+    peak = next((peaks[p] for p in peaks if f" {p}" in label), None)
+    return f"{speed / 1e9:.0f}" + (f" ({100 * speed / peak:.0f} %)" if peak else "")
 
 
 def verdict(lines, setting, precision, seconds):

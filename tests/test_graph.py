@@ -113,7 +113,7 @@ def test_the_fused_graph_is_static_and_keeps_its_weights_once(tmp_path, tiny, ex
     names = graph.operators(program)
     for forbidden in ("aten::size", "aten::arange", "aten::expand", "aten::div", "aten::dropout", "aten::masked_fill"):
         assert forbidden not in names
-    assert names["aten::linear"] == 1 + 4 * source.config.num_hidden_layers + 2
+    assert names["aten::linear"] == 4 * source.config.num_hidden_layers + 2
     run = export("--pth_dir", tiny, "--save_dir", tmp_path, "--batch_size", 2, "--max_seq_length", 16, "--backend", "torchscript")
     assert run.code == 0
     weights = (tiny / "pytorch_model.bin").stat().st_size + (tiny / "30k-clean.model").stat().st_size
@@ -145,4 +145,4 @@ def test_flops_of_a_row_are_what_torch_counts(tiny):
         assert graph.executed_flops_per_row(asdict(source.config), 32, slots) == counter.get_total_flops()
     base = {**BASE, "num_labels": 2}
     assert round(graph.flops_per_row(base, 128) / 1e9, 2) == 22.37
-    assert round(graph.executed_flops_per_row(base, 128) / 1e9, 2) == 20.53
+    assert round(graph.executed_flops_per_row(base, 128) / 1e9, 2) == 20.15

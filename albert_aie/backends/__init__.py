@@ -2,6 +2,7 @@
 
 unavailable(device) -> str                 why this machine cannot run it there, with the cure; "" if it can
 default_precision(device) -> str           "fp32", "bf16" or "fp16"
+form(precision) -> graph.Form              how our fused graph is written down for it
 compile(module, inputs, target, calibration) -> Compiled
                                        `module` eager fp32 on the CPU, `inputs` int64 [batch, seq] x 3;
                                        `calibration()`: Batches of real sentences, for int8 alone

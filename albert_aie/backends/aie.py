@@ -37,6 +37,10 @@ def default_precision(device):
     return "fp16"
 
 
+def form(precision):
+    return graph.Form(expand_mask=True)
+
+
 def compile(module, inputs, target, calibration=None):
     if target.precision not in POLICIES:
         raise UserError(f"--precision {target.precision} on --backend aie: take one of {', '.join(POLICIES)}")

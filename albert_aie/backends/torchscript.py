@@ -21,6 +21,10 @@ def default_precision(device):
     return "fp16" if device == "cuda" else "fp32"
 
 
+def form(precision):
+    return graph.PLAIN
+
+
 def compile(module, inputs, target, calibration=None):
     if target.precision not in DTYPES:
         raise UserError(f"--precision {target.precision} on --backend torchscript: fp32, bf16 or fp16, or --backend openvino")
