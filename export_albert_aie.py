@@ -83,7 +83,7 @@ def parse_args(argv):
 def run(args):
     from tqdm import tqdm
 
-    from albert_aie import artifact, backends, checkpoint, graph
+    from albert_aie import artifact, backends, checkpoint, graph, text
 
     check_args(args)
     bar = partial(tqdm, disable=None, leave=False)  # None: silent where stderr is no terminal
@@ -98,6 +98,7 @@ def run(args):
         raise UserError(f"--max_seq_length {args.max_seq_length}: the checkpoint has {limit} positions; use {limit} or less")
     print(f"checkpoint  {source.source} ({source.layout} layout, sha256 {source.sha256[:12]}), tokenizer {source.tokenizer}")
 
+    examples = text.read_sst2(args.data_dir, "dev", source.config.num_labels) if args.compare_cpu else None
     engine = backends.get(backend)
     precision = args.precision or ("fp32" if source.random else engine.default_precision(device))
     which = args.graph or ("upstream" if backend == "aie" and not args.pack else "fused")
@@ -133,7 +134,7 @@ def run(args):
         print("note        random weights: this file measures speed; evaluation prints no accuracy for it")
     if not args.compare_cpu:
         return 0
-    return compare_cpu(path, source, target, args, bar)
+    return compare_cpu(path, source, target, examples, args, bar)
 
 
 def check_args(args):
@@ -152,6 +153,8 @@ def check_args(args):
         raise UserError("--pack --graph upstream: albert_pytorch's model takes one sentence a row; leave --graph out")
     if args.compare_rows is not None and args.compare_rows < 1:
         raise UserError(f"--compare_rows {args.compare_rows}: must be 1 or more")
+    if args.compare_rows is not None and not args.compare_cpu:
+        raise UserError("--compare_rows: means something with --compare_cpu only; add --compare_cpu or leave it out")
 
 
 CALIBRATION_ROWS = 256  # real rows that int8 takes its ranges from: activations of long sentences, as dev has
@@ -172,11 +175,10 @@ def calibration(source, args, slots):
     return list(batching.batches(encoded, args.batch_size, args.max_seq_length, slots))
 
 
-def compare_cpu(path, source, target, args, bar):
+def compare_cpu(path, source, target, examples, args, bar):
     """Hold the saved file, run by a fresh process, against the CPU reference on real rows; returns the exit code."""
     from albert_aie import compare, evaluate, text
 
-    examples = text.read_sst2(args.data_dir, "dev", source.config.num_labels)
     sentences, labels = examples.sentences[: args.compare_rows], examples.labels[: args.compare_rows]
     steps = bar(total=1, desc="run the compiled file", unit="file")
     got = evaluate.logits_in_fresh_process(path, target, sentences)
@@ -194,6 +196,10 @@ def main(argv=None):
         return run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a file that is there and cannot be read
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}; mend its name or permissions", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

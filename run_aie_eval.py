@@ -32,8 +32,8 @@ def parse_args(argv):
         help="which file of it; test has no labels and gives predictions only (default: %(default)s)",
     )
     add("--output_dir", help="write eval.json and predictions.tsv here; nothing else in the folder is touched")
-    add("--device_id", type=int, default=0, help="number of the Ascend card (default: %(default)s)")
-    add("--threads", type=int, default=0, metavar="N", help="CPU threads (default: the engine's choice, one a core)")
+    add("--device_id", type=int, help="number of the Ascend card (default: 0)")
+    add("--threads", type=int, default=0, metavar="N", help="threads, for files on the CPU (default: the engine's, one a core)")
     add("--streams", type=int, default=1, metavar="N", help="batches computed at a time, openvino only (default: %(default)s)")
     add("--compare_cpu", action="store_true", help="compare with the CPU reference of --pth_dir; exit 1 if the gate fails")
     add("--compare_rows", type=int, metavar="N", help="compare the first N rows instead of all")
@@ -64,6 +64,8 @@ def run(args):
         raise UserError("--compare_cpu: name the checkpoint that the file was made from with --pth_dir")
     if args.compare_rows is not None and args.compare_rows < 1:
         raise UserError(f"--compare_rows {args.compare_rows}: must be 1 or more")
+    if args.compare_rows is not None and not args.compare_cpu:
+        raise UserError("--compare_rows: means something with --compare_cpu only; add --compare_cpu or leave it out")
     if args.threads < 0:
         raise UserError(f"--threads {args.threads}: must be 1 or more, or 0 for the engine's choice")
     if args.streams < 1:
@@ -76,13 +78,15 @@ def run(args):
     saved = artifact.open_pt(args.aie_model_dir)
     manifest = saved.manifest
     check_args(args, saved)
-    if args.streams > 1 and manifest["backend"] != "openvino":
-        raise UserError(f"--streams {args.streams}: {saved.path} is for {manifest['backend']}; only openvino takes more than one")
     examples = text.read_sst2(args.data_dir, args.split, manifest["config"]["num_labels"])
+    source = load_source(args, saved) if args.compare_cpu else None
+    if args.output_dir:
+        for name in RESULTS:
+            artifact.check_writable(Path(args.output_dir) / name)
 
     started = time.perf_counter()
     tokenizer = text.Tokenizer(saved.tokenizer, str(saved.path))
-    target = backends.Target(manifest["backend"], manifest["device"], manifest["precision"], args.device_id)
+    target = backends.Target(manifest["backend"], manifest["device"], manifest["precision"], args.device_id or 0)
     target = target._replace(threads=args.threads, streams=args.streams)
     runner = backends.get(target.backend).load(saved, target)
     load_seconds = time.perf_counter() - started
@@ -95,7 +99,7 @@ def run(args):
     print_report(report)
     if args.output_dir:
         write_results(Path(args.output_dir), report, evaluation.logits, examples)
-    return compare_cpu(args, manifest, tokenizer, examples, evaluation.logits, bar) if args.compare_cpu else 0
+    return compare_cpu(args, manifest, source, tokenizer, examples, evaluation.logits, bar) if source else 0
 
 
 def check_args(args, saved):
@@ -110,6 +114,14 @@ def check_args(args, saved):
             raise UserError(
                 f"--{flag} {given}: {saved.path} was compiled for {known}; leave the flag out, or export a file for {given}"
             )
+    backend, device = saved.manifest["backend"], saved.manifest["device"]
+    for flag, given, fits, who in (
+        ("--streams", args.streams > 1, backend == "openvino", "only openvino takes more than one"),
+        ("--threads", args.threads, device == "cpu", "threads are set for files on the CPU"),
+        ("--device_id", args.device_id is not None, backend == "aie", "it numbers Ascend cards"),
+    ):
+        if given and not fits:
+            raise UserError(f"{flag} {getattr(args, flag[2:])}: {saved.path} is for {backend} on {device}; {who}: leave it out")
     if args.spm_model_file:
         path, known = Path(args.spm_model_file), saved.manifest["source"].get("tokenizer_sha256")
         if not path.is_file():
@@ -124,7 +136,8 @@ def check_args(args, saved):
 def print_report(r):
     rate, latency, seconds = r["samples_per_second"], r["latency_ms"], r["seconds"]
     print(
-        f"file        {r['file']}: {r['backend']} on {r['device']}, {r['graph']} graph, precision {r['precision']} (read back), "
+        f"file        {r['file']}: {r['backend']} on {r['device']}, {r['graph']} graph, "
+        f"precision {r['precision']} ({r['precision_is']}), "
         f"batch {r['batch_size']} x {r['max_seq_length']}{' packed' if r['slots'] else ''}, "
         f"{r['threads']} thread(s), {r['streams']} stream(s)"
     )
@@ -161,8 +174,11 @@ def print_report(r):
     )
 
 
+RESULTS = ("eval.json", "predictions.tsv")
+
+
 def write_results(folder, report, logits, examples):
-    """eval.json and predictions.tsv, each whole or not at all."""
+    """eval.json and predictions.tsv, each whole or not at all; renamed only when both are written."""
     from albert_aie.artifact import replacing
 
     names = report["manifest"]["label_names"]
@@ -170,25 +186,41 @@ def write_results(folder, report, logits, examples):
     labels = examples.labels or [""] * len(examples.sentences)
     rows = [
         [i, int(row.argmax()), label, *(f"{x:.6f}" for x in row.tolist()), sentence]
-        for i, (row, label, sentence) in enumerate(zip(logits, labels, examples.sentences))
+        for i, row, label, sentence in zip(examples.indices, logits, labels, examples.sentences)
     ]
     lines = ["\t".join(map(str, row)) for row in [header] + rows]
-    for name, content in (("eval.json", json.dumps(report, indent=1, ensure_ascii=False)), ("predictions.tsv", "\n".join(lines))):
-        with replacing(folder / name) as temporary:
-            temporary.write_text(content + "\n", encoding="utf-8")
-    print(f"wrote       {folder / 'eval.json'} and {folder / 'predictions.tsv'}")
+    paths = [folder / name for name in RESULTS]
+    with replacing(paths[0]) as one, replacing(paths[1]) as two:
+        one.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        two.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"wrote       {paths[0]} and {paths[1]}")
 
 
-def compare_cpu(args, manifest, tokenizer, examples, logits, bar):
-    from albert_aie import checkpoint, compare, evaluate
+def load_source(args, saved):
+    """The checkpoint of --pth_dir, which must have the file's architecture and vocabulary."""
+    from dataclasses import asdict
 
+    from albert_aie import checkpoint
+
+    manifest = saved.manifest
     read = checkpoint.draw if manifest["random_weights"] else checkpoint.load
     source = read(args.pth_dir, args.spm_model_file, args.prefix_dir)
-    if source.config.num_labels != manifest["config"]["num_labels"]:
+    config = json.loads(json.dumps(asdict(source.config)))
+    differing = [name for name, value in config.items() if name != "label_names" and value != manifest["config"].get(name)]
+    if differing:
+        name = differing[0]
         raise UserError(
-            f"{args.pth_dir}: {source.config.num_labels} labels, but {args.aie_model_dir} has "
-            f"{manifest['config']['num_labels']}; name the checkpoint that the file was made from"
+            f"{args.pth_dir}: {name} is {config[name]}, but {saved.path} has {manifest['config'].get(name)}; "
+            "name the checkpoint that the file was made from"
         )
+    return source
+
+
+def compare_cpu(args, manifest, source, tokenizer, examples, logits, bar):
+    from albert_aie import compare, evaluate
+
+    if source.sha256 != manifest["source"].get("sha256"):
+        print(f"note        the weights in {args.pth_dir} are not, byte by byte, those that the file was made from (sha256)")
     rows = args.compare_rows
     encoded, _ = evaluate.encode(tokenizer, examples.sentences[:rows], manifest["max_seq_length"])
     result, lines = compare.against_reference(
@@ -205,6 +237,10 @@ def main(argv=None):
         return run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a file that is there and cannot be read
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}; mend its name or permissions", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

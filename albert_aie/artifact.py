@@ -5,6 +5,7 @@ extra/albert_aie/tokenizer.model   the sentencepiece model
 extra/albert_aie/<name>            a backend's own blobs (OpenVINO: ir.xml, ir.bin)
 """
 
+import contextlib
 import io
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from . import UserError, __version__
+from . import UserError, __version__, backends
 from .checkpoint import UPSTREAM_COMMIT, sha256
 
 FORMAT = "albert_aie"
@@ -96,6 +97,16 @@ def save(path, compiled, manifest, tokenizer):
         buffer = io.BytesIO()
         torch.jit.save(compiled.program, buffer, _extra_files=extra)
         temporary.write_bytes(buffer.getbuffer())
+
+
+def check_writable(path):
+    """Raises UserError if `path` could not be written: before the work whose result goes there."""
+    with contextlib.suppress(_Untouched), replacing(path):
+        raise _Untouched
+
+
+class _Untouched(Exception):
+    """Leaves `replacing` without a change."""
 
 
 class replacing:
@@ -201,6 +212,11 @@ def open_pt(path):
     for key, kind in _KEYS.items():
         if not isinstance(manifest.get(key), kind):
             raise UserError(f"{path}: its manifest has no usable {key!r}; export the file again")
+    known = {"backend": backends.NAMES, "precision": backends.PRECISIONS}
+    wrong = [key for key, names in known.items() if manifest[key] not in names]
+    wrong += [key for key in ("batch_size", "max_seq_length") if manifest[key] < 1]
+    if wrong or not {"num_labels", "hidden_size"} <= set(manifest["config"]):
+        raise UserError(f"{path}: its manifest has no usable {(wrong or ['config'])[0]!r}; export the file again")
     return Artifact(path, manifest, _read(path, "tokenizer.model"))
 
 

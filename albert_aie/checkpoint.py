@@ -210,15 +210,18 @@ def read_config(path):
         )
     if raw.get("hidden_act", "gelu_new") not in ACTIVATIONS:
         raise UserError(f"{path}: hidden_act is {raw['hidden_act']!r}; one of {', '.join(ACTIVATIONS)} can be run")
+    eps = raw.get("layer_norm_eps", 1e-12)
+    if not isinstance(eps, float) or eps <= 0:
+        raise UserError(f"{path}: layer_norm_eps is {eps!r}, not a number such as 1e-12; restore it from training")
     labels = raw.get("id2label")
     num_labels = len(labels) if isinstance(labels, dict) and labels else raw.get("num_labels", 2)
     if not isinstance(num_labels, int) or num_labels < 2:
         raise UserError(f"{path}: num_labels is {num_labels!r}; a classifier has two or more")
     return Config(
         hidden_act=raw.get("hidden_act", "gelu_new"),
-        layer_norm_eps=float(raw.get("layer_norm_eps", 1e-12)),
+        layer_norm_eps=eps,
         num_labels=num_labels,
-        label_names=_label_names(labels, num_labels),
+        label_names=_label_names(labels, num_labels, path),
         **sizes,
     )
 
@@ -342,7 +345,7 @@ def _read_torch(path):
         # torch 2.0.1 hands such a zip to torch.jit.load in spite of weights_only=True, and loading may run it.
         if any(name.rsplit("/", 1)[-1] == "constants.pkl" or "/code/" in name for name in names):
             raise UserError(f"{path}: holds a TorchScript program, not weights; refused, because loading one runs code")
-    elif head[:1] != b"\x80":
+    elif head[:1] != b"\x80" or tarfile.is_tarfile(path):
         kind = "a tar archive" if tarfile.is_tarfile(path) else "neither a torch zip nor a torch pickle"
         raise UserError(f"{path}: {kind}; save the weights with torch.save(model.state_dict(), …) or as safetensors")
     try:
@@ -358,7 +361,8 @@ def _read_torch(path):
         raise UserError(f"{path}: not a torch pickle ({_first_line(error)}); {again}") from None
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... for damaged files
         raise UserError(f"{path}: cut short or damaged ({_first_line(error)}); {again}") from None
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+    named = isinstance(state, dict) and all(isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in state.items())
+    if not named:
         raise UserError(f"{path}: not a state dict of tensors; save the weights with torch.save(model.state_dict(), …)")
     return state
 
@@ -439,8 +443,10 @@ def _some(names, most=4):
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _label_names(labels, num_labels):
+def _label_names(labels, num_labels, path):
     if isinstance(labels, dict):
+        if sorted(labels) != sorted(map(str, range(len(labels)))):
+            raise UserError(f'{path}: id2label wants the keys "0", "1", ..., not {_some(labels)}; mend it')
         names = tuple(str(name) for _, name in sorted(labels.items(), key=lambda item: int(item[0])))
         if not all(name.startswith("LABEL_") for name in names):
             return names

@@ -1,15 +1,17 @@
 """Run a compiled file over sentences: predictions, accuracy, and what each stage took."""
 
 import math
+import signal
 import time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
 import torch
 
-from . import artifact, backends
+from . import UserError, artifact, backends
 from .batching import batches, scatter
 from .graph import flops_per_row
 from .text import Tokenizer
@@ -119,7 +121,21 @@ def union(intervals):
 def logits_in_fresh_process(path, target, sentences):
     """float32 [sentences, class] of a saved file, loaded and run by a process that knows nothing but the file."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return torch.from_numpy(pool.submit(_logits, str(path), target, sentences).result())
+        # Ctrl-C reaches every process of a terminal: the child inherits that it is ignored, and the parent answers
+        answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            result = pool.submit(_logits, str(path), target, sentences)
+            signal.signal(signal.SIGINT, answer)
+            return torch.from_numpy(result.result())
+        except BrokenProcessPool:
+            raise UserError(
+                f"{path}: the process that ran it for the comparison was killed, perhaps for want of memory; the file is "
+                "written: compare it with run_aie_eval.py --compare_cpu, or take a smaller --batch_size"
+            ) from None
+        except KeyboardInterrupt:
+            for process in pool._processes.values():
+                process.terminate()
+            raise
 
 
 def _logits(path, target, sentences):
@@ -144,6 +160,7 @@ def report(evaluation, manifest, runner, labels, load_seconds):
         "backend": manifest["backend"],
         "device": runner.device,
         "precision": runner.precision,
+        "precision_is": runner.precision_is,
         "threads": runner.threads,
         "streams": runner.streams,
         "graph": manifest["graph"],

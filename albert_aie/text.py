@@ -16,11 +16,13 @@ HEADERS = {"dev": ["sentence", "label"], "train": ["sentence", "label"], "test":
 
 @dataclass(frozen=True)
 class Examples:
-    """Sentences of one SST-2 split in file order; `labels` is None where the file has none (GLUE's test)."""
+    """Sentences of one SST-2 split in file order; `labels` is None where the file has none (GLUE's test). `indices` are the
+    file's own where it has them, else 0, 1, ..."""
 
     path: Path
     sentences: list
     labels: Optional[list]
+    indices: list
 
 
 class Tokenizer:
@@ -30,6 +32,8 @@ class Tokenizer:
         """`model`: the bytes of a .model file; `name` appears in errors. Raises UserError if it is not ALBERT-like."""
         import sentencepiece
 
+        if not model:  # sentencepiece itself would write to stderr
+            raise UserError(f"{name}: is empty; use ALBERT's 30k-clean.model")
         try:
             self._spm = sentencepiece.SentencePieceProcessor(model_proto=model)
             self.vocab_size = self._spm.get_piece_size()
@@ -102,11 +106,12 @@ def read_sst2(data_dir, split="dev", num_labels=2):
                 f"({'<TAB>'.join(header)}); mend the line"
             )
     if header[0] == "index":
-        return Examples(path, [sentence for _, sentence in lines[1:]], None)
+        return Examples(path, [sentence for _, sentence in lines[1:]], None, [index for index, _ in lines[1:]])
     classes = {str(i): i for i in range(num_labels)}
     for number, (_, label) in enumerate(lines[1:], start=2):
         if label not in classes:
             raise UserError(
                 f"{path}, line {number}: label {label!r} is not a class of the model ({', '.join(classes)}); mend the line"
             )
-    return Examples(path, [sentence for sentence, _ in lines[1:]], [classes[label] for _, label in lines[1:]])
+    sentences, labels = zip(*lines[1:])
+    return Examples(path, list(sentences), [classes[label] for label in labels], list(range(len(labels))))

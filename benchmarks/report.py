@@ -29,6 +29,7 @@ def main():
     parser.add_argument("--max_seq_length", type=int, default=128)
     parser.add_argument("--data_dir", required=True, help="GLUE's SST-2")
     parser.add_argument("--backend", default="aie", help="(default: %(default)s)")
+    parser.add_argument("--device_id", type=int, help="number of the card, for both scripts (default: 0)")
     parser.add_argument("--output", default="ascend_report.json", help="(default: %(default)s)")
     args, export_flags = parser.parse_known_args()
 
@@ -37,24 +38,28 @@ def main():
         for batch_size in args.batch_sizes:
             results.append(measure(Path(folder), batch_size, args, export_flags))
             print(summary(results[-1]), flush=True)
-    report = {"machine": machine(), "command": sys.argv[1:], "results": results}
-    Path(args.output).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            report = {"machine": machine(), "command": sys.argv[1:], "results": results}
+            # after each size: what was measured is kept if the next one hangs
+            Path(args.output).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {args.output}")
     return 1 if any("error" in result for result in results) else 0
 
 
 def measure(folder, batch_size, args, export_flags):
     """{batch_size, comparison, evaluation} or {batch_size, error, output}: what the two scripts said."""
-    shape = [f"--batch_size={batch_size}", f"--max_seq_length={args.max_seq_length}", f"--data_dir={args.data_dir}"]
+    shape = [f"--batch_size={batch_size}", f"--max_seq_length={args.max_seq_length}"]
+    both = [f"--data_dir={args.data_dir}", *([] if args.device_id is None else [f"--device_id={args.device_id}"])]
     for old in folder.iterdir():
         old.unlink()
     target = ["--compare_cpu", f"--backend={args.backend}", f"--save_dir={folder}"]
-    exported = script("export_albert_aie.py", *target, *shape, *export_flags)
+    exported = script("export_albert_aie.py", *target, *shape, *both, *export_flags)
     files = list(folder.glob("*.pt"))
-    if not files or exported.returncode not in (0, 1):
-        return {"batch_size": batch_size, "error": exported.stderr.strip(), "output": exported.stdout}
-    comparison = {"comparison": "PASS" if exported.returncode == 0 else "FAIL", "output": exported.stdout}
-    evaluated = script("run_aie_eval.py", f"--aie_model_dir={files[0]}", f"--data_dir={args.data_dir}", f"--output_dir={folder}")
+    verdict = next((word for word in ("PASS", "FAIL") if f"compare_cpu {word}" in exported.stdout), None)
+    if not files or not verdict:  # the comparison did not come to an end: not the same as a failed one
+        error = exported.stderr.strip() or f"exit code {exported.returncode}"
+        return {"batch_size": batch_size, "error": error, "exit_code": exported.returncode, "output": exported.stdout}
+    comparison = {"comparison": verdict, "output": exported.stdout, "stderr": exported.stderr}
+    evaluated = script("run_aie_eval.py", f"--aie_model_dir={files[0]}", f"--output_dir={folder}", *both)
     if evaluated.returncode:
         return {"batch_size": batch_size, **comparison, "error": evaluated.stderr.strip()}
     evaluation = json.loads((folder / "eval.json").read_text(encoding="utf-8"))

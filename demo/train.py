@@ -89,7 +89,10 @@ def main():
     spm = work / "spm.model"
     if not spm.exists():
         train_spm([text for text, _ in train] + words, spm, args.vocab_size)
-    text = Words(Tokenizer(spm.read_bytes()), wordpiece, words)
+    tokenizer = Tokenizer(spm.read_bytes())
+    if tokenizer.vocab_size != args.vocab_size:
+        raise UserError(f"{spm}: has {tokenizer.vocab_size} pieces, not --vocab_size {args.vocab_size}; take another --work_dir")
+    text = Words(tokenizer, wordpiece, words)
 
     teacher = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).to(device)
     state = stage(work / "teacher.pt", lambda: tune_teacher(teacher, text, train, held_out, args, device))
@@ -125,7 +128,7 @@ def stage(path, run):
     """The stage's result, from its file if an earlier run finished it."""
     if not path.exists():
         save(run(), path)
-    return torch.load(path, weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def save(state, path):
@@ -393,7 +396,7 @@ def distil(student, teacher, text, train, held_out, tokens, peak, seed, device, 
     average = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     done = steps = 0
     if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
+        state = torch.load(state_path, map_location=device, weights_only=True)
         student.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
         average, done, steps = state["average"], state["done"], state["steps"]

@@ -129,19 +129,28 @@ class Run:
         self.code, self.out, self.err = code, captured.out, captured.err
 
 
+def refused(run, *words):
+    """Whether a script did what it must on bad input: exit code 2 and one sentence, with these words in it."""
+    assert run.code == 2
+    assert run.err.startswith("error: ") and run.err.count("\n") == 1 and "Traceback" not in run.err
+    for word in words:
+        assert word in run.err
+    return True
+
+
 @pytest.fixture
-def export(capsys):
+def export(capfd):
     def run(*flags):
-        capsys.readouterr()
-        return Run(export_albert_aie.main([str(flag) for flag in flags]), capsys.readouterr())
+        capfd.readouterr()
+        return Run(export_albert_aie.main([str(flag) for flag in flags]), capfd.readouterr())
 
     return run
 
 
 @pytest.fixture
-def evaluate(capsys):
+def evaluate(capfd):
     def run(*flags):
-        capsys.readouterr()
-        return Run(run_aie_eval.main([str(flag) for flag in flags]), capsys.readouterr())
+        capfd.readouterr()
+        return Run(run_aie_eval.main([str(flag) for flag in flags]), capfd.readouterr())
 
     return run

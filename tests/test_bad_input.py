@@ -12,7 +12,7 @@ import zipfile
 
 import pytest
 import torch
-from conftest import ROOT, TINY, write_checkpoint
+from conftest import ROOT, TINY, refused, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,6 @@ def compiled(tmp_path_factory, tiny):
         == 0
     )
     return folder / "albert_seq32_bs4.pt"
-
-
-def refused(run, *words):
-    assert run.code == 2
-    assert run.err.startswith("error: ") and run.err.count("\n") == 1 and "Traceback" not in run.err
-    for word in words:
-        assert word in run.err
-    return True
 
 
 @pytest.mark.parametrize(
@@ -57,13 +49,12 @@ def refused(run, *words):
         (["--pack", "--slots", 6], ["--slots 6", "1 to 5"]),
         (["--pack", "--graph", "upstream"], ["one sentence a row"]),
         (["--compare_cpu", "--data_dir", "nowhere"], ["dev.tsv: no such file", "--demo"]),
+        (["--compare_rows", 5], ["--compare_rows", "--compare_cpu"]),
     ],
 )
 def test_flags_of_export(tmp_path, tiny, export, flags, words):
     run = export("--pth_dir", tiny, "--save_dir", tmp_path / "out", "--batch_size", 2, "--max_seq_length", 16, *flags)
-    assert refused(run, *words)
-    left = os.listdir(tmp_path / "out") if (tmp_path / "out").exists() else []
-    assert left in ([], ["albert_seq16_bs2.pt"])  # the latter where only the comparison could not be made
+    assert refused(run, *words) and not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_without_config_weights_or_vocabulary(tmp_path, tiny, export):
@@ -108,19 +99,70 @@ def test_cuda_without_a_gpu(tmp_path, tiny, export, monkeypatch):
         (["--streams", 0], ["--streams 0", "1 or more"]),
         (["--streams", 2], ["--streams 2", "only openvino"]),
         (["--threads", -1], ["--threads -1"]),
+        (["--device_id", 1], ["--device_id 1", "Ascend cards"]),
+        (["--compare_rows", 5], ["--compare_rows", "--compare_cpu"]),
         (["--aie_model_dir", "nowhere.pt"], ["nowhere.pt: no such file"]),
     ],
 )
 def test_flags_of_evaluate(tmp_path, compiled, sentences, evaluate, flags, words):
     run = evaluate("--aie_model_dir", compiled, "--data_dir", sentences, "--output_dir", tmp_path / "out", *flags)
-    assert refused(run, *words)
+    assert refused(run, *words) and not (tmp_path / "out").exists()
 
 
-def test_evaluate_refuses_a_broken_tsv(tmp_path, compiled, evaluate):
-    (tmp_path / "dev.tsv").write_text("sentence\tlabel\na film\t1\nanother\t7\n")
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", "dev.tsv: is empty"),
+        (b"sentence\tlabel\n", "dev.tsv: holds a header and no sentence"),
+        (b"a film\t1\n", "dev.tsv, line 1: the header"),
+        (b"sentence\tlabel\na film\n", "dev.tsv, line 2: 1 column instead"),
+        (b"sentence\tlabel\na film\t1\t2\n", "dev.tsv, line 2: 3 columns instead"),
+        (b"sentence\tlabel\na\t1\n\nb\t0\n", "dev.tsv, line 3: 1 column instead"),
+        (b"sentence\tlabel\na film\t1\nanother\t7\n", "dev.tsv, line 3: label '7' is not a class"),
+        (b"sentence\tlabel\na film\t1\n\xff\t1\n", "dev.tsv, line 3: not UTF-8"),
+    ],
+)
+def test_a_broken_tsv_is_named_with_its_line(tmp_path, compiled, evaluate, content, words):
+    (tmp_path / "dev.tsv").write_bytes(content)
     run = evaluate("--aie_model_dir", compiled, "--data_dir", tmp_path, "--output_dir", tmp_path / "out")
-    assert refused(run, "dev.tsv, line 3", "'7' is not a class")
-    assert not (tmp_path / "out").exists()
+    assert refused(run, words) and not (tmp_path / "out").exists()
+
+
+def test_evaluate_refuses_before_it_computes(tmp_path, compiled, sentences, evaluate, export):
+    """An output folder that cannot be, and a checkpoint of another architecture: nothing is evaluated or written."""
+    (tmp_path / "file").write_text("")
+    given = ["--aie_model_dir", compiled, "--data_dir", sentences]
+    run = evaluate(*given, "--output_dir", tmp_path / "file" / "out")
+    assert refused(run, "cannot be written") and run.out == ""
+    other = write_checkpoint(tmp_path / "other", {**TINY, "num_hidden_layers": 2})
+    for checkpoint, words in ((other, "num_hidden_layers is 2, but"), (tmp_path / "nowhere", "no such folder")):
+        run = evaluate(*given, "--output_dir", tmp_path / "out", "--compare_cpu", "--pth_dir", checkpoint)
+        assert refused(run, words) and run.out == "" and not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(tmp_path, tiny, export):
+    shutil.copytree(tiny, tmp_path / "c")
+    (tmp_path / "c" / "pytorch_model.bin").chmod(0)
+    assert refused(export("--pth_dir", tmp_path / "c", "--save_dir", tmp_path), "pytorch_model.bin: Permission denied")
+
+
+def test_a_path_that_no_system_takes(tmp_path, tiny, export):
+    assert refused(export("--pth_dir", tiny, "--spm_model_file", "x" * 5000, "--save_dir", tmp_path), "File name too long")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"layer_norm_eps": None}, "layer_norm_eps is None"),
+        ({"layer_norm_eps": "tiny"}, "layer_norm_eps is 'tiny'"),
+        ({"id2label": {"neg": 0, "pos": 1}}, "id2label wants the keys"),
+    ],
+)
+def test_a_malformed_config(tmp_path, export, change, words):
+    folder = write_checkpoint(tmp_path / "c")
+    (folder / "config.json").write_text(json.dumps({**TINY, **change}))
+    assert refused(export("--pth_dir", folder, "--save_dir", tmp_path), "config.json: ", words)
 
 
 def rewrite(compiled, path, manifest=None, drop=()):
@@ -154,6 +196,9 @@ def test_a_pt_that_is_cut_short_foreign_or_newer(tmp_path, compiled, sentences, 
     assert refused(run(rewrite(compiled, path, {"format": "other"})), "another program's")
     assert refused(run(rewrite(compiled, path, b"{")), "not JSON")
     assert refused(run(rewrite(compiled, path, {"batch_size": "4"})), "no usable 'batch_size'")
+    assert refused(run(rewrite(compiled, path, {"batch_size": 0})), "no usable 'batch_size'")
+    assert refused(run(rewrite(compiled, path, {"backend": "tpu"})), "no usable 'backend'")
+    assert refused(run(rewrite(compiled, path, {"config": {}})), "no usable 'config'")
     assert refused(run(rewrite(compiled, path, drop=["extra/albert_aie/tokenizer.model"])), "has no albert_aie/tokenizer.model")
     assert run(rewrite(compiled, path)).code == 0  # the helper itself breaks nothing
 

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 from conftest import DOUBLES, double_environment
+from doubles.strict_aie import build
 
 SETUP = """
 import io, json, sys, torch
@@ -31,12 +32,16 @@ class Pair(Net):
     def forward(self, ids, mask):
         return (super().forward(ids, mask), mask)
 
+class Named(Net):
+    def forward(self, ids, mask):
+        return {{"pooled": super().forward(ids, mask)}}
+
 class Sized(torch.nn.Module):
     def forward(self, ids: torch.Tensor, mask: torch.Tensor):
         return torch.arange(ids.size(1)) + mask
 
 def traced(module=None, inputs=None):
-    return torch.jit.trace((module or Net()).eval(), inputs or (ids, mask), check_trace=False)
+    return torch.jit.trace((module or Net()).eval(), inputs or (ids, mask), check_trace=False, strict=False)
 
 def spec(shape=(2, 3), **given):
     return aie.Input(shape, **{{"dtype": torch.int32, "format": aie.TensorFormat.ND, **given}})
@@ -71,6 +76,7 @@ RULES = {
         "aie.Input(min_shape=(4, 3), max_shape=(2, 3), format=aie.TensorFormat.ND)", ValueError, "from 4 to 2"),
     "input: unknown keyword": ("spec(layout='x')", TypeError, "layout"),
     "input: dtype as a word": ("spec(dtype='int32')", TypeError, "dtype"),
+    "input: dtype uint8": ("spec(dtype=torch.uint8)", TypeError, "dtype torch.uint8"),
     "input: format as a word": ("spec(format='ND')", TypeError, "format"),
     "input: NCHW of rank 2": ("spec(format=aie.TensorFormat.NCHW)", ValueError, "format=ND"),
     "device: a word": ("aie.set_device('npu:0')", TypeError, "int"),
@@ -78,6 +84,8 @@ RULES = {
     "device: out of range": ("aie.set_device(1)", RuntimeError, "device 1 of 1"),
     "device: another index": ("ids.to('npu:1')", RuntimeError, "npu:1"),
     "stream: an int": ("aie.npu.Stream(0)", TypeError, "device string"),
+    "stream: no number": ("aie.npu.Stream('npu:x')", ValueError, "device string"),
+    "stream: out of range": ("aie.npu.Stream('npu:1')", RuntimeError, "'npu:1' of 1"),
     "stream: a word": ("aie.npu.stream('npu:0')", TypeError, "wants a Stream"),
     "compile: inputs left out": ("aie.compile(traced())", TypeError, "inputs"),
     "compile: no Input": ("compiled(inputs=[(2, 3), (2, 3)])", TypeError, "list of Input"),
@@ -93,7 +101,8 @@ RULES = {
     "compile: full, unsupported operator": (
         "compiled(traced(Sized()), require_full_compilation=True)", RuntimeError, "aten::arange"),
     "compile: full, a tuple at the end": ("compiled(traced(Pair()), require_full_compilation=True)", RuntimeError, "tuple"),
-    "forward: one input": ("compiled()(here[0])", RuntimeError, ""),
+    "compile: full, a dict at the end": ("compiled(traced(Named()), require_full_compilation=True)", RuntimeError, "dict"),
+    "forward: one input": ("compiled()(here[0])", RuntimeError, "missing value for argument 'x1'"),
     "forward: on the cpu": ("compiled()(ids, mask)", RuntimeError, "not on npu"),
     "forward: another dtype": ("compiled()(ids.long().to('npu:0'), here[1])", RuntimeError, "MIE08E000001"),
     "forward: a smaller batch": ("compiled()(ids[:1].to('npu:0'), mask[:1].to('npu:0'))", RuntimeError, "shapes"),
@@ -109,7 +118,8 @@ RULES = {
     "npu: printing": ("print(here[0])", RuntimeError, "on npu"),
     "npu: numpy": ("here[0].numpy()", (RuntimeError, TypeError), "cpu"),
     "npu: another dtype": ("here[0].to(torch.float32)", RuntimeError, "npu"),
-    "engine: by hand": ("torch.classes.strict_aie.Engine()", RuntimeError, ""),
+    "engine: by hand": (
+        "torch.classes.strict_aie.Engine(compiled().engine.__getstate__()[0])", RuntimeError, "MIE08E010101"),
 }  # fmt: skip
 ONLY = {
     "torch_aie": {
@@ -127,13 +137,14 @@ CASES = [(package, rule) for package in ONLY for rule in {**RULES, **ONLY[packag
 
 
 def python(package, code, **environment):
-    done = subprocess.run(
+    if build.missing():
+        pytest.skip(build.missing())
+    return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         capture_output=True,
         text=True,
         env={**double_environment(package), **environment},
     )
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +219,19 @@ print(torch.equal(run(program, ids.long().to("npu:0"), mask.long().to("npu:0")),
     ]  # fmt: skip
 
 
+def test_the_successor_takes_a_dimension_without_bounds():
+    lines = printed(
+        "mindietorch",
+        """
+free = aie.Input(min_shape=(-1, 3), max_shape=(-1, 3), dtype=torch.int32, format=aie.TensorFormat.ND)
+program = compiled(inputs=[free, free])
+for rows in (1, 2):
+    print(list(run(program, ids[:rows].to("npu:0"), mask[:rows].to("npu:0")).shape))
+""",
+    )
+    assert lines == ["[1, 2]", "[2, 2]"]
+
+
 @pytest.mark.parametrize("package", ONLY)
 def test_finfo_min_is_infinite_under_the_fp16_policy(package):
     lines = printed(
@@ -235,23 +259,37 @@ def test_a_compiled_file_needs_the_package_its_chip_and_a_living_process(package
     assert done.returncode == 1 and "strict_aie" in done.stderr
     done = python(package, SETUP.format(package=package) + f"torch.jit.load({str(file)!r})(*here)", STRICT_AIE_SOC="Ascend910B4")
     assert done.returncode == 1 and "compiled for Ascend310P3" in done.stderr
-    late = ["program(*here)", "ids.to('npu:0')", "here[0].cpu()", "aie.set_device(0)", "aie.finalize()"]
+    late = [
+        "program(*here)", "ids.to('npu:0')", "here[0].cpu()", "aie.set_device(0)", "aie.finalize()", "compiled()",
+        "aie.npu.Stream('npu:0')", "with aie.npu.stream(stream): pass", f"torch.jit.load({str(file)!r})",
+    ]  # fmt: skip
     lines = printed(
         package,
         f"""
-program = compiled()
+program, stream = compiled(), aie.npu.Stream("npu:0")
 aie.finalize()
 for late in {late!r}:
     try:
         exec(late)
         print("let through:", late)
     except RuntimeError as error:
-        print("after finalize()" in str(error) or "finalize() twice" in str(error))
+        print("refused" if "after finalize()" in str(error) or "finalize() twice" in str(error) else error)
 """,
     )
-    assert lines == ["True"] * len(late)
+    assert lines == ["refused"] * len(late)
     done = python(package, f"import torch, {package}; torch.ones(1).to('npu:0')")
     assert done.returncode == 1 and "before set_device()" in done.stderr
+
+
+def test_what_its_build_lacks_is_said_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "folder", lambda: tmp_path)  # as before the first build
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    for tool, cure in (("g++", "apt install g++"), ("ninja", "pip install ninja")):
+        assert cure in build.missing()
+        (tmp_path / tool).touch(0o755)
+    assert not build.missing()
 
 
 def test_every_rule_stands_in_the_readme():

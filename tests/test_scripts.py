@@ -8,9 +8,10 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, write_checkpoint
+from conftest import ROOT, upstream_tree, write_checkpoint
 
-from albert_aie import backends, graph
+from albert_aie import UserError, backends, graph
+from albert_aie.evaluate import logits_in_fresh_process
 
 ENGINES = [pytest.param("torchscript", id="torchscript"), pytest.param("openvino", id="openvino")]
 
@@ -96,6 +97,15 @@ def test_the_test_split_gives_predictions_without_accuracy(tmp_path, tiny, sente
     assert len((tmp_path / "out" / "predictions.tsv").read_text().splitlines()) == 12
 
 
+def test_predictions_carry_the_test_splits_own_indices(tmp_path, tiny, export, evaluate):
+    (tmp_path / "test.tsv").write_text("index\tsentence\n7\ta fine film .\n9\tdull\n")
+    export("--pth_dir", tiny, "--save_dir", tmp_path, *shape(4, 32))
+    given = ["--aie_model_dir", tmp_path / "albert_seq32_bs4.pt", "--data_dir", tmp_path, "--split", "test"]
+    assert evaluate(*given, "--output_dir", tmp_path / "out").code == 0
+    rows = (tmp_path / "out" / "predictions.tsv").read_text().splitlines()[1:]
+    assert [row.split("\t")[0] for row in rows] == ["7", "9"]
+
+
 def test_random_weights_measure_speed_only(tmp_path, tiny, sentences, export, evaluate):
     only_config = tmp_path / "architecture"
     only_config.mkdir()
@@ -176,6 +186,45 @@ def test_bf16_is_computed_in_bf16_and_passes_its_own_gate(tmp_path, tiny, senten
     )
 
 
+def needs_openvino_bf16():
+    openvino = pytest.importorskip("albert_aie.backends.openvino")
+    if openvino._not_importable() or "BF16" not in openvino._capabilities():
+        pytest.skip("OpenVINO computes in bf16 only where the CPU has the instructions")
+
+
+@pytest.mark.parametrize("flags", [[], ["--pack"]])
+def test_openvino_computes_in_bf16_and_passes_its_gate(tmp_path, tiny, sst2, export, evaluate, flags):
+    needs_openvino_bf16()
+    target = ["--backend", "openvino", "--precision", "bf16", "--save_dir", tmp_path]
+    run = export("--pth_dir", tiny, "--data_dir", sst2, *target, *shape(8, 64), *flags, "--compare_cpu")
+    assert run.code == 0 and "872 rows" in run.out and "compare_cpu PASS" in run.out, run.out
+    assert 1e-4 < float(run.out.split("relative ")[1].split()[0]) < 2e-2
+    (file,) = tmp_path.glob("*.pt")
+    assert "precision bf16 (read back)" in evaluate("--aie_model_dir", file, "--data_dir", sst2).out
+
+
+def test_long_sentences_keep_their_positions_in_openvino_bf16(tmp_path, tiny, export):
+    """Positions are counted inside a packed graph, and bf16 has no whole number between 256 and 258."""
+    needs_openvino_bf16()
+    words = "a fine film that never once grows dull or makes less sense than it must"
+    lines = [f"{' '.join([words] * n)}\t1" for n in (20, 3, 22, 1, 18)]
+    (tmp_path / "dev.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
+    target = ["--backend", "openvino", "--precision", "bf16", "--save_dir", tmp_path, "--compare_cpu", "--pack"]
+    run = export("--pth_dir", tiny, "--data_dir", tmp_path, *target, *shape(1, 512))
+    assert run.code == 0 and float(run.out.split("relative ")[1].split()[0]) < 2e-2, run.out
+
+
+def test_a_comparison_whose_process_was_killed_is_not_a_failed_one(tmp_path, tiny, export):
+    class Killer:
+        def __reduce__(self):
+            return os._exit, (9,)
+
+    assert export("--pth_dir", tiny, "--save_dir", tmp_path, *shape(4, 32), "--backend", "torchscript").code == 0
+    target = backends.Target("torchscript", "cpu", "fp32")
+    with pytest.raises(UserError, match="was killed"):
+        logits_in_fresh_process(tmp_path / "albert_seq32_bs4.pt", target, [Killer()])
+
+
 def test_a_compiled_file_opens_with_bare_torch(tmp_path, tiny, export):
     export("--pth_dir", tiny, "--save_dir", tmp_path, *shape(2, 16), "--backend", "torchscript")
     code = (
@@ -227,6 +276,30 @@ def test_the_published_command_line_runs_in_an_upstream_tree(tmp_path, tiny, sen
     assert sorted(os.listdir(tree / "outputs" / "SST-2")) == sorted([*before, "eval.json", "predictions.tsv"])
 
 
+@pytest.mark.upstream
+def test_the_published_command_line_runs_in_the_real_patched_tree(tmp_path, tiny, sentences):
+    """Clone, patch, fine-tuned folder and data in upstream's own places; the graph is upstream's."""
+    tree = shutil.copytree(upstream_tree(), tmp_path / "albert_pytorch", ignore=shutil.ignore_patterns(".git"))
+    with open(ROOT / "albert.patch") as patch:
+        subprocess.run(["patch", "-p1", "-s"], cwd=tree, stdin=patch, check=True)
+    for source, place in ((sentences, "dataset"), (tiny, "outputs")):
+        shutil.copytree(source, tree / place / "SST-2", dirs_exist_ok=True)
+    vocabulary = tree / "prev_trained_model" / "albert_base_v2" / "30k-clean.model"
+    vocabulary.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(tiny / "30k-clean.model", vocabulary)
+    shutil.copy(ROOT / "run_aie_eval.py", tree)
+    command = [sys.executable, str(ROOT / "export_albert_aie.py"), "--batch_size=32", "--max_seq_length=128", "--compare_cpu"]
+    done = subprocess.run([*command, "--graph=upstream"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "albert_pytorch in" in done.stdout and "upstream graph" in done.stdout, done.stderr
+    flags = (
+        "--aie_model_dir=../albert_seq128_bs32.pt --model_type=SST --model_name_or_path=./prev_trained_model/albert_base_v2 "
+        "--task_name=SST-2 --data_dir=./dataset/SST-2 --spm_model_file=./prev_trained_model/albert_base_v2/30k-clean.model "
+        "--output_dir=./outputs/SST-2/ --do_lower_case --max_seq_length=128 --batch_size=32"
+    )
+    done = subprocess.run([sys.executable, "./run_aie_eval.py", *flags.split()], cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0 and "11 of 11 rows scored" in done.stdout, done.stderr
+
+
 def test_auto_says_what_it_took_and_why(monkeypatch):
     monkeypatch.setattr(backends.get("aie"), "unavailable", lambda device: "no card")
     monkeypatch.setattr(backends.get("openvino"), "unavailable", lambda device: "no OpenVINO")
@@ -276,5 +349,7 @@ def test_the_batch_size_sweep_prints_its_table(tiny, sentences):
     done = subprocess.run([*command, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "| 1 | 11 of 11 |" in done.stdout and "| 4 | 11 of 11 |" in done.stdout and "predictions identical" in done.stdout
+    packed = subprocess.run([*command, *flags, "--pack", "--slots", "3"], capture_output=True, text=True)
+    assert packed.returncode == 0 and "| 4 | 11 of 11 |" in packed.stdout, packed.stderr
     failed = subprocess.run([*command, *flags, "--pth_dir", "nowhere"], capture_output=True, text=True)
     assert failed.returncode == 2 and "nowhere: no such folder" in failed.stderr

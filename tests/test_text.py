@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from albert_aie import UserError
 from albert_aie.text import Tokenizer, read_sst2
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "tokens.json").read_text(encoding="utf-8"))
@@ -47,23 +46,3 @@ def test_a_quote_is_text_and_a_byte_order_mark_is_not(tmp_path):
 def test_the_test_split_has_no_labels(sentences):
     examples = read_sst2(sentences, "test")
     assert examples.labels is None and examples.sentences[0] == "a fine film ."
-
-
-@pytest.mark.parametrize(
-    "content, words",
-    [
-        (b"", "is empty"),
-        (b"sentence\tlabel\n", "a header and no sentence"),
-        (b"a film\t1\n", "line 1: the header"),
-        (b"sentence\tlabel\na film\n", "line 2: 1 column instead"),
-        (b"sentence\tlabel\na film\t1\t2\n", "line 2: 3 columns instead"),
-        (b"sentence\tlabel\na\t1\n\nb\t0\n", "line 3: 1 column instead"),
-        (b"sentence\tlabel\na film\t2\n", "line 2: label '2' is not a class"),
-        (b"sentence\tlabel\na film\t1\n\xff\t1\n", "line 3: not UTF-8"),
-    ],
-)
-def test_a_broken_file_is_named_with_its_line(tmp_path, content, words):
-    (tmp_path / "dev.tsv").write_bytes(content)
-    with pytest.raises(UserError, match=words) as error:
-        read_sst2(tmp_path)
-    assert "dev.tsv" in str(error.value)

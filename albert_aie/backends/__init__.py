@@ -9,6 +9,7 @@ compile(module, inputs, target, calibration) -> Compiled
 load(artifact, target) -> a runner with
     run(batch) -> Output                   one Batch of the compiled shape; from `streams` threads at a time
     precision, device, threads, streams    read back from the engine
+    precision_is                           "read back", or "as compiled" where the engine cannot be asked
     close()
 """
 
@@ -79,7 +80,8 @@ def pick(name="auto", device=None):
         if not reason:
             why = "asked for" if name != "auto" else "; ".join(passed_over) or "the first in the order of preference"
             return backend, where, why
-        passed_over.append(f"{backend} on {where} not: {reason.split(': ')[0]}")
+        # what is installed and does not work is told with its cure, what is simply not here in short
+        passed_over.append(f"{backend} on {where} not: {reason if ' is installed' in reason else reason.split(': ')[0]}")
         reasons.append(f"--backend {backend} --device {where}: {reason}")
     raise UserError("; ".join(reasons))
 

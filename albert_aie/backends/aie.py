@@ -19,8 +19,9 @@ from . import Compiled, Output, check_shape
 PACKAGES = ("torch_aie", "mindietorch")
 POLICIES = {"fp16": "FP16", "fp32": "FP32"}
 LOGS = (
-    "set TORCH_AIE_LOG_LEVEL=0 and TORCH_AIE_LOG_PRINT_TO_STDOUT=1 (files: ~/ascend/log/torch_aie_log/), and for CANN "
-    "ASCEND_GLOBAL_LOG_LEVEL=0 and ASCEND_SLOG_PRINT_TO_STDOUT=1, then run again"
+    "set TORCH_AIE_LOG_LEVEL=0 and TORCH_AIE_LOG_PRINT_TO_STDOUT=1 (files: ~/ascend/log/torch_aie_log/), for CANN "
+    "ASCEND_GLOBAL_LOG_LEVEL=0 and ASCEND_SLOG_PRINT_TO_STDOUT=1, and for the engine below [log] in "
+    "/usr/local/Ascend/aie/latest/conf/aie.conf, then run again"
 )
 _in_use = []  # the package, once a card has been taken into use
 
@@ -45,13 +46,9 @@ def compile(module, inputs, target, calibration=None):
     if target.precision not in POLICIES:
         raise UserError(f"--precision {target.precision} on --backend aie: take one of {', '.join(POLICIES)}")
     aie = _use(target.device_id)
-    known = getattr(getattr(aie, "_compile_spec", None), "SUPPORT_SOC_NAME", None)
-    if known and target.soc_version not in known:
-        raise UserError(
-            f"--soc_version {target.soc_version}: {aie.__name__} knows {', '.join(sorted(known))}; npu-smi info shows the chip"
-        )
     dtype = getattr(torch, target.input_dtype)
     program = graph.trace(module, tuple(tensor.to(dtype) for tensor in inputs))
+    operators = graph.operators(program)
     options = {"soc_version": target.soc_version, "optimization_level": target.optimization_level}
     if target.require_full_compilation:
         options["require_full_compilation"] = True
@@ -65,13 +62,15 @@ def compile(module, inputs, target, calibration=None):
             **options,
         )
     except Exception as error:  # the types are not published: the documentation says only that it raises
+        known = getattr(getattr(aie, "_compile_spec", None), "SUPPORT_SOC_NAME", None)
         raise UserError(
-            f"{aie.__name__}.compile failed for {target.soc_version}: {_first_line(error)}; check --soc_version "
-            f"against npu-smi info, and for the engine's own log {LOGS}"
+            f"{aie.__name__}.compile failed for {target.soc_version}: {_first_line(error)}; check --soc_version against "
+            f"npu-smi info{f' (known: {known})' if known else ''}, and that the compiler takes the graph's operators "
+            f"({', '.join(operators)}); for the engine's own log {LOGS}"
         ) from None
     return Compiled(
         compiled,
-        graph.operators(program),
+        operators,
         {aie.__name__: getattr(aie, "__version__", "unknown")},
         requires=[aie.__name__],
         options={**options, "input_dtype": target.input_dtype},
@@ -90,37 +89,44 @@ def load(artifact, target):
 
 
 class Runner:
+    precision_is = "as compiled"  # the engine cannot be asked what it computes in: it is the policy of the file
+    streams = 1
+    threads = 1
+
     def __init__(self, artifact, aie, device_id):
         self._artifact, self._aie = artifact, aie
         self.device = f"npu:{device_id}"
         self._dtype = getattr(torch, artifact.manifest["options"]["input_dtype"])
         self._program = artifact.program(None).eval()
-        self._stream = aie.npu.Stream(self.device)
-        # The engine cannot be asked what it computes in: this is the policy that the file was compiled with.
+        self._stream = self._try(lambda: aie.npu.Stream(self.device))
         self.precision = artifact.manifest["precision"]
-        self.streams = 1
-        self.threads = 1
 
     def run(self, batch):
         """One stream, synchronised before each reading of the clock and before the result is read."""
         check_shape(batch, self._artifact)
+        return self._try(lambda: self._run(batch))
+
+    def _run(self, batch):
         start = time.perf_counter()
         with torch.no_grad(), self._aie.npu.stream(self._stream):
             inputs = [tensor.to(self._dtype).to(self.device) for tensor in batch.inputs]
             self._stream.synchronize()
             copied = time.perf_counter()
-            try:
-                logits = self._program(*inputs)
-                self._stream.synchronize()
-            except RuntimeError as error:
-                raise UserError(
-                    f"{self._artifact.path}: {self._aie.__name__} cannot run it ({_last_line(error)}); it was compiled for "
-                    f"{self._artifact.manifest['options'].get('soc_version')} with the versions in its manifest: export it "
-                    f"again on this machine, and for the engine's own log {LOGS}"
-                ) from None
+            logits = self._program(*inputs)
+            self._stream.synchronize()
             done = time.perf_counter()
-            logits = logits.to("cpu")
+            logits = logits.to("cpu").float()
         return Output(logits, copied - start, done - copied, time.perf_counter() - done, copied)
+
+    def _try(self, step):
+        try:
+            return step()
+        except RuntimeError as error:
+            raise UserError(
+                f"{self._artifact.path}: {self._aie.__name__} cannot run it ({_last_line(error)}); it was compiled for "
+                f"{self._artifact.manifest['options'].get('soc_version')} with the versions in its manifest: export it "
+                f"again on this machine, and for the engine's own log {LOGS}"
+            ) from None
 
     def close(self):
         self._program = None
@@ -151,23 +157,26 @@ def _package():
             raise UserError("torch_npu is installed beside torch_aie, and the two conflict: pip uninstall torch_npu")
         try:
             return importlib.import_module(name)
-        except (ImportError, OSError) as error:
+        except Exception as error:  # ImportError and OSError mostly, but a wheel's own start may raise anything
             raise UserError(
                 f"{name} is installed but cannot be imported ({_first_line(error)}): {_cure(name, str(error))}"
             ) from None
     raise UserError(
-        "neither torch_aie nor mindietorch is installed: install the wheel from Ascend-cann-torch-aie-*.tar.gz "
+        "no torch_aie and no mindietorch here: install the wheel from Ascend-cann-torch-aie-*.tar.gz "
         '(pip install torch_aie-*.whl; README, "On an Ascend card")'
     )
+
+
+WHEELS = {"torch_aie": "torch_aie 6.3.rc2 wants torch 2.0.1 on Python 3.9", "mindietorch": "mindietorch wants torch 2.1 or 2.6"}
 
 
 def _cure(name, reason):
     if "static TLS" in reason:
         return "preload the library that it names: export LD_PRELOAD=<its path>"
-    if "undefined symbol" in reason or "GLIBC" in reason:
-        return (
-            f"the wheel was built for another torch than {torch.__version__}: torch_aie 6.3.rc2 wants torch 2.0.1 on Python 3.9"
-        )
+    if "GLIBC" in reason:  # before the next: GLIBCXX_ and GLIBC_ are the system's, not torch's
+        return "the wheel was built for a newer Linux than this: use a newer OS image (mindietorch 1.0 needs glibc 2.34)"
+    if "undefined symbol" in reason:
+        return f"the wheel was built for another torch than {torch.__version__}: {WHEELS[name]}"
     return (
         "source the CANN environment first: source /usr/local/Ascend/ascend-toolkit/set_env.sh and "
         "source /usr/local/Ascend/aie/set_env.sh"

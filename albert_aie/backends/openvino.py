@@ -59,7 +59,7 @@ def compile(module, inputs, target, calibration=None):
 
     if target.precision not in PRECISIONS:
         raise UserError(f"--precision {target.precision} on --backend openvino: take one of {', '.join(PRECISIONS)}")
-    _check_bf16(target.precision, "--precision bf16")
+    _check_bf16(target.precision, "--precision bf16", "use --precision fp32")
     program = graph.trace(module, inputs)
     model = openvino.convert_model(program, example_input=inputs)
     for port, name in zip(model.inputs, NAMES):
@@ -117,19 +117,18 @@ def load(artifact, target):
     reason = _not_importable()
     if reason:
         raise UserError(f"{artifact.path}: was compiled for openvino, but {reason}")
-    _check_bf16(target.precision, f"{artifact.path} with precision bf16")
+    _check_bf16(target.precision, f"{artifact.path} with precision bf16", "export it again with --precision fp32")
     return Runner(artifact, target)
 
 
-def _check_bf16(precision, what):
+def _check_bf16(precision, what, cure):
     if precision == "bf16" and "BF16" not in _capabilities():
-        raise UserError(
-            f"{what}: this CPU has no bf16 instructions (OpenVINO lists {', '.join(_capabilities())}); use --precision fp32"
-        )
+        raise UserError(f"{what}: this CPU has no bf16 instructions (OpenVINO lists {', '.join(_capabilities())}); {cure}")
 
 
 class Runner:
     device = "cpu"
+    precision_is = "read back"
 
     def __init__(self, artifact, target):
         import openvino

@@ -47,6 +47,8 @@ def load(artifact, target):
 
 
 class Runner:
+    precision_is = "read back"
+
     def __init__(self, artifact, device):
         self._artifact, self.device = artifact, device
         self._program = artifact.program(device).eval()

@@ -4,6 +4,7 @@ import enum
 import io
 import json
 import os
+import re
 import types
 
 import torch
@@ -59,6 +60,10 @@ def install(namespace, name, version, successor):
         raise ImportError("/usr/lib/aarch64-linux-gnu/libgomp.so.1: cannot allocate memory in static TLS block")
     if fail("other_torch"):
         raise ImportError("libtorch_aie.so: undefined symbol: _ZN3c106detail14torchCheckFailEPKcS2_jRKSs")
+    if fail("old_os"):
+        raise ImportError("/lib/aarch64-linux-gnu/libc.so.6: version `GLIBC_2.34' not found (required by libtorch_aie.so)")
+    if fail("own_start"):
+        raise AttributeError("module 'torch._C' has no attribute '_jit_flatten'")
     npu = types.ModuleType(f"{name}.npu")
     torch.utils.rename_privateuse1_backend("npu")
     if hasattr(torch, "_register_device_module"):  # current torch looks for it when a tensor moves there
@@ -100,8 +105,14 @@ class Stream:
     _default = None
 
     def __init__(self, device):
-        if type(device) is not str or not device.startswith("npu:"):
+        torch.ops.strict_aie.check_not_finalized("Stream")
+        if type(device) is not str:
             raise TypeError(f"Stream wants a device string such as 'npu:0', not {device!r}")
+        index = re.fullmatch(r"npu:(\d+)", device)
+        if not index:
+            raise ValueError(f"Stream: {device!r} is no device string such as 'npu:0'")
+        if int(index.group(1)) >= device_count():
+            raise RuntimeError(f"Stream: {device!r} of {device_count()} device(s)")
         Stream._made += 1
         self.number = Stream._made
 
@@ -122,6 +133,7 @@ class stream:
         self.wanted = wanted
 
     def __enter__(self):
+        torch.ops.strict_aie.check_not_finalized("stream")
         self.before = torch.ops.strict_aie.set_stream(self.wanted.number)
 
     def __exit__(self, *_):
@@ -185,6 +197,7 @@ def compile_100(module, ir="default", inputs=None, **options):
 
 
 def _compile(module, inputs, policies, options, ignored):
+    torch.ops.strict_aie.check_not_finalized("compile")
     torch.ops.strict_aie.event("compile " + json.dumps({k: str(v) for k, v in sorted(options.items())}))
     precision = options.pop("precision_policy", policies.PREF_FP32)
     soc, level = options.pop("soc_version", "Ascend310P3"), options.pop("optimization_level", 0)
@@ -201,7 +214,7 @@ def _compile(module, inputs, policies, options, ignored):
     if not isinstance(precision, policies):
         raise TypeError(f"compile: precision_policy {precision!r}")
     if soc not in SOCS:
-        raise ValueError(f"compile: soc_version {soc!r} is none of {', '.join(SOCS)}")
+        raise ValueError(f"compile: soc_version {soc!r} is not supported")
     if type(level) is not int or level not in (0, 1, 2):
         raise ValueError(f"compile: optimization_level {level!r}")
     if fail("compile"):
@@ -224,8 +237,8 @@ def _compile(module, inputs, policies, options, ignored):
         _round_to_fp16(graph)
     buffer = io.BytesIO()
     torch.jit.save(program, buffer)
-    packed = (buffer.getvalue(), soc, [[one.low for one in g] for g in gears], [[one.high for one in g] for g in gears])
-    engine = torch.classes.strict_aie.Engine(packed + ([SCALAR_TYPES[one] for one in dtypes],))
+    lowest, highest = ([[getattr(one, end) for one in gear] for gear in gears] for end in ("low", "high"))
+    engine = torch.ops.strict_aie.engine((buffer.getvalue(), soc, lowest, highest, [SCALAR_TYPES[one] for one in dtypes]))
     return _script(engine, wanted, next(graph.outputs()).type())
 
 

@@ -36,8 +36,11 @@ void event(const std::string& name) {
   if (const char* path = std::getenv("STRICT_AIE_EVENTS")) std::ofstream(path, std::ios::app) << name << "\n";
 }
 
-void check_in_use(const char* what) {
+void check_not_finalized(const std::string& what) {
   TORCH_CHECK(!state().finalized, what, " after finalize(): the npu of this process is gone");
+}
+void check_in_use(const char* what) {
+  check_not_finalized(what);
   TORCH_CHECK(state().device >= 0, what, " before set_device()");
 }
 
@@ -132,7 +135,7 @@ int64_t set_stream(int64_t stream) {
   return stream;
 }
 void set_device(int64_t device) {
-  TORCH_CHECK(!state().finalized, "set_device after finalize(): the npu of this process is gone");
+  check_not_finalized("set_device");
   event("set_device");
   state().device = device;
 }
@@ -152,7 +155,10 @@ struct Engine : torch::CustomClassHolder {
   std::unique_ptr<torch::jit::Module> loaded;
   using Packed = std::tuple<std::string, std::string, std::vector<std::vector<Shape>>, std::vector<std::vector<Shape>>, std::vector<int64_t>>;
 
-  explicit Engine(Packed packed) { std::tie(program, soc, lowest, highest, dtypes) = std::move(packed); }
+  explicit Engine(Packed packed) {
+    check_not_finalized("an engine");
+    std::tie(program, soc, lowest, highest, dtypes) = std::move(packed);
+  }
   Packed unpack() const { return {program, soc, lowest, highest, dtypes}; }
 
   bool fits(const std::vector<at::Tensor>& inputs) const {
@@ -222,9 +228,13 @@ TORCH_LIBRARY(strict_aie, m) {
   m.def("set_device", &set_device);
   m.def("finalize", &finalize);
   m.def("event", &event);
+  m.def("check_not_finalized", &check_not_finalized);
   m.class_<Engine>("Engine")
-      .def(torch::init<Engine::Packed>())
+      .def(torch::init([](Engine::Packed) -> c10::intrusive_ptr<Engine> {
+        TORCH_CHECK(false, "MIE08E010101: this engine was made by hand; compile() and torch.jit.load make engines");
+      }))
       .def("run", [](const c10::intrusive_ptr<Engine>& self, std::vector<at::Tensor> inputs) { return self->run(inputs); })
       .def_pickle([](const c10::intrusive_ptr<Engine>& self) { return self->unpack(); },
                   [](Engine::Packed packed) { return c10::make_intrusive<Engine>(std::move(packed)); });
+  m.def("engine", [](Engine::Packed packed) { return c10::make_intrusive<Engine>(std::move(packed)); });  // for compile()
 }
