@@ -34,7 +34,7 @@ def parse_args(argv):
     add("--output_dir", help="write eval.json and predictions.tsv here; nothing else in the folder is touched")
     add("--device_id", type=int, help="number of the Ascend card (default: 0)")
     add("--threads", type=int, default=0, metavar="N", help="threads, for files on the CPU (default: the engine's, one a core)")
-    add("--streams", type=int, default=1, metavar="N", help="batches computed at a time, openvino only (default: %(default)s)")
+    add("--streams", type=int, metavar="N", help="batches computed at a time, openvino only (default: its choice, by the cores)")
     add("--compare_cpu", action="store_true", help="compare with the CPU reference of --pth_dir; exit 1 if the gate fails")
     add("--compare_rows", type=int, metavar="N", help="compare the first N rows instead of all")
     add("--pth_dir", help="checkpoint that the file was made from, for --compare_cpu")
@@ -68,7 +68,7 @@ def run(args):
         raise UserError("--compare_rows: means something with --compare_cpu only; add --compare_cpu or leave it out")
     if args.threads < 0:
         raise UserError(f"--threads {args.threads}: must be 1 or more, or 0 for the engine's choice")
-    if args.streams < 1:
+    if args.streams is not None and args.streams < 1:
         raise UserError(f"--streams {args.streams}: must be 1 or more")
     from tqdm import tqdm
 
@@ -87,7 +87,7 @@ def run(args):
     started = time.perf_counter()
     tokenizer = text.Tokenizer(saved.tokenizer, str(saved.path))
     target = backends.Target(manifest["backend"], manifest["device"], manifest["precision"], args.device_id or 0)
-    target = target._replace(threads=args.threads, streams=args.streams)
+    target = target._replace(threads=args.threads, streams=args.streams or 0)
     runner = backends.get(target.backend).load(saved, target)
     load_seconds = time.perf_counter() - started
     try:
@@ -116,7 +116,7 @@ def check_args(args, saved):
             )
     backend, device = saved.manifest["backend"], saved.manifest["device"]
     for flag, given, fits, who in (
-        ("--streams", args.streams > 1, backend == "openvino", "only openvino takes more than one"),
+        ("--streams", (args.streams or 1) > 1, backend == "openvino", "only openvino takes more than one"),
         ("--threads", args.threads, device == "cpu", "threads are set for files on the CPU"),
         ("--device_id", args.device_id is not None, backend == "aie", "it numbers Ascend cards"),
     ):

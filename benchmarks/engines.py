@@ -169,9 +169,12 @@ class OnnxRuntime(Peer):
 
         model = onnx.load(str(path))
         weights, seen = {tensor.name: tensor for tensor in model.graph.initializer}, set()
+        same = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Identity"}
         for node in model.graph.node:
             for i, name in enumerate(node.input):
+                name = same.get(name, name)  # the exporter names a shared weight anew at each use
                 if node.op_type == "MatMul" and name in weights:
+                    node.input[i] = name
                     if name in seen:
                         twin = copy.deepcopy(weights[name])
                         twin.name = node.input[i] = f"{name}_{len(model.graph.initializer)}"

@@ -189,13 +189,15 @@ def test_every_product_with_a_weight_has_two_dimensions(tiny, monkeypatch):
     assert len(ranks) == 4 * source.config.num_hidden_layers + 2 and set(ranks) == {2}
 
 
-def test_the_mask_is_expanded_once(tiny):
+def test_the_mask_is_expanded_once(tiny, monkeypatch):
     """To [batch, 1, seq, seq] by one addition, as the vendor's ONNX route has it; every layer but the last adds that."""
-    source, additions = checkpoint.load(tiny), []
+    source, layer, masks, additions = checkpoint.load(tiny), graph.FusedAlbert._layer, [], []
+    monkeypatch.setattr(graph.FusedAlbert, "_layer", lambda *given: masks.append([*map(int, given[-1].shape)]) or layer(*given))
     for written in (graph.PLAIN, form("fp16")):
         program = graph.trace(graph.build(source, "fused", 4, 32, form=written), graph.example_inputs(source.config, 4, 32))
         additions.append(graph.operators(program)["aten::add"])
     assert additions[1] == additions[0] + 1
+    assert masks == [[4, 1, 1, 32]] * 2 + [[4, 1, 32, 32]] * 2
 
 
 def test_the_upstream_graph_returns_the_reference_s_logits_bare(tiny, sentences):

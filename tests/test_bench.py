@@ -46,7 +46,8 @@ def test_a_small_run_end_to_end(tmp_path, tiny, sst2):
     if not hasattr(__import__("torch"), "float8_e4m3fn"):
         pytest.skip("OpenVINO's converter and transformers' masks do not go together on torch 2.0")
     flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", 64, "--rounds", 2, "--precisions", "fp32", "--batch_sizes", 2]
-    run = bench(*flags, "--engines", "sorted, 1 stream", "ours", "padded", "eager", "--output", tmp_path / "bench.json")
+    engines = ["OpenVINO fp32, sorted, 1 stream", "plain", "packed 8 x 128", "packed 8 x 64, 2", "padded"]
+    run = bench(*flags, "--seconds", 0, "--engines", *engines, "--output", tmp_path / "bench.json")
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads((tmp_path / "bench.json").read_text())
     rows = report["end_to_end"]

@@ -36,7 +36,7 @@ class Target(NamedTuple):
     input_dtype: str = "int32"  # what the compiled program takes; run() narrows the public int64 to it
     require_full_compilation: bool = False
     threads: int = 0  # on the CPU; 0: the engine's choice, which is one a core
-    streams: int = 1  # batches computed at a time (openvino)
+    streams: int = 1  # batches computed at a time (openvino); 0: the engine's choice, from the number of cores
 
 
 class Compiled(NamedTuple):
@@ -80,8 +80,9 @@ def pick(name="auto", device=None):
         if not reason:
             why = "asked for" if name != "auto" else "; ".join(passed_over) or "the first in the order of preference"
             return backend, where, why
-        # what is installed and does not work is told with its cure, what is simply not here in short
-        passed_over.append(f"{backend} on {where} not: {reason if ' is installed' in reason else reason.split(': ')[0]}")
+        # what is there and does not work is told with its cure, what is simply not here in short
+        broken = "is installed but" in reason or "is installed beside" in reason
+        passed_over.append(f"{backend} on {where} not: {reason if broken else reason.split(': ')[0]}")
         reasons.append(f"--backend {backend} --device {where}: {reason}")
     raise UserError("; ".join(reasons))
 

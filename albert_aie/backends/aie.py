@@ -162,7 +162,7 @@ def _package():
                 f"{name} is installed but cannot be imported ({_first_line(error)}): {_cure(name, str(error))}"
             ) from None
     raise UserError(
-        "no torch_aie and no mindietorch here: install the wheel from Ascend-cann-torch-aie-*.tar.gz "
+        "neither torch_aie nor mindietorch is installed: install the wheel from Ascend-cann-torch-aie-*.tar.gz "
         '(pip install torch_aie-*.whl; README, "On an Ascend card")'
     )
 

@@ -140,7 +140,7 @@ class Runner:
             model = core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
             # what int8 leaves in floating point may be bf16 where the CPU has it
             hint = {"fp32": "f32", "bf16": "bf16", "int8": "bf16" if "BF16" in _capabilities() else "f32"}
-            options = {"INFERENCE_PRECISION_HINT": hint[target.precision], "NUM_STREAMS": target.streams}
+            options = {"INFERENCE_PRECISION_HINT": hint[target.precision], "NUM_STREAMS": target.streams or "AUTO"}
             if target.threads:
                 options["INFERENCE_NUM_THREADS"] = target.threads
             compiled = core.compile_model(model, "CPU", options)

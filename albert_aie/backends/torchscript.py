@@ -54,6 +54,8 @@ class Runner:
         self._program = artifact.program(device).eval()
         self._wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
         self.precision = _precision_of(self._program)
+        if device == "cpu":
+            _prepack(self._program.graph, artifact.manifest["batch_size"] * artifact.manifest["max_seq_length"])
         self.streams = 1
         self.threads = torch.get_num_threads() if device == "cpu" else 1
 
@@ -72,6 +74,33 @@ class Runner:
 
     def close(self):
         self._program = None
+
+
+LINEAR = """
+graph(%x, %weight, %bias):
+  %y = aten::linear(%x, %weight, %bias)
+  return (%y)"""
+PACKED_LINEAR = """
+graph(%x, %weight, %bias):
+  %none : str = prim::Constant[value="none"]()
+  %algorithm : str = prim::Constant[value=""]()
+  %scalars : Scalar?[] = prim::ListConstruct()
+  %y = mkldnn::_linear_pointwise(%x, %weight, %bias, %none, %scalars, %algorithm)
+  return (%y)"""
+
+
+def _prepack(graph, rows):
+    """Give every weight the layout that oneDNN's kernels read (for products of `rows` rows), once, in memory alone: the file
+    keeps the plain one. torch's own linear calls MKL in fp32, and packs anew at each call in bf16. torch 2.0.1 lacks the
+    operators and goes on as before."""
+    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return
+    torch._C._jit_pass_custom_pattern_based_rewrite_graph(LINEAR, PACKED_LINEAR, graph)
+    for node in graph.findAllNodes("mkldnn::_linear_pointwise"):
+        constant = node.inputsAt(1).node()
+        weight = constant.t("value")
+        if not weight.is_mkldnn:  # the layers share theirs
+            constant.t_("value", torch.ops.mkldnn._reorder_linear_weight(weight, rows))
 
 
 def _precision_of(program):

@@ -197,7 +197,6 @@ def compile_100(module, ir="default", inputs=None, **options):
 
 
 def _compile(module, inputs, policies, options, ignored):
-    torch.ops.strict_aie.check_not_finalized("compile")
     torch.ops.strict_aie.event("compile " + json.dumps({k: str(v) for k, v in sorted(options.items())}))
     precision = options.pop("precision_policy", policies.PREF_FP32)
     soc, level = options.pop("soc_version", "Ascend310P3"), options.pop("optimization_level", 0)
