@@ -23,7 +23,8 @@ MASKED = -10000.0
 
 
 class Form(NamedTuple):
-    """How the fused graph is written down for an engine; each backend names its own. The function computed is the same."""
+    """How the fused graph is written down for an engine; each backend names its own. The function computed is the same, to the
+    rounding of the precision that it is meant for."""
 
     # [batch, 1, seq, seq] made once by an addition, instead of a broadcast in every layer: the form that the vendor's ONNX
     # route gives its compiler (facts/torch_aie.md §7.3). Packed rows have it anyway.
