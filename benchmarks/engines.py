@@ -313,9 +313,6 @@ class Ceiling:
         self.request.infer([self.x], share_inputs=True)
         return time.perf_counter() - start
 
-    def sentences(self, texts):
-        raise NotImplementedError
-
     def flops(self, lengths):
         return 2 * self.SIZE**3
 

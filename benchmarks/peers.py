@@ -4,9 +4,10 @@
     python benchmarks/peers.py --demo --data_dir ../shared/data/SST-2
 
 Two settings: `dense`, one forward of full rows of 128 tokens at batch 1, 8 and 32; and `end_to_end`, SST-2 dev from text to
-logits. Each engine lives in a process of its own and works alone; a round visits all in random order. Rates are medians over
-the rounds, ratios are paired within a round, their 95 % interval is a bootstrap over the rounds. Accuracy and label flips
-(against transformers in fp32) stand beside every speed. Exit code 1 if an engine failed, 2 for wrong input.
+logits. Each engine lives in a process of its own and works alone; a round visits all in random order, those of one precision
+and batch size next to each other. Rates are medians over the rounds, ratios are paired within a round, their 95 % interval
+is a bootstrap over the rounds. Accuracy and label flips (against transformers in fp32) stand beside every speed. Exit code 1
+if an engine failed, 2 for wrong input.
 """
 
 import argparse
@@ -27,9 +28,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from tables import BASE, tables  # noqa: E402
+
 from albert_aie import UserError  # noqa: E402
 
-BASE = "transformers eager fp32, padded to 128"
 PADDED_SHARE = 8  # transformers' engines see every 8th sentence: they take minutes for all, padded ones the same for each
 
 
@@ -39,7 +41,8 @@ def parse_args(argv):
     add("--pth_dir", help="checkpoint (see export_albert_aie.py)")
     add("--demo", action="store_true", help="take --pth_dir from this repository's demo/")
     add("--data_dir", required=True, help="GLUE's SST-2 with train.tsv, which int8 is calibrated on")
-    add("--rounds", type=int, default=6, help="fewer than 6 give no 95 %% interval (default: %(default)s)")
+    add("--rounds", type=int, default=6, help="end to end; fewer than 6 give no 95 %% interval (default: %(default)s)")
+    add("--dense_rounds", type=int, default=12, help="of the dense setting (default: %(default)s)")
     add("--rows", type=int, help="take the first N rows of dev (default: all)")
     add("--batch_sizes", type=int, nargs="+", default=[1, 8, 32], help="of the dense setting (default: 1 8 32)")
     add(
@@ -73,8 +76,8 @@ def run(args):
 
     if not args.pth_dir:
         raise UserError("name the checkpoint with --pth_dir, or take the embedded one with --demo")
-    if args.rounds < 1 or (args.rows is not None and args.rows < 1):
-        raise UserError("--rounds and --rows must be 1 or more")
+    if min(args.rounds, args.dense_rounds, 1 if args.rows is None else args.rows) < 1:
+        raise UserError("--rounds, --dense_rounds and --rows must be 1 or more")
     examples = text.read_sst2(args.data_dir, "dev")
     sentences, labels = examples.sentences[: args.rows], examples.labels[: args.rows]
     here = machine()
@@ -159,7 +162,7 @@ def engines(args, folder):
     both, text_only, dense_only = ["dense", "end_to_end"], ["end_to_end"], ["dense"]
     common = {"pth_dir": args.pth_dir, "sorted": True, "batch_size": 8}
     for precision in ("fp32", "bf16"):
-        padded = f"transformers eager {precision}, padded to 128"
+        padded = BASE.replace("fp32", precision)
         add("transformers", padded, precision, both, **{**common, "sorted": False, "search": {"batch_size": [8, 32]}})
         sizes = {"batch_size": [8, 16]}
         add("transformers", f"transformers eager {precision}, sorted", precision, text_only, **common, search=sizes)
@@ -183,7 +186,7 @@ def engines(args, folder):
             continue
         files = [(b, 128, [], dense_only, f"ours {precision}, plain, batch {b}", 1) for b in args.batch_sizes]
         # our small search: the shape of the packed rows and the streams
-        shapes = ((8, 128, 1, both), (8, 64, 1, text_only), (8, 64, 2, text_only), (4, 64, 2, text_only))
+        shapes = ((8, 128, 1, both), (8, 64, 1, text_only), (8, 64, 2, text_only), (3, 64, 2, text_only))
         for batch_size, length, streams, settings in shapes:
             label = f"ours {precision}, packed {batch_size} x {length}, {streams} stream{'s' * (streams > 1)}"
             files.append((batch_size, length, ["--pack"], settings, label, streams))
@@ -337,9 +340,13 @@ def measure(args, workers, sentences, labels):
         for worker, batch_size in plan:
             if setting == "dense" or worker.spec["kind"] == "ours":
                 worker.ask(*(("dense", batch_size, args.seconds) if setting == "dense" else ("sentences", sentences[:64])))
-        steps = tqdm(total=args.rounds * len(plan), desc=setting, disable=None, leave=False)
-        for _ in range(args.rounds):
+        rounds = args.dense_rounds if setting == "dense" else args.rounds
+        steps = tqdm(total=rounds * len(plan), desc=setting, disable=None, leave=False)
+        for _ in range(rounds):
+            # what is compared stands close together in time, for the machine's speed drifts
             order.shuffle(plan)
+            turn = {(w.spec["precision"], b): order.random() for w, b in plan}
+            plan.sort(key=lambda step: turn[step[0].spec["precision"], step[1]])
             for worker, batch_size in plan:
                 steps.update()
                 if worker.error:
@@ -405,93 +412,6 @@ def score(readings, labels):
         entry["correct"] = sum(a == b for a, b in zip(entry["predictions"], share))
         wanted = reference if reference is None or entry["rows"] == len(labels) else reference[::PADDED_SHARE]
         entry["flips"] = None if wanted is None else sum(a != b for a, b in zip(entry["predictions"], wanted))
-
-
-def interval(ratios, draws=2000):
-    """(median, low, high): the median of paired ratios and the 95 % bootstrap interval of that median (percentile method,
-    fixed seed). With one round low and high equal the ratio: no spread is known."""
-    generator = random.Random(0)
-    medians = sorted(statistics.median(generator.choices(ratios, k=len(ratios))) for _ in range(draws))
-    return statistics.median(ratios), medians[int(0.025 * draws)], medians[int(0.975 * draws) - 1]
-
-
-def paired(ours, theirs):
-    """Per round: how many times faster ours is, from seconds per sentence."""
-    return [t / o for o, t in zip(ours, theirs)]
-
-
-def tables(report):
-    """The markdown that the README quotes."""
-    lines = []
-    readings = report["end_to_end"]
-    rates = {label: [s / e["rows"] for s in e["seconds"]] for label, e in readings.items() if "rows" in e}
-    peaks = {label.split()[-1]: 2 * 2048**3 / statistics.median(e["seconds"]) for label, e in readings.items() if "rows" not in e}
-    if rates:
-        lines += ["", "End to end: SST-2 dev, text to logits", ""]
-        lines += [
-            "| engine | sentences/s (range) | x eager padded | accuracy | flips | GFLOP/s executed (of ceiling) "
-            "| load s | peak MB |"
-        ]
-        lines += ["| --- " * 8 + "|"]
-        for label, seconds in sorted(rates.items(), key=lambda item: statistics.median(item[1]), reverse=True):
-            entry = readings[label]
-            rate = [1 / s for s in seconds]
-            ratio = "{:.2f} [{:.2f}, {:.2f}]".format(*interval(paired(seconds, rates[BASE]))) if BASE in rates else "-"
-            speed = share(entry["flops"] / entry["rows"] / statistics.median(seconds), label, peaks)
-            lines.append(
-                f"| {label}, batch {entry['batch_size']} "
-                f"| {statistics.median(rate):.1f} ({min(rate):.1f} to {max(rate):.1f}) | {ratio} "
-                f"| {entry['correct']}/{entry['rows']} | {entry['flips']} | {speed} "
-                f"| {entry['load']:.1f} | {entry['memory']:.0f} |"
-            )
-    for label, e in readings.items():
-        if "rows" not in e:
-            lines.append(f"\n{label}: {2 * 2048**3 / statistics.median(e['seconds']) / 1e9:.0f} GFLOP/s (product of 2,048 cubed)")
-    for precision in ("fp32", "bf16", "int8", "fp16"):
-        verdict(lines, "end to end", precision, {k: v for k, v in rates.items() if f" {precision}" in k})
-    batches = sorted({int(b) for by_batch in report["dense"].values() for b in by_batch})
-    for batch in batches:
-        seconds = {label: by_batch[str(batch)] for label, by_batch in report["dense"].items() if str(batch) in by_batch}
-        lines += ["", f"Dense: batch {batch} of full rows of 128 tokens", ""]
-        nominal = f"GFLOP/s nominal, {report['nominal_flops_per_row'] / 1e9:.2f} a row (of ceiling)"
-        lines += [f"| engine | rows/s (range) | GFLOP/s executed (of ceiling) | {nominal} |"]
-        lines += ["| --- " * 4 + "|"]
-        for label, readings_ in sorted(seconds.items(), key=lambda item: statistics.median(item[1])):
-            if not label.startswith("ceiling"):
-                rate = [batch / s for s in readings_]
-                flops = report["dense_flops"][label][str(batch)], batch * report["nominal_flops_per_row"]
-                speeds = [share(count / statistics.median(readings_), label, peaks) for count in flops]
-                spread = f"{statistics.median(rate):.2f} ({min(rate):.2f} to {max(rate):.2f})"
-                lines.append(f"| {label} | {spread} | {' | '.join(speeds)} |")
-        for precision in ("fp32", "bf16", "int8", "fp16"):
-            of_precision = {k: v for k, v in seconds.items() if f" {precision}" in k}
-            packed = [k for k in of_precision if "packed" in k and k.startswith("ours")]
-            verdict(lines, f"dense batch {batch}", precision, {k: v for k, v in of_precision.items() if k not in packed})
-            plain = f"ours {precision}, plain, batch {batch}"
-            if packed and plain in seconds:
-                ratio = interval(paired(seconds[plain], seconds[packed[0]]))
-                lines.append(
-                    "\nforward of {}: {:.3f} [{:.3f}, {:.3f}] of the time of {}; {:.2f} sentences a row".format(
-                        packed[0], *ratio, plain, report["sentences_per_row"]
-                    )
-                )
-    return "\n".join(lines)
-
-
-def share(speed, label, peaks):
-    """A speed in GFLOP/s, and its share of the ceiling of its precision measured in the same run."""
-    peak = next((peaks[p] for p in peaks if f" {p}" in label), None)
-    return f"{speed / 1e9:.0f}" + (f" ({100 * speed / peak:.0f} %)" if peak else "")
-
-
-def verdict(lines, setting, precision, seconds):
-    """Our best against the best peer of the same precision."""
-    ours = {label: s for label, s in seconds.items() if label.startswith("ours")}
-    peers = {label: s for label, s in seconds.items() if not label.startswith(("ours", "ceiling"))}
-    if ours and peers:
-        best, peer = (min(group, key=lambda label: statistics.median(group[label])) for group in (ours, peers))
-        ratio = interval(paired(ours[best], peers[peer]))
-        lines.append("\n{} {}: {} / {} = {:.3f} [{:.3f}, {:.3f}]".format(setting, precision, best, peer, *ratio))
 
 
 if __name__ == "__main__":

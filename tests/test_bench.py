@@ -10,17 +10,18 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import peers  # noqa: E402
+import tables  # noqa: E402
 
 
 def test_the_interval_holds_the_truth_and_narrows():
     generator = random.Random(1)
     noisy = [1.2 * generator.lognormvariate(0, 0.05) for _ in range(40)]
-    middle, low, high = peers.interval(noisy)
+    middle, low, high = tables.interval(noisy)
     assert low < 1.2 < high and low < middle < high
-    few = peers.interval(noisy[:5])
+    few = tables.interval(noisy[:5])
     assert few[2] - few[1] > high - low
-    assert peers.interval([1.5]) == (1.5, 1.5, 1.5)
-    assert peers.paired([1.0, 2.0], [2.0, 3.0]) == [2.0, 1.5]
+    assert tables.interval([1.5]) == (1.5, 1.5, 1.5)
+    assert tables.paired([1.0, 2.0], [2.0, 3.0]) == [2.0, 1.5]
 
 
 def test_accuracy_and_flips_are_counted_on_the_rows_that_an_engine_saw():
@@ -45,19 +46,22 @@ def test_a_small_run_end_to_end(tmp_path, tiny, sst2):
     pytest.importorskip("openvino")
     if not hasattr(__import__("torch"), "float8_e4m3fn"):
         pytest.skip("OpenVINO's converter and transformers' masks do not go together on torch 2.0")
-    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", 64, "--rounds", 2, "--precisions", "fp32", "--batch_sizes", 2]
+    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", 64, "--precisions", "fp32", "--batch_sizes", 2]
+    flags += ["--rounds", 2, "--dense_rounds", 2]
     engines = ["OpenVINO fp32, sorted, 1 stream", "plain", "packed 8 x 128", "packed 8 x 64, 2", "padded"]
     run = bench(*flags, "--seconds", 0, "--engines", *engines, "--output", tmp_path / "bench.json")
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads((tmp_path / "bench.json").read_text())
     rows = report["end_to_end"]
-    assert {"OpenVINO fp32, sorted, 1 stream", "ours fp32, packed 8 x 64, 2 streams", peers.BASE} <= set(rows)
+    assert {"OpenVINO fp32, sorted, 1 stream", "ours fp32, packed 8 x 64, 2 streams", tables.BASE} <= set(rows)
     for label, entry in rows.items():
         assert len(entry["seconds"]) == 2 and entry["flips"] == 0 and entry["flops"] > 0, label
     assert len({entry["correct"] for entry in rows.values() if entry["rows"] == 64}) == 1
     per_sentence = {label: entry["flops"] / entry["rows"] for label, entry in rows.items()}
-    assert per_sentence["ours fp32, packed 8 x 128, 1 stream"] < per_sentence[peers.BASE] / 3
+    assert per_sentence["ours fp32, packed 8 x 128, 1 stream"] < per_sentence[tables.BASE] / 3
     assert len(report["dense"]["ours fp32, plain, batch 2"]["2"]) == 2
+    summary = run.stdout[run.stdout.index("Summary") :]
+    assert "| **ours fp32, packed" in summary and "| batch 2 | " in summary
     assert "end to end fp32: ours fp32" in run.stdout and "dense batch 2 fp32: ours fp32" in run.stdout
 
 

@@ -63,9 +63,10 @@ def compile(module, inputs, target, calibration=None):
         )
     except Exception as error:  # the types are not published: the documentation says only that it raises
         known = getattr(getattr(aie, "_compile_spec", None), "SUPPORT_SOC_NAME", None)
+        known = f" (known: {', '.join(sorted(map(str, known)))})" if known else ""
         raise UserError(
             f"{aie.__name__}.compile failed for {target.soc_version}: {_first_line(error)}; check --soc_version against "
-            f"npu-smi info{f' (known: {known})' if known else ''}, and that the compiler takes the graph's operators "
+            f"npu-smi info{known}, and that the compiler takes the graph's operators "
             f"({', '.join(operators)}); for the engine's own log {LOGS}"
         ) from None
     return Compiled(
@@ -121,7 +122,7 @@ class Runner:
     def _try(self, step):
         try:
             return step()
-        except RuntimeError as error:
+        except Exception as error:  # as in compile: the types are not published
             raise UserError(
                 f"{self._artifact.path}: {self._aie.__name__} cannot run it ({_last_line(error)}); it was compiled for "
                 f"{self._artifact.manifest['options'].get('soc_version')} with the versions in its manifest: export it "
