@@ -9,6 +9,8 @@ CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
 # export and evaluate write here
 OUT ?= outputs/demo
+# tests at a time
+JOBS ?= 2
 # GLUE's SST-2, for `make bench`
 SST2 ?= ../shared/data/SST-2
 
@@ -29,11 +31,11 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready-test
 	$(PY) -m ruff check .
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n $(JOBS)
 
 test-all: $(VENV)/.ready-test
 	$(PY) -m ruff check .
-	$(PY) -m pytest -q -m "slow or not slow"
+	$(PY) -m pytest -q -n $(JOBS) -m "slow or not slow"
 
 bench: $(VENV)/.ready-test
 	$(PIP) -e .[bench]

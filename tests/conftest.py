@@ -5,6 +5,9 @@ import os
 import shutil
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side: one thread each, for torch's idle threads spin
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import sentencepiece
 import torch
