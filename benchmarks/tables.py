@@ -4,6 +4,7 @@
 python benchmarks/tables.py outputs/bench.json
 """
 
+import argparse
 import json
 import random
 import re
@@ -164,6 +165,18 @@ def packed_against_plain(times, precision, batch):
             yield label, plain, spread(times[plain], times[label])
 
 
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("readings", help="the file that peers.py wrote (--output)")
+    args = parser.parse_args()
+    try:
+        with open(args.readings, encoding="utf-8") as file:
+            print(tables(json.load(file)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"error: {args.readings}: no readings of benchmarks/peers.py ({error!r}); name its --output", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    with open(sys.argv[1], encoding="utf-8") as file:
-        print(tables(json.load(file)))
+    sys.exit(main())

@@ -62,6 +62,8 @@ def test_a_small_run_end_to_end(tmp_path, tiny, sst2):
     assert len(report["dense"]["ours fp32, plain, batch 2"]["2"]) == 2
     summary = run.stdout[run.stdout.index("Summary") :]
     assert "| **ours fp32, packed" in summary and "| batch 2 | " in summary
+    again = subprocess.run([sys.executable, ROOT / "benchmarks" / "tables.py", tmp_path / "bench.json"], capture_output=True)
+    assert again.returncode == 0 and again.stdout.decode().strip() in run.stdout
     assert "end to end fp32: ours fp32" in run.stdout and "dense batch 2 fp32: ours fp32" in run.stdout
 
 
@@ -79,3 +81,12 @@ def test_an_engine_that_fails_is_named_and_the_exit_code_says_so(tmp_path, tiny,
 def test_wrong_input_is_one_sentence(flags, words):
     run = bench(*flags)
     assert run.returncode == 2 and words in run.stderr and run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", [None, "no json", "[]", "{}"])
+def test_tables_of_what_peers_did_not_write_are_refused(tmp_path, text):
+    file = tmp_path / "readings.json"
+    if text:
+        file.write_text(text)
+    run = subprocess.run([sys.executable, ROOT / "benchmarks" / "tables.py", file], capture_output=True, text=True)
+    assert run.returncode == 2 and "no readings of benchmarks/peers.py" in run.stderr and run.stderr.count("\n") == 1
