@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -90,3 +91,15 @@ def test_tables_of_what_peers_did_not_write_are_refused(tmp_path, text):
         file.write_text(text)
     run = subprocess.run([sys.executable, ROOT / "benchmarks" / "tables.py", file], capture_output=True, text=True)
     assert run.returncode == 2 and "no readings of benchmarks/peers.py" in run.stderr and run.stderr.count("\n") == 1
+
+
+def test_torchscript_options_change_the_speed_and_not_the_logits(tiny):
+    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        pytest.skip("torch 2.0 has neither the prepacked linear nor a scale in scaled_dot_product_attention")
+    command = [sys.executable, ROOT / "benchmarks" / "torchscript_options.py", "--pth_dir", tiny, "--rounds", "2"]
+    flags = ["--batch_size", "2", "--max_seq_length", "16", "--precisions", "fp32"]
+    run = subprocess.run([*command, *flags], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    rows = [line.split(" | ") for line in run.stdout.splitlines() if line.startswith("| fp32")]
+    assert len(rows) == 3 and all(float(row[-1].rstrip(" |")) < 1e-5 for row in rows)
+    assert subprocess.run([*command[:2], "--pth_dir", "nowhere"], capture_output=True).returncode == 2

@@ -80,7 +80,7 @@ def _quantize(model, calibration):
     """(the model with the shared layer's products in int8, NNCF's version): post-training quantisation, weights per channel
     and activations per tensor, ranges from the batches that `calibration()` gives. Products whose weight is used once (the
     first layer's, the last layer's of its own, pooler and classifier: 1 % of the FLOPs) and those of the last layer's
-    attention stay in floating point: that halves the label flips and costs no time that can be measured."""
+    attention stay in floating point, which costs no time that can be measured."""
     try:
         import nncf
     except ImportError as error:
