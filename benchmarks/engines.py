@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy
 import torch
+from tables import SIZE
 
 LENGTH = 128
 
@@ -286,14 +287,12 @@ class Ceiling:
     """What the machine can do: a 2,048-cube product, weights packed beforehand, through OpenVINO's (oneDNN's) kernels in
     fp32 and bf16 and int8. `dense` gives its seconds; no text."""
 
-    SIZE = 2048
-
     def __init__(self, spec):
         import openvino
         from openvino import opset13 as ops
 
         self.label, self.precision = spec["label"], spec["precision"]
-        n = self.SIZE
+        n = SIZE
         generator = numpy.random.default_rng(0)
         x = ops.parameter([n, n], numpy.float32)
         weight = ops.constant(generator.standard_normal((n, n), numpy.float32) * 0.02)
@@ -314,7 +313,7 @@ class Ceiling:
         return time.perf_counter() - start
 
     def flops(self, lengths):
-        return 2 * self.SIZE**3
+        return 2 * SIZE**3
 
 
 KINDS = {"transformers": Transformers, "onnxruntime": OnnxRuntime, "openvino": OpenVino, "ours": Ours, "ceiling": Ceiling}

@@ -43,6 +43,9 @@ def main():
 
 def measure(args):
     source = checkpoint.load(args.pth_dir or ROOT / "demo" / "checkpoint")
+    longest = source.config.max_position_embeddings
+    if min(args.batch_size, args.rounds) < 1 or not 3 <= args.max_seq_length <= longest:
+        raise UserError(f"--batch_size and --rounds must be 1 or more, --max_seq_length 3 to {longest}")
     inputs = list(graph.example_inputs(source.config, args.batch_size, args.max_seq_length))
     inputs[1] = torch.ones_like(inputs[1])
     print("| precision | form | rows/s | to no prepacking (95 % interval) | largest difference of a logit |")

@@ -45,7 +45,7 @@ def bench(*flags):
 
 def test_a_small_run_end_to_end(tmp_path, tiny, sst2):
     pytest.importorskip("openvino")
-    if not hasattr(__import__("torch"), "float8_e4m3fn"):
+    if not hasattr(torch, "float8_e4m3fn"):
         pytest.skip("OpenVINO's converter and transformers' masks do not go together on torch 2.0")
     flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", 64, "--precisions", "fp32", "--batch_sizes", 2]
     flags += ["--rounds", 2, "--dense_rounds", 2]
@@ -93,7 +93,7 @@ def test_tables_of_what_peers_did_not_write_are_refused(tmp_path, text):
     assert run.returncode == 2 and "no readings of benchmarks/peers.py" in run.stderr and run.stderr.count("\n") == 1
 
 
-def test_torchscript_options_change_the_speed_and_not_the_logits(tiny):
+def test_torchscript_options_keep_the_logits(tiny):
     if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         pytest.skip("torch 2.0 has neither the prepacked linear nor a scale in scaled_dot_product_attention")
     command = [sys.executable, ROOT / "benchmarks" / "torchscript_options.py", "--pth_dir", tiny, "--rounds", "2"]
@@ -102,4 +102,6 @@ def test_torchscript_options_change_the_speed_and_not_the_logits(tiny):
     assert run.returncode == 0, run.stderr
     rows = [line.split(" | ") for line in run.stdout.splitlines() if line.startswith("| fp32")]
     assert len(rows) == 3 and all(float(row[-1].rstrip(" |")) < 1e-5 for row in rows)
-    assert subprocess.run([*command[:2], "--pth_dir", "nowhere"], capture_output=True).returncode == 2
+    for wrong, words in ((["--pth_dir", "nowhere"], "nowhere: no such folder"), (["--max_seq_length", "600"], "3 to 512")):
+        run = subprocess.run([*command, *wrong], capture_output=True, text=True)
+        assert run.returncode == 2 and words in run.stderr and run.stderr.count("\n") == 1

@@ -37,10 +37,9 @@ def test_the_checkpoint_is_albert_base_in_upstreams_layout_and_small():
 
 
 def test_demo_flags_find_everything(tmp_path, export, evaluate):
-    shape = ["--batch_size", 8, "--max_seq_length", 64, "--pack"]  # packed: a third of the time
-    run = export("--demo", "--save_dir", tmp_path, *shape, "--backend", "torchscript")
+    run = export("--demo", "--save_dir", tmp_path, "--batch_size", 8, "--max_seq_length", 64, "--backend", "torchscript")
     assert run.code == 0, run.err
-    run = evaluate("--demo", "--aie_model_dir", tmp_path / "albert_seq64_bs8_packed.pt", "--output_dir", tmp_path)
+    run = evaluate("--demo", "--aie_model_dir", tmp_path / "albert_seq64_bs8.pt", "--output_dir", tmp_path)
     assert run.code == 0, run.err
     accuracy = json.loads((tmp_path / "eval.json").read_text())["accuracy"]
     assert accuracy["total"] == len(read_sst2(DATA).sentences)

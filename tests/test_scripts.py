@@ -349,7 +349,6 @@ def test_the_batch_size_sweep_prints_its_table(tiny, sentences):
     done = subprocess.run([*command, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "| 1 | 11 of 11 |" in done.stdout and "| 4 | 11 of 11 |" in done.stdout and "predictions identical" in done.stdout
-    flags += ["--batch_sizes", "4"]
     packed = subprocess.run([*command, *flags, "--pack", "--slots", "3"], capture_output=True, text=True)
     assert packed.returncode == 0 and "| 4 | 11 of 11 |" in packed.stdout, packed.stderr
     failed = subprocess.run([*command, *flags, "--pth_dir", "nowhere"], capture_output=True, text=True)

@@ -71,7 +71,14 @@ def compile(module, inputs, target, calibration=None):
         model, versions["nncf"] = _quantize(model, calibration)
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "ir.xml"
-        openvino.save_model(model, str(xml), compress_to_fp16=False)
+        try:
+            openvino.save_model(model, str(xml), compress_to_fp16=False)
+            openvino.Core().read_model(str(xml))  # OpenVINO 2024.6 cuts the weights short on a full disk and says nothing
+        except RuntimeError as error:
+            raise UserError(
+                f"{tempfile.gettempdir()}: OpenVINO's IR cannot be written there ({_reason(error)}); free room, or name "
+                "another folder by TMPDIR"
+            ) from None
         blobs = {"ir.xml": xml.read_bytes(), "ir.bin": xml.with_suffix(".bin").read_bytes()}
     return Compiled(program, graph.operators(program), versions, blobs=blobs)
 
@@ -145,9 +152,8 @@ class Runner:
                 options["INFERENCE_NUM_THREADS"] = target.threads
             compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1][:200]
             raise UserError(
-                f"{artifact.path}: OpenVINO cannot compile its IR ({reason}); export it again with the "
+                f"{artifact.path}: OpenVINO cannot compile its IR ({_reason(error)}); export it again with the "
                 f"version installed here ({openvino.__version__})"
             ) from None
         self.precision = _precision_of(compiled)
@@ -170,6 +176,10 @@ class Runner:
 
     def close(self):
         self._idle = None
+
+
+def _reason(error):
+    return str(error).strip().splitlines()[-1][:200]
 
 
 def _precision_of(compiled):
