@@ -6,6 +6,7 @@ import time
 from .. import UserError
 from . import Compiled, Option, Output, Unavailable, check_precision, check_shape, settings
 
+TITLE = "TorchScript"
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 GRAPH = "fused"
 OPTIONS = (
