@@ -94,7 +94,9 @@ def save(path, compiled, manifest, tokenizer):
     from .graph import torchscript_warnings_off
 
     extra = {
-        PREFIX + "manifest.json": json.dumps(manifest, indent=1, ensure_ascii=False).encode(),
+        PREFIX + "manifest.json": json.dumps(manifest, indent=1, ensure_ascii=False).encode(
+            "utf-8", "backslashreplace"
+        ),
         PREFIX + "tokenizer.model": tokenizer,
         **{PREFIX + name: blob for name, blob in compiled.blobs.items()},
     }
