@@ -144,7 +144,7 @@ class Artifact:
 
         try:
             with torchscript_warnings_off():
-                return torch.jit.load(str(self.path), map_location=device)
+                return torch.jit.load(_openable(self.path), map_location=device)
         except Exception as error:  # RuntimeError mostly; a damaged file raises others
             raise UserError(
                 f"{self.path}: its program cannot be loaded ({first_line(error)}); {AGAIN}"
@@ -183,6 +183,15 @@ def open_pt(path):
     if wrong:
         raise UserError(f"{path}: its manifest has no usable {wrong[0]!r}; {AGAIN}")
     return Artifact(path, manifest, _read(path, "tokenizer.model"))
+
+
+def _openable(path):
+    """What torch.jit.load takes: the name, or the bytes where the name is not UTF-8."""
+    try:
+        str(path).encode()
+        return str(path)
+    except UnicodeEncodeError:
+        return io.BytesIO(path.read_bytes())
 
 
 def _read(path, name):
