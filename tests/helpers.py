@@ -7,15 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import safetensors.torch
 import sentencepiece
 import torch
 
 from albert_aie import checkpoint, graph
-from albert_aie.batching import batches
-from albert_aie.evaluate import encode
-from albert_aie.text import Tokenizer, read_sst2
+from albert_aie.batching import batches, scatter
+from albert_aie.text import Tokenizer, encode_all, read_sst2
+from albert_aie.upstream import to_upstream
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("ALBERT_SHARED", ROOT.parent / "shared")) / "data"
@@ -57,6 +58,11 @@ class Run:
 
     def __init__(self, code, out, err):
         self.code, self.out, self.err = code, out, err
+
+    @property
+    def said(self):
+        """stdout with every run of blanks and line ends as one blank: a long line is wrapped."""
+        return " ".join(self.out.split())
 
 
 def flags(**options):
@@ -112,7 +118,7 @@ def write_checkpoint(folder, config=TINY, layout="upstream", spm=SPM, dtype=None
         safetensors.torch.save_file(tensors, str(folder / "model.safetensors"))
     else:
         torch.save(
-            checkpoint.to_upstream(tensors),
+            to_upstream(tensors),
             folder / "pytorch_model.bin",
             _use_new_zipfile_serialization=layout == "upstream",
         )
@@ -125,16 +131,24 @@ def needs_nncf():
 
 def tokens(spm, folder, count=None, length=128):
     """The id lists of the first `count` sentences of dev.tsv."""
-    return encode(Tokenizer(spm.read_bytes()), read_sst2(folder).sentences[:count], length)[0]
+    sentences = read_sst2(folder).sentences[:count]
+    return encode_all(Tokenizer(spm.read_bytes()), sentences, length)[0]
 
 
-def fused_logits(source, encoded, batch_size, seq, which="fused", tree=None):
-    """float32 [sentences, class] of the traced graph."""
-    module = graph.build(source, which, batch_size, seq, tree)
-    program = graph.trace(module, graph.example_inputs(source.config, batch_size, seq))
+def traced(checkpoint, shape, graph_name="fused", upstream_dir=None, form=graph.PLAIN):
+    module = graph.build(checkpoint, graph_name, shape, upstream_dir, form)
+    return graph.trace(module, graph.example_inputs(checkpoint.config, shape))
+
+
+def logits(program, encoded, shape, classes=2):
+    """float32 [sentences, class] of a program of that shape; NaN where nothing was written."""
+    result = numpy.full((len(encoded), classes), numpy.nan, numpy.float32)
     with torch.no_grad():
-        parts = [
-            program(*batch.inputs)[: len(batch.sentences)]
-            for batch in batches(encoded, batch_size, seq)
-        ]
-    return torch.cat(parts)
+        for batch in batches(encoded, shape):
+            scatter(program(*map(torch.from_numpy, batch.inputs)).numpy(), batch, result)
+    return result
+
+
+def fused_logits(checkpoint, encoded, shape, graph_name="fused", upstream_dir=None):
+    """float32 [sentences, class] of the traced graph."""
+    return logits(traced(checkpoint, shape, graph_name, upstream_dir), encoded, shape)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from helpers import TINY, refused, write_checkpoint
 
-from albert_aie import UserError, checkpoint
+from albert_aie import UserError
 from albert_aie.checkpoint import load
 from albert_aie.compare import transformers_model
+from albert_aie.upstream import to_upstream
 
 
 def test_both_layouts_and_formats_give_the_same_checkpoint(tmp_path, tiny, tiny_hf):
@@ -31,7 +32,7 @@ def test_the_shift_of_upstreams_classifier_is_folded_into_the_bias(tiny, tiny_hf
     torch.testing.assert_close(
         folded, raw["classifier.bias"] + 0.1 * raw["classifier.weight"].sum(1)
     )
-    back = checkpoint.to_upstream(load(tiny_hf).tensors)
+    back = to_upstream(load(tiny_hf).tensors)
     assert back.keys() == raw.keys()
     torch.testing.assert_close(back["classifier.bias"], raw["classifier.bias"])
 
@@ -178,7 +179,7 @@ def test_the_sentencepiece_model_is_looked_for_in_the_tree_last(tmp_path):
     shutil.move(str(folder / "30k-clean.model"), str(inside))
     with pytest.raises(UserError, match="--spm_model_file"):
         load(folder)
-    assert load(folder, tree=tmp_path / "tree").tokenizer == inside
+    assert load(folder, upstream_dir=tmp_path / "tree").tokenizer == inside
     assert load(folder, spm_model_file=inside).tokenizer == inside
 
 

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 from helpers import ROOT, needs_nncf, python, tokens
 
 from albert_aie import compare
@@ -66,13 +65,13 @@ def test_demo_flags_find_everything(tmp_path, export, evaluate):
 def test_every_precision_passes_its_gate_on_dev(tmp_path, sst2, export, engine, precision, pack):
     if precision == "int8":
         needs_nncf()
-    if precision == "bf16" and "BF16" not in openvino._capabilities():
+    if precision == "bf16" and "BF16" not in openvino.capabilities():
         pytest.skip("without bf16 instructions OpenVINO refuses, and torch emulates them: minutes")
     target = {"backend": engine, "precision": precision, "pack": pack}
     shape = {"batch_size": 8, "max_seq_length": 64}
     run = export(demo=True, data_dir=sst2, save_dir=tmp_path, compare_cpu=True, **target, **shape)
     print(run.out)
-    assert run.code == 0 and "872 rows" in run.out and "compare_cpu PASS" in run.out
+    assert run.code == 0 and "872 sentences" in run.out and "compare_cpu PASS" in run.out
     if precision == "fp32":
         assert "label flips 0 (gate 0)" in run.out
 
@@ -111,4 +110,4 @@ def test_unmodified_albert_pytorch_loads_it_and_predicts_the_same(tmp_path, sst2
     run = python("-c", PREDICT, upstream_tree, CHECKPOINT, tmp_path / "ids.json")
     assert run.code == 0, run.err
     reference, _ = compare.reference_logits(checkpoint, encoded)
-    assert torch.tensor(json.loads(run.out.splitlines()[-1])).equal(reference.argmax(1))
+    assert json.loads(run.out.splitlines()[-1]) == reference.argmax(1).tolist()

@@ -2,13 +2,16 @@
 
 from dataclasses import asdict
 
+import numpy
 import pytest
 import safetensors.torch
 import torch
-from helpers import BASE, TINY, fused_logits, tokens, write_checkpoint
+from helpers import BASE, TINY, fused_logits, tokens, traced, write_checkpoint
 
-from albert_aie import compare, graph
-from albert_aie.checkpoint import ACTIVATIONS, load
+from albert_aie import compare, flops, graph
+from albert_aie.batching import Shape
+from albert_aie.checkpoint import load
+from albert_aie.config import ACTIVATIONS
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -16,8 +19,8 @@ def test_fused_graph_equals_transformers(tmp_path, sentences, activation):
     checkpoint = load(write_checkpoint(tmp_path, {**TINY, "hidden_act": activation}))
     encoded = tokens(checkpoint.tokenizer, sentences)
     reference, _ = compare.reference_logits(checkpoint, encoded)
-    for batch_size, seq in ((1, 24), (4, 24), (4, 128)):
-        got = fused_logits(checkpoint, encoded, batch_size, seq)
+    for shape in (Shape(1, 24), Shape(4, 24), Shape(4, 128)):
+        got = fused_logits(checkpoint, encoded, shape)
         torch.testing.assert_close(got, reference, rtol=0, atol=1e-5)
 
 
@@ -28,7 +31,7 @@ def write_base(folder, layout, data):
     reference, _ = compare.reference_logits(checkpoint, tokens(checkpoint.tokenizer, data, 24))
     # between the two middle ones of 24, not on one (as median() would): that row's label would
     # hang on rounding
-    shift = (reference[:, 1] - reference[:, 0]).quantile(0.5)
+    shift = float(numpy.quantile(reference[:, 1] - reference[:, 0], 0.5))
     if layout == "hf":
         tensors = {**checkpoint.tensors}
         tensors["classifier.bias"] = tensors["classifier.bias"] - torch.tensor([0, shift])
@@ -45,18 +48,18 @@ def test_base_size_equals_transformers_on_real_sentences(tmp_path, sst2, layout)
     checkpoint = write_base(tmp_path, layout, sst2)
     encoded = tokens(checkpoint.tokenizer, sst2, 16)
     reference, _ = compare.reference_logits(checkpoint, encoded)
-    assert reference.argmax(1).unique().numel() == 2  # a swapped tensor would show
-    got = fused_logits(checkpoint, encoded, 8, 64)
+    assert set(reference.argmax(1)) == {0, 1}  # a swapped tensor would show
+    got = fused_logits(checkpoint, encoded, Shape(8, 64))
     torch.testing.assert_close(got, reference, rtol=0, atol=1e-5)
 
 
 @pytest.mark.upstream
 @pytest.mark.parametrize("layout", ["upstream", "hf"])
-@pytest.mark.parametrize("which", ["upstream", "fused"])
-def test_four_ways_equal_both_references(tmp_path, sst2, patched_tree, layout, which):
+@pytest.mark.parametrize("graph_name", ["upstream", "fused"])
+def test_four_ways_equal_both_references(tmp_path, sst2, patched_tree, layout, graph_name):
     checkpoint = write_base(tmp_path, layout, sst2)
     encoded = tokens(checkpoint.tokenizer, sst2, 16)
-    got = fused_logits(checkpoint, encoded, 8, 64, which, patched_tree)
+    got = fused_logits(checkpoint, encoded, Shape(8, 64), graph_name, patched_tree)
     for tree in (None, patched_tree):
         reference, _ = compare.reference_logits(checkpoint, encoded, tree)
         torch.testing.assert_close(got, reference, rtol=0, atol=1e-5)
@@ -71,18 +74,17 @@ def test_no_label_flips_on_all_of_dev_against_upstream(tmp_path, sst2, patched_t
     other, _ = compare.reference_logits(checkpoint, encoded)
     assert "albert_pytorch" in name
     assert int((reference.argmax(1) != other.argmax(1)).sum()) == 0
-    got = fused_logits(checkpoint, encoded, 16, 64)
+    got = fused_logits(checkpoint, encoded, Shape(16, 64))
     result = compare.compare(got, reference, None, "fp32")
     assert result.flips == 0 and result.max_abs <= 1e-5
 
 
 def test_the_fused_graph_is_static_and_keeps_its_weights_once(tmp_path, tiny, export, sentences):
-    config = load(tiny).config
-    module = graph.build(load(tiny), "fused", 2, 16)
-    names = graph.operators(graph.trace(module, graph.example_inputs(config, 2, 16)))
+    checkpoint = load(tiny)
+    names = graph.operators(traced(checkpoint, Shape(2, 16)))
     for forbidden in ("size", "arange", "expand", "div", "dropout", "masked_fill"):
         assert f"aten::{forbidden}" not in names
-    assert names["aten::linear"] == 4 * config.num_hidden_layers + 2
+    assert names["aten::linear"] == 4 * checkpoint.config.num_hidden_layers + 2
     shape = {"batch_size": 2, "max_seq_length": 16}
     run = export(pth_dir=tiny, save_dir=tmp_path, backend="torchscript", **shape)
     assert run.code == 0
@@ -92,7 +94,7 @@ def test_the_fused_graph_is_static_and_keeps_its_weights_once(tmp_path, tiny, ex
 
 def test_the_checkpoint_is_not_changed_by_building_a_graph(tiny):
     checkpoint, again = load(tiny), load(tiny)
-    module = graph.build(checkpoint, "fused", 1, 8)
+    module = graph.build(checkpoint, "fused", Shape(1, 8))
     for parameter in module.parameters():
         parameter.mul_(2)
     assert checkpoint.tensors.keys() == again.tensors.keys()
@@ -107,12 +109,13 @@ def test_flops_of_a_row_are_what_torch_counts(tiny):
     model = compare.transformers_model(checkpoint)
     with counting(display=False) as counter, torch.no_grad():
         model(input_ids=torch.ones(1, 32, dtype=torch.long))
-    assert graph.flops_per_row(config, 32) == counter.get_total_flops()
+    assert flops.flops_per_row(config, 32) == counter.get_total_flops()
     for slots in (0, 5):
-        module = graph.build(checkpoint, "fused", 1, 32, slots=slots)
+        shape = Shape(1, 32, slots)
+        module = graph.build(checkpoint, "fused", shape)
         with counting(display=False) as counter, torch.no_grad():
-            module(*graph.example_inputs(checkpoint.config, 1, 32))
-        assert graph.executed_flops_per_row(config, 32, slots) == counter.get_total_flops()
+            module(*graph.example_inputs(checkpoint.config, shape))
+        assert flops.executed_flops_per_row(config, shape) == counter.get_total_flops()
     base = {**BASE, "num_labels": 2}
-    assert round(graph.flops_per_row(base, 128) / 1e9, 2) == 22.37
-    assert round(graph.executed_flops_per_row(base, 128) / 1e9, 2) == 20.15
+    assert round(flops.flops_per_row(base, 128) / 1e9, 2) == 22.37
+    assert round(flops.executed_flops_per_row(base, Shape(1, 128)) / 1e9, 2) == 20.15

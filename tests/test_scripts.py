@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -33,12 +34,12 @@ def test_export_compare_and_evaluate(
     given["compare_cpu"] = True
     run = export(save_dir=tmp_path, backend=engine, precision="fp32", **given, **SMALL)
     assert run.code == 0, run.err
-    assert f"{engine} on cpu (asked for)" in run.out
+    assert f"{engine} on cpu (asked for)" in run.said
     assert "compare_cpu PASS" in run.out and "label flips 0 (gate 0)" in run.out
     before = sorted(os.listdir(sentences))
     run = evaluate(aie_model_dir=tmp_path / FILE, output_dir=tmp_path / "out", **given)
     assert run.code == 0, run.err
-    assert "11 of 11 rows scored, 0 truncated" in run.out
+    assert "11 of 11 sentences scored, 0 truncated" in run.out
     assert "precision fp32 (read back)" in run.out
     report = json.loads((tmp_path / "out" / "eval.json").read_text())
     lines = (tmp_path / "out" / "predictions.tsv").read_text().splitlines()
@@ -71,7 +72,7 @@ def test_predictions_do_not_depend_on_the_batch_size(tmp_path, tiny, sst2, expor
         assert run.code == 0
         file = tmp_path / f"albert_seq64_bs{size}.pt"
         run = evaluate(aie_model_dir=file, data_dir=sst2, output_dir=tmp_path)
-        assert "872 of 872 rows scored" in run.out
+        assert "872 of 872 sentences scored" in run.out
         lines = (tmp_path / "predictions.tsv").read_text().splitlines()
         seen.add(json.dumps([line.split("\t")[:3] for line in lines]))
     assert len(seen) == 1
@@ -105,6 +106,7 @@ def test_random_weights_measure_speed_only(tmp_path, tiny, sentences, export, ev
     given.update(random_weights=True, compare_cpu=True)
     run = export(data_dir=sentences, save_dir=tmp_path, **given, **SMALL)
     assert run.code == 0 and ", fp32, batch" in run.out and "compare_cpu PASS" in run.out
+    assert "random weights: this file measures speed" in run.err
     run = evaluate(aie_model_dir=tmp_path / FILE, data_dir=sentences)
     assert "accuracy    none: the file holds random weights" in run.out
 
@@ -116,22 +118,56 @@ def test_truncation_is_counted(tmp_path, tiny, sentences, export, evaluate):
     assert 0 < truncated < 11
 
 
-def test_a_file_that_differs_from_its_checkpoint_fails_the_comparison(
-    tmp_path, tiny, sentences, export, evaluate, monkeypatch
-):
+def scale_ffn(monkeypatch, factor):
+    """From now on a fused graph has another FFN weight than its checkpoint."""
     real = graph.build
 
     def build(checkpoint, *rest):
         module = real(checkpoint, *rest)
-        module.ffn_w.mul_(1.05)
+        module.ffn_w.mul_(factor)
         return module
 
     monkeypatch.setattr(graph, "build", build)
+
+
+def test_a_file_that_differs_from_its_checkpoint_fails_the_comparison(
+    tmp_path, tiny, sentences, export, evaluate, monkeypatch
+):
+    scale_ffn(monkeypatch, 1.05)
     given = {"pth_dir": tiny, "data_dir": sentences, "compare_cpu": True}
     run = export(save_dir=tmp_path, backend="torchscript", **given, **SMALL)
     assert run.code == 1 and "compare_cpu FAIL" in run.out
     run = evaluate(aie_model_dir=tmp_path / FILE, **given)
     assert run.code == 1 and "compare_cpu FAIL" in run.out
+
+
+@pytest.mark.parametrize("factor, code", [(1.0, 0), (1.05, 1), (float("nan"), 1)])
+def test_a_comparison_that_passed_or_failed_is_written_as_json(
+    tmp_path, tiny, sentences, export, evaluate, monkeypatch, factor, code
+):
+    scale_ffn(monkeypatch, factor)
+    given = {"pth_dir": tiny, "data_dir": sentences, "prefix_dir": tmp_path, "compare_cpu": True}
+    files = tmp_path / "export.json", tmp_path / "evaluate.json"
+    target = {"save_dir": tmp_path, "backend": "torchscript", "precision": "fp32", **SMALL}
+    runs = [export(compare_output=files[0], **given, **target)]
+    runs += [evaluate(aie_model_dir=tmp_path / FILE, compare_output=files[1], **given)]
+    for run, file in zip(runs, files):
+        assert run.code == code, run.err
+        assert ("compare_cpu PASS" in run.out, "compare_cpu FAIL" in run.out) == (not code, code)
+        told = json.loads(file.read_text(), parse_constant=pytest.fail)  # no NaN: strict JSON
+        assert told["passed"] is (code == 0) and told["allowed_flips"] == 0
+        assert told["sentences"] == 11 and told["precision"] == "fp32"
+        assert told["reference"] == "transformers' ALBERT, eager fp32"
+        assert f"label flips {told['flips']} (gate 0)" in run.said
+        accuracies = "{accuracy:.4f} compiled, {reference_accuracy:.4f} reference".format(**told)
+        assert accuracies in run.said
+        numbers = [told[name] for name in ("relative", "max_abs", "mean_abs", "worst_cosine")]
+        if factor != factor:
+            assert numbers == [None] * 4 and "relative nan (gate 1e-04)" in run.said
+            continue
+        assert f"relative {numbers[0]:.2e} (gate 1e-04)" in run.said
+        assert (numbers[0] > 1e-4) == (code == 1)
+        assert numbers[1] >= numbers[2] > 0 and 0.9 < numbers[3] < 1 + 1e-9
 
 
 def test_bf16_is_computed_in_bf16_and_passes_its_own_gate(
@@ -150,7 +186,7 @@ BF16 = {"backend": "openvino", "precision": "bf16", "compare_cpu": True}
 
 def needs_openvino_bf16():
     openvino = pytest.importorskip("albert_aie.backends.openvino")
-    if openvino._not_importable() or "BF16" not in openvino._capabilities():
+    if openvino.unavailable("cpu") or "BF16" not in openvino.capabilities():
         pytest.skip("OpenVINO computes in bf16 only where the CPU has the instructions")
 
 
@@ -161,7 +197,7 @@ def test_openvino_computes_in_bf16_and_passes_its_gate(
     needs_openvino_bf16()
     given = {"pth_dir": tiny, "data_dir": sst2, "pack": pack}
     run = export(save_dir=tmp_path, **given, **BF16, **shape(8, 64))
-    assert run.code == 0 and "872 rows" in run.out and "compare_cpu PASS" in run.out, run.out
+    assert run.code == 0 and "872 sentences" in run.out and "compare_cpu PASS" in run.out, run.out
     assert 1e-4 < relative(run) < 2e-2
     (file,) = tmp_path.glob("*.pt")
     run = evaluate(aie_model_dir=file, data_dir=sst2)
@@ -208,6 +244,51 @@ def test_a_compiled_file_opens_with_bare_torch(tmp_path, tiny, export):
     assert run.code == 0, run.err
 
 
+NO_TORCH = """
+import sys, run_aie_eval
+code = run_aie_eval.main(sys.argv[1:])
+assert "torch" not in sys.modules, sorted(sys.modules)
+sys.exit(code)
+"""
+
+
+def test_evaluating_an_openvino_file_imports_no_torch(tmp_path, tiny, sentences, export):
+    run = export(pth_dir=tiny, save_dir=tmp_path, backend="openvino", precision="fp32", **SMALL)
+    assert run.code == 0, run.err
+    given = flags(aie_model_dir=tmp_path / FILE, data_dir=sentences, output_dir=tmp_path)
+    run = python("-c", NO_TORCH, *given)
+    assert run.code == 0 and "11 of 11 sentences scored" in run.said, run.err
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory, tiny, sentences):
+    """Both scripts as processes that print all they can; stdout and stderr are no terminal."""
+    folder = tmp_path_factory.mktemp("printed")
+    given = flags(pth_dir=tiny, data_dir=sentences, compare_cpu=True, verbose=True)
+    target = flags(save_dir=folder, precision="fp32", pack=True, **SMALL)
+    exported = python(ROOT / "export_albert_aie.py", *given, *target)
+    file = flags(aie_model_dir=folder / "albert_seq32_bs4_packed.pt", output_dir=folder)
+    return exported, python(ROOT / "run_aie_eval.py", *given, *file)
+
+
+def test_results_are_on_stdout_and_nothing_is_on_stderr_where_that_is_no_terminal(printed):
+    exported, evaluated = printed
+    for run in printed:
+        assert run.code == 0 and run.err == "", run.err
+        assert "compare_cpu PASS" in run.out
+    begin = [line[:12].rstrip() for line in exported.out.splitlines()]
+    assert {"backend", "checkpoint", "compiled", "wrote", "reference", "difference"} <= {*begin}
+    begin = [line[:12].rstrip() for line in evaluated.out.splitlines()]
+    assert {"file", "data", "accuracy", "throughput", "latency", "stages", "padding"} <= {*begin}
+    assert {"compute", "wrote", "reference", "difference"} <= {*begin}
+
+
+def test_a_line_of_stdout_has_at_most_80_columns_unless_it_holds_a_path(printed):
+    for run in printed:
+        for line in run.out.splitlines():
+            assert len(line) <= 80 or re.search(r" \.{0,2}/\S", line), line
+
+
 PUBLISHED_EXPORT = ["--batch_size=32", "--max_seq_length=128", "--compare_cpu"]
 PUBLISHED_EVALUATION = """
 ./run_aie_eval.py
@@ -240,7 +321,7 @@ def test_the_published_command_line_runs_in_an_upstream_tree(tmp_path, tiny, sen
     before = sorted(os.listdir(outputs))
     run = python(*PUBLISHED_EVALUATION, cwd=tree, env=env)
     assert run.code == 0, run.err
-    assert "11 of 11 rows scored" in run.out and run.err == ""
+    assert "11 of 11 sentences scored" in run.out and run.err == ""
     assert sorted(os.listdir(outputs)) == sorted([*before, "eval.json", "predictions.tsv"])
 
 
@@ -259,21 +340,23 @@ def test_the_published_command_line_runs_in_the_real_patched_tree(
     command = [ROOT / "export_albert_aie.py", *PUBLISHED_EXPORT, "--graph=upstream"]
     run = python(*command, cwd=tmp_path)
     assert run.code == 0, run.err
-    assert "albert_pytorch in" in run.out and "upstream graph" in run.out
+    assert "albert_pytorch in" in run.said and "upstream graph" in run.said
     run = python(*PUBLISHED_EVALUATION, cwd=tree)
-    assert run.code == 0 and "11 of 11 rows scored" in run.out, run.err
+    assert run.code == 0 and "11 of 11 sentences scored" in run.out, run.err
 
 
 def test_auto_says_what_it_took_and_why(monkeypatch):
-    monkeypatch.setattr(backends.get("aie"), "unavailable", lambda device: "no card")
-    monkeypatch.setattr(backends.get("openvino"), "unavailable", lambda device: "no OpenVINO")
+    absent = backends.Unavailable("no card", "buy one")
+    monkeypatch.setattr(backends.get("aie"), "unavailable", lambda device: absent)
+    broken = backends.Unavailable("no OpenVINO", "install it", broken=True)
+    monkeypatch.setattr(backends.get("openvino"), "unavailable", lambda device: broken)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     *taken, why = backends.pick()
     assert taken == ["torchscript", "cpu"]
-    assert "aie on npu not: no card" in why and "openvino on cpu not: no OpenVINO" in why
+    assert why == "not aie on npu: no card; not openvino on cpu: no OpenVINO: install it"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert backends.pick()[:2] == ("torchscript", "cuda")
-    monkeypatch.setattr(backends.get("aie"), "unavailable", lambda device: "")
+    monkeypatch.setattr(backends.get("aie"), "unavailable", lambda device: None)
     assert backends.pick()[:2] == ("aie", "npu")
     assert backends.pick("torchscript", "cpu") == ("torchscript", "cpu", "asked for")
 
@@ -282,7 +365,7 @@ def test_one_row_is_enough(tmp_path, tiny, export, evaluate):
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\n \t1\n")  # a blank one is [CLS] [SEP]
     assert export(pth_dir=tiny, save_dir=tmp_path, **shape(8, 16)).code == 0
     run = evaluate(aie_model_dir=tmp_path / "albert_seq16_bs8.pt", data_dir=tmp_path)
-    assert run.code == 0 and "1 of 1 rows scored" in run.out
+    assert run.code == 0 and "1 of 1 sentences scored" in run.out
 
 
 def test_base_architecture_with_the_real_vocabulary(tmp_path, albert_files, sst2, export):
