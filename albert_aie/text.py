@@ -2,12 +2,15 @@
 model/tokenization_albert.py and processors/glue.py at 46de9ec; tests/golden holds digests made with
 that code)."""
 
+import contextlib
+import hashlib
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Optional
 
-from . import UserError
+from . import UserError, first_line
 
 WORD_START = "\u2581"  # sentencepiece's mark for a blank before a piece
 SPECIAL_IDS = {"<pad>": 0, "<unk>": 1, "[CLS]": 2, "[SEP]": 3}
@@ -35,15 +38,46 @@ class Examples:
         return Examples(self.path, self.sentences[:count], labels, self.indices[:count])
 
 
-class Tokenizer:
-    """albert_pytorch's sentencepiece tokenizer. It always lower-cases, as upstream does whatever
-    --do_lower_case says."""
+# What albert_pytorch does, whatever its --do_lower_case says; a Hugging Face folder may differ.
+SPM_OPTIONS = {"do_lower_case": True, "keep_accents": False, "remove_space": True}
 
-    def __init__(self, model, name="the sentencepiece model"):
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """A checkpoint's tokenizer as it stands in a folder or in a .pt.
+
+    `kind` is a key of KINDS, `path` says where `data` was read, `options` are those of SPM_OPTIONS
+    that were set, `beside` is the folder's file of the other kind, which is not used."""
+
+    kind: str
+    path: Path
+    data: bytes
+    options: dict = field(default_factory=dict)
+    beside: Optional["TokenizerFile"] = None
+
+    @property
+    def sha256(self):
+        return hashlib.sha256(self.data).hexdigest()
+
+    def load(self):
+        """The tokenizer. Raises UserError naming the file if it cannot be one."""
+        return KINDS[self.kind](self.data, str(self.path), **self.options)
+
+
+class Tokenizer:
+    """A sentencepiece model, used as albert_pytorch uses it; the options are those with which a
+    Hugging Face tokenizer can be told to differ. The name of a special token in a text, such as
+    [SEP], is text."""
+
+    ENTRY = "tokenizer.model"  # what it is called in a .pt
+    NAMES = ("30k-clean.model", "spiece.model")  # and in a folder
+
+    def __init__(self, model, name="the sentencepiece model", **options):
         """`model`: the bytes of a .model file; `name` appears in errors. Raises UserError if it is
         not ALBERT-like."""
         import sentencepiece
 
+        self._clean = partial(_clean, **options)
         if not model:  # sentencepiece itself would write to stderr
             raise UserError(f"{name}: is empty; use ALBERT's 30k-clean.model")
         try:
@@ -63,16 +97,16 @@ class Tokenizer:
     def encode(self, text, max_seq_length=None):
         """(ids, truncated): [CLS] a [SEP] as a list of int, cut to max_seq_length with both
         kept."""
-        ids = [self._spm.piece_to_id(piece) for piece in self._pieces(_clean(text))]
+        ids = [self._spm.piece_to_id(piece) for piece in self.pieces(text)]
         truncated = max_seq_length is not None and len(ids) > max_seq_length - 2
         if truncated:
             ids = ids[: max_seq_length - 2]
         return [CLS] + ids + [SEP], truncated
 
-    def _pieces(self, text):
-        # A piece that ends in digit + comma is encoded again without the comma, which stands alone
-        # ("1994," in prose).
-        for piece in self._spm.encode(text, out_type=str):
+    def pieces(self, text):
+        """Yield the pieces of a sentence. One that ends in digit + comma is encoded again without
+        the comma, which stands alone ("1994," in prose)."""
+        for piece in self._spm.encode(self._clean(text), out_type=str):
             if len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit():
                 number = self._spm.encode(piece[:-1].replace(WORD_START, ""), out_type=str)
                 if not piece.startswith(WORD_START) and number[0].startswith(WORD_START):
@@ -83,10 +117,101 @@ class Tokenizer:
                 yield piece
 
 
-def _clean(text):
-    text = " ".join(text.split()).replace("``", '"').replace("''", '"')
-    text = unicodedata.normalize("NFKD", text)
-    return "".join(c for c in text if not unicodedata.combining(c)).lower()
+class _Unaccented(dict):
+    """Code point -> its NFKD form without combining marks, for str.translate. Code point by code
+    point, because unicodedata takes seconds to sort the marks of a long run, and their order is of
+    no account once they are dropped."""
+
+    def __missing__(self, code):
+        form = unicodedata.normalize("NFKD", chr(code))
+        self[code] = "".join(c for c in form if not unicodedata.combining(c))
+        return self[code]
+
+
+_UNACCENTED = _Unaccented()
+
+
+def _clean(text, do_lower_case=True, keep_accents=False, remove_space=True):
+    if remove_space:
+        text = " ".join(text.split())
+    text = text.replace("``", '"').replace("''", '"')
+    if not keep_accents:
+        text = text.translate(_UNACCENTED)
+    return text.lower() if do_lower_case else text
+
+
+class JsonTokenizer:
+    """A tokenizer.json, run by the library `tokenizers` as transformers runs it. The name of a
+    special token in a text, such as [SEP], becomes that token."""
+
+    ENTRY = "tokenizer.json"
+    NAMES = ("tokenizer.json",)
+
+    def __init__(self, data, name="tokenizer.json"):
+        """`data`: the bytes of the file; `name` appears in errors. Raises UserError if it is no
+        tokenizer."""
+        import tokenizers
+
+        self._name, self._length = name, None
+        with self._errors(f"not a tokenizer that tokenizers {tokenizers.__version__} reads"):
+            self._tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8-sig"))
+            self._tokenizer.no_padding()  # the file can ask for either
+            self._tokenizer.no_truncation()
+            empty = self._tokenizer.encode("").ids
+            self.vocab_size = max(*self._tokenizer.get_vocab().values(), *empty) + 1
+        if not empty:
+            raise UserError(
+                f"{name}: puts no [CLS] and [SEP] around a sentence; save the tokenizer again with "
+                "the post-processor that the checkpoint was trained with"
+            )
+
+    def encode(self, text, max_seq_length=None):
+        """(ids, truncated): as the file says, cut to max_seq_length with what it puts around a
+        sentence kept."""
+        with self._errors("cannot tokenise a sentence"):
+            if max_seq_length != self._length:
+                self._length = max_seq_length
+                self._tokenizer.no_truncation()
+                if max_seq_length is not None:
+                    self._tokenizer.enable_truncation(max_seq_length)
+            encoding = self._tokenizer.encode(text)
+        return encoding.ids, bool(encoding.overflowing)
+
+    def normalized(self, text):
+        """A text as the model of the tokenizer gets it."""
+        normalizer = self._tokenizer.normalizer
+        return normalizer.normalize_str(text) if normalizer else text
+
+    @contextlib.contextmanager
+    def _errors(self, what):
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises Exception, and its panics are no Exception
+            raise UserError(
+                f"{self._name}: {what} ({first_line(error)}); save the tokenizer again, or pip "
+                "install the version of tokenizers that wrote it"
+            ) from None
+
+
+KINDS = {"spm": Tokenizer, "json": JsonTokenizer}
+
+
+def disagreement(file, sentences):
+    """Where `file` and the one beside it give different ids for some of the sentences: how many,
+    which is used, and an example; else an empty text."""
+    if file.beside is None:
+        return ""
+    used, other = file.load(), file.beside.load()
+    differing = [s for s in sentences if used.encode(s)[0] != other.encode(s)[0]]
+    if not differing:
+        return ""
+    return (
+        f"{file.path} and {file.beside.path} give different ids for {len(differing)} of "
+        f"{len(sentences)} sentences, for example {min(differing, key=len)!r}; {file.path.name} is "
+        f"used, --tokenizer {file.beside.kind} takes the other"
+    )
 
 
 def encode_all(tokenizer, sentences, max_seq_length):
