@@ -87,14 +87,13 @@ def save(path, compiled, manifest, tokenizer):
     """Write the .pt. It appears under `path` whole or not at all: written beside it, flushed,
     renamed.
 
-    `tokenizer`: the sentencepiece model's bytes. Raises UserError if the folder cannot be written
-    or the disk is full."""
+    `tokenizer`: the sentencepiece model's bytes. The manifest comes last, with the digests of all
+    that stands before it. Raises UserError if the folder cannot be written or the disk is full."""
     import torch
 
     from .graph import torchscript_warnings_off
 
     extra = {
-        PREFIX + "manifest.json": json.dumps(manifest, indent=1, ensure_ascii=False).encode(),
         PREFIX + "tokenizer.model": tokenizer,
         **{PREFIX + name: blob for name, blob in compiled.blobs.items()},
     }
@@ -105,6 +104,24 @@ def save(path, compiled, manifest, tokenizer):
         with torchscript_warnings_off():
             torch.jit.save(compiled.program, buffer, _extra_files=extra)
         temporary.write_bytes(buffer.getbuffer())
+        seal(temporary, manifest)
+
+
+def seal(path, manifest):
+    """Append the manifest to an archive that has none, with a digest of every other entry and one
+    of its own."""
+    with Archive(path) as archive:
+        manifest = {**manifest, "entries": archive.sha256(archive.names)}
+    manifest["sha256"] = digest(manifest)
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    append(path, MANIFEST, text.encode())
+
+
+def digest(manifest):
+    """sha256 of a manifest without its own: of its JSON with sorted keys and without blanks."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -130,8 +147,18 @@ class Artifact:
         names = ("backend", "device", "precision")
         return backends.Target(*(self.manifest[name] for name in names))
 
+    @property
+    def logits_shape(self):
+        """What the program answers to one batch: [batch, class], or packed [batch, slots, class]."""
+        rows = self.shape.batch_size
+        slots = (self.shape.slots,) if self.shape.slots else ()
+        return (rows, *slots, self.num_labels)
+
     def blob(self, name):
-        return _read(self.path, name)
+        with _archive(self.path) as archive:
+            found = _read(archive, self.path, name)
+        self._check_same()
+        return found
 
     def program(self, device="cpu"):
         """The TorchScript program on `device`. What manifest["requires"] names must have been
@@ -142,61 +169,104 @@ class Artifact:
 
         try:
             with torchscript_warnings_off():
-                return torch.jit.load(str(self.path), map_location=device)
-        except Exception as error:  # RuntimeError mostly; a damaged file raises others
+                program = torch.jit.load(str(self.path), map_location=device)
+        except Exception as error:  # RuntimeError mostly, also others by version
             raise UserError(
                 f"{self.path}: its program cannot be loaded ({first_line(error)}); {AGAIN}"
             ) from None
+        self._check_same()
+        return program
+
+    def _check_same(self):
+        """What was verified must be what was read: another export may have replaced the file."""
+        if _stamp(self.path) != self.stamp:
+            raise UserError(f"{self.path}: was replaced while it was being read; run this again")
 
 
 def open_pt(path):
-    """Artifact of a .pt written by export_albert_aie.py. The manifest is read before any program is
-    loaded. Raises UserError for a file that is missing, cut short, from another program or
-    newer."""
+    """Artifact of a .pt written by export_albert_aie.py, every entry of it verified before any
+    program is loaded. Raises UserError for a file that is missing, damaged, from another program
+    or newer, or whose manifest contradicts itself."""
     path = Path(path)
     if not path.is_file():
         raise UserError(
             f"{path}: no such file; write it with export_albert_aie.py and name it by "
             "--aie_model_dir"
         )
-    try:
-        manifest = json.loads(_read(path, "manifest.json"))
-    except ValueError:
-        raise UserError(f"{path}: its manifest is not JSON; {AGAIN}") from None
+    check_readable(path)
+    stamp = _stamp(path)
+    with _archive(path) as archive:
+        try:
+            manifest = parse_json(_read(archive, path, "manifest.json"))
+        except ValueError:
+            raise UserError(f"{path}: its manifest is not JSON; {AGAIN}") from None
+        _check_format(manifest, path)
+        _verify(archive, manifest, path)
+        tokenizer = _read(archive, path, "tokenizer.model")
+    contradiction = _contradiction(manifest)
+    if contradiction:
+        raise UserError(f"{path}: its manifest has no usable {contradiction}; {AGAIN}")
+    if hashlib.sha256(tokenizer).hexdigest() != manifest["source"].get("tokenizer_sha256"):
+        raise UserError(f"{path}: its tokenizer is not the one it was made with; {AGAIN}")
+    return Artifact(path, manifest, tokenizer, stamp)
+
+
+def _check_format(manifest, path):
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(
             f"{path}: its manifest is another program's; export the file with export_albert_aie.py"
         )
-    if manifest.get("format_version") != FORMAT_VERSION:
+    version = manifest.get("format_version")
+    if version not in (1, FORMAT_VERSION):
         raise UserError(
-            f"{path}: format version {manifest.get('format_version')}, this program reads "
-            f"{FORMAT_VERSION}; use the version of this program that wrote it, or {AGAIN}"
+            f"{path}: format version {version}, this program reads 1 to {FORMAT_VERSION}; use the "
+            f"version of this program that wrote it, or {AGAIN}"
         )
-    for key, kind in _KEYS.items():
-        if not isinstance(manifest.get(key), kind):
-            raise UserError(f"{path}: its manifest has no usable {key!r}; {AGAIN}")
-    wrong = [] if manifest["backend"] in backends.NAMES else ["backend"]
-    wrong += [key for key in ("batch_size", "max_seq_length") if manifest[key] < 1]
-    wrong += [] if {"num_labels", "hidden_size"} <= set(manifest["config"]) else ["config"]
+
+
+def _verify(archive, manifest, path):
+    """Version 2 by its digests; version 1, which has none, by the zip's CRCs."""
+    if manifest["format_version"] == 1:
+        archive.check_crcs()
+        return
+    if digest(manifest) != manifest.get("sha256"):
+        raise Damaged(f"{MANIFEST} is not as it was written")
+    found = archive.sha256([name for name in archive.names if name != MANIFEST])
+    known = manifest.get("entries")
+    wrong = [name for name in {**found, **known} if found.get(name) != known.get(name)]
     if wrong:
-        raise UserError(f"{path}: its manifest has no usable {wrong[0]!r}; {AGAIN}")
-    return Artifact(path, manifest, _read(path, "tokenizer.model"))
+        raise Damaged(f"{some(wrong)} not as written")
 
 
-def _read(path, name):
+def _contradiction(manifest):
+    """The first key whose value cannot be true, as it is printed, or None."""
+    for key, kind in _KEYS.items():
+        if type(manifest.get(key)) is not kind:
+            return repr(key)
+    ...
+
+
+@contextlib.contextmanager
+def _archive(path):
     try:
-        with zipfile.ZipFile(path) as archive:
-            wanted = f"extra/{PREFIX}{name}"
-            entries = [e for e in archive.namelist() if e.split("/", 1)[-1] == wanted]
-            if not entries:
-                raise UserError(
-                    f"{path}: has no {PREFIX}{name} inside; it was not written by "
-                    "export_albert_aie.py"
-                )
-            return archive.read(entries[0])
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        with Archive(path) as archive:
+            yield archive
+    except (Damaged, OSError) as error:
         raise UserError(
-            f"{path}: not a whole .pt file ({error}); it was cut short or is no TorchScript "
-            "archive: "
-            f"{AGAIN}"
+            f"{path}: not a whole .pt file ({error}); it was cut short or changed, or is no "
+            f"TorchScript archive: {AGAIN}"
         ) from None
+
+
+def _read(archive, path, name):
+    if EXTRA + name not in archive.names:
+        raise UserError(
+            f"{path}: has no {PREFIX}{name} inside; it was not written by export_albert_aie.py"
+        )
+    return archive.read(EXTRA + name)
+
+
+def _stamp(path):
+    """Changes when the file is replaced or written to."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
