@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 import torch
 
-from . import UserError, first_line, some, text, upstream, weights
+from . import UserError, first_line, some, upstream, vocabulary, weights
 from .config import Config, read_config
 from .files import sha256
+from .text import TokenizerFile
 
-SPM_NAMES = ("30k-clean.model", "spiece.model")
 # Random weights only: sharp attention and a quiet FFN let a sentence's words reach [CLS].
 _DRAW_SCALES = (("query", 2), ("key", 2), ("ffn_output", 0.5))
 # What a checkpoint may carry beside the classifier: old position buffers and pre-training heads.
@@ -29,13 +29,13 @@ _IGNORED = re.compile(
 class Checkpoint:
     """Config, weights {name: tensor} and where they came from.
 
-    `tokenizer` is the sentencepiece model's path; `layout` is "albert_pytorch", "huggingface" or
+    `tokenizer` is the one it was trained with; `layout` is "albert_pytorch", "huggingface" or
     "random"; `origin` is what the user named; `sha256` is the weight file's (random: of the seed
     and the config)."""
 
     config: Config
     tensors: dict
-    tokenizer: Path
+    tokenizer: TokenizerFile
     layout: str
     origin: str
     sha256: str
@@ -45,12 +45,12 @@ class Checkpoint:
         return self.layout == "random"
 
 
-def load(folder, spm_model_file=None, upstream_dir=None):
+def load(folder, spm_model_file=None, upstream_dir=None, kind=None):
     """Checkpoint from a folder in either layout, or from a Hugging Face hub id such as "org/name".
 
-    `upstream_dir` is an albert_pytorch checkout, whose prev_trained_model/*/ is searched for the
-    sentencepiece model last. Raises UserError naming the file and what is missing, unexpected,
-    misshapen or dangerous in it.
+    The others say which tokenizer it has (vocabulary.find); `upstream_dir` is an albert_pytorch
+    checkout. Raises UserError naming the file and what is missing, unexpected, misshapen or
+    dangerous in it.
     """
     origin, folder = str(folder), _folder(folder)
     config = read_config(folder / "config.json")
@@ -66,11 +66,12 @@ def load(folder, spm_model_file=None, upstream_dir=None):
             )
     if layout == "albert_pytorch":
         tensors = upstream.fold_shift(tensors)
-    tokenizer = find_tokenizer(folder, config.vocab_size, spm_model_file, upstream_dir)
+    named = spm_model_file, upstream_dir, kind
+    tokenizer = vocabulary.find(folder, layout, config.vocab_size, *named)
     return Checkpoint(config, tensors, tokenizer, layout, origin, sha256(path))
 
 
-def draw(folder, spm_model_file=None, upstream_dir=None, seed=0):
+def draw(folder, spm_model_file=None, upstream_dir=None, kind=None, seed=0):
     """Checkpoint with the architecture of folder/config.json and weights drawn from `seed`: for
     speed, not accuracy.
 
@@ -93,41 +94,11 @@ def draw(folder, spm_model_file=None, upstream_dir=None, seed=0):
             tensors[name] = noise / shape[-1] ** 0.5
             tensors[name] *= next((scale for part, scale in _DRAW_SCALES if part in name), 1.0)
     tensors["classifier.weight"] *= 2
-    tokenizer = find_tokenizer(folder, config.vocab_size, spm_model_file, upstream_dir)
+    named = spm_model_file, upstream_dir, kind
+    tokenizer = vocabulary.find(folder, "huggingface", config.vocab_size, *named)
     recipe = f"seed {seed} {json.dumps(asdict(config), sort_keys=True)}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()
     return Checkpoint(config, tensors, tokenizer, "random", f"random weights, seed {seed}", digest)
-
-
-def find_tokenizer(folder, vocab_size, spm_model_file=None, upstream_dir=None):
-    """Path of the sentencepiece model: the flag's, else the checkpoint folder's, else that in
-    prev_trained_model/*/ of `upstream_dir`. Raises UserError if there is none or it does not
-    fit."""
-    if spm_model_file:
-        path = Path(spm_model_file)
-        if not path.is_file():
-            raise UserError(
-                f"{path}: no such file; --spm_model_file wants ALBERT's sentencepiece model "
-                "(30k-clean.model)"
-            )
-    else:
-        folders = [Path(folder)]
-        folders += sorted(Path(upstream_dir).glob("prev_trained_model/*/")) if upstream_dir else []
-        found = [f / name for f in folders for name in SPM_NAMES if (f / name).is_file()]
-        if not found:
-            raise UserError(
-                f"{folder}: no {' or '.join(SPM_NAMES)} here"
-                + (f" or in {upstream_dir}/prev_trained_model/*/" if upstream_dir else "")
-                + "; name the sentencepiece model with --spm_model_file"
-            )
-        path = found[0]
-    pieces = text.Tokenizer(path.read_bytes(), str(path)).vocab_size
-    if pieces != vocab_size:
-        raise UserError(
-            f"{path}: has {pieces} pieces, but the checkpoint's vocab_size is {vocab_size}; "
-            "name the model it was trained with by --spm_model_file"
-        )
-    return path
 
 
 def _folder(source):

@@ -1,12 +1,12 @@
-"""GLUE's SST-2 files and their sentences -> token ids, exactly as albert_pytorch does it (its
-model/tokenization_albert.py and processors/glue.py at 46de9ec; tests/golden holds digests made with
-that code)."""
+"""GLUE's SST-2 files and their sentences -> token ids, with the tokenizer that the checkpoint was
+trained with: sentencepiece exactly as albert_pytorch does it (its model/tokenization_albert.py and
+processors/glue.py at 46de9ec; tests/golden holds digests made with that code), or tokenizer.json."""
 
 import contextlib
 import hashlib
+import re
 import unicodedata
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Optional
 
@@ -44,10 +44,10 @@ SPM_OPTIONS = {"do_lower_case": True, "keep_accents": False, "remove_space": Tru
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """A checkpoint's tokenizer as it stands in a folder or in a .pt.
+    """A checkpoint's tokenizer, from its folder or from a .pt.
 
-    `kind` is a key of KINDS, `path` says where `data` was read, `options` are those of SPM_OPTIONS
-    that were set, `beside` is the folder's file of the other kind, which is not used."""
+    `kind` is a key of KINDS, `path` says where `data` was read, `options` are keywords of its
+    class, `beside` is the folder's file of the other kind, which is not used."""
 
     kind: str
     path: Path
@@ -65,48 +65,73 @@ class TokenizerFile:
 
 
 class Tokenizer:
-    """A sentencepiece model, used as albert_pytorch uses it; the options are those with which a
-    Hugging Face tokenizer can be told to differ. The name of a special token in a text, such as
-    [SEP], is text."""
+    """A sentencepiece model, used as albert_pytorch uses it; with `added_tokens` {token: id} and
+    SPM_OPTIONS as transformers 4 uses it. The name of a special token in a text, such as [SEP], is
+    text."""
 
-    ENTRY = "tokenizer.model"  # what it is called in a .pt
+    ENTRY = "tokenizer.model"  # its name in a .pt
     NAMES = ("30k-clean.model", "spiece.model")  # and in a folder
 
-    def __init__(self, model, name="the sentencepiece model", **options):
+    def __init__(self, model, name="the sentencepiece model", added_tokens=None, **options):
         """`model`: the bytes of a .model file; `name` appears in errors. Raises UserError if it is
         not ALBERT-like."""
         import sentencepiece
 
-        self._clean = partial(_clean, **options)
+        self._added, self._options = added_tokens or {}, {**SPM_OPTIONS, **options}
         if not model:  # sentencepiece itself would write to stderr
             raise UserError(f"{name}: is empty; use ALBERT's 30k-clean.model")
         try:
             self._spm = sentencepiece.SentencePieceProcessor(model_proto=model)
-            self.vocab_size = self._spm.get_piece_size()
+            pieces = self._spm.get_piece_size()
         except (RuntimeError, TypeError):
             raise UserError(
                 f"{name}: not a sentencepiece model; use ALBERT's 30k-clean.model"
             ) from None
         for piece, wanted in SPECIAL_IDS.items():
-            if self.vocab_size <= wanted or self._spm.id_to_piece(wanted) != piece:
+            if pieces <= wanted or self._spm.id_to_piece(wanted) != piece:
                 raise UserError(
                     f"{name}: piece {wanted} is not {piece}, so it is no ALBERT vocabulary; "
                     "use the checkpoint's own sentencepiece model (30k-clean.model)"
                 )
+        self.vocab_size = max([pieces - 1, *self._added.values()]) + 1
+        longest_first = sorted(map(re.escape, self._added), key=len, reverse=True)
+        self._split = re.compile("(" + "|".join(longest_first) + ")").split
 
     def encode(self, text, max_seq_length=None):
         """(ids, truncated): [CLS] a [SEP] as a list of int, cut to max_seq_length with both
         kept."""
-        ids = [self._spm.piece_to_id(piece) for piece in self.pieces(text)]
+        ids = list(self._ids(text))
         truncated = max_seq_length is not None and len(ids) > max_seq_length - 2
         if truncated:
             ids = ids[: max_seq_length - 2]
         return [CLS] + ids + [SEP], truncated
 
-    def pieces(self, text):
-        """Yield the pieces of a sentence. One that ends in digit + comma is encoded again without
-        the comma, which stands alone ("1994," in prose)."""
-        for piece in self._spm.encode(self._clean(text), out_type=str):
+    def _ids(self, text):
+        for part, number in self._parts(text):
+            if number is not None:
+                yield number
+            else:
+                for piece in self._pieces(_clean(part, **self._options)):
+                    yield self._spm.piece_to_id(piece)
+
+    def _parts(self, text):
+        """(part of the text, its id if it is an added token): as transformers' slow tokenizer
+        splits, first by tokens as they stand, then by those that it finds once lower-cased."""
+        if not self._added:
+            yield text, None
+            return
+        for part in self._split(text):
+            if part in self._added:
+                yield part, self._added[part]
+            elif self._options["do_lower_case"]:
+                yield from ((word, self._added.get(word)) for word in self._split(part.lower()))
+            else:
+                yield part, None
+
+    def _pieces(self, text):
+        # A piece that ends in digit + comma is encoded again without the comma, which stands alone
+        # ("1994," in prose).
+        for piece in self._spm.encode(text, out_type=str):
             if len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit():
                 number = self._spm.encode(piece[:-1].replace(WORD_START, ""), out_type=str)
                 if not piece.startswith(WORD_START) and number[0].startswith(WORD_START):
@@ -188,7 +213,7 @@ class JsonTokenizer:
             yield
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # the library raises Exception, and its panics are no Exception
+        except BaseException as error:  # the library's panics are no Exception
             raise UserError(
                 f"{self._name}: {what} ({first_line(error)}); save the tokenizer again, or pip "
                 "install the version of tokenizers that wrote it"
@@ -203,14 +228,18 @@ def disagreement(file, sentences):
     which is used, and an example; else an empty text."""
     if file.beside is None:
         return ""
-    used, other = file.load(), file.beside.load()
+    used = file.load()
+    try:
+        other = file.beside.load()
+    except UserError as error:
+        return f"not used, and not usable: {error}"
     differing = [s for s in sentences if used.encode(s)[0] != other.encode(s)[0]]
     if not differing:
         return ""
     return (
         f"{file.path} and {file.beside.path} give different ids for {len(differing)} of "
         f"{len(sentences)} sentences, for example {min(differing, key=len)!r}; {file.path.name} is "
-        f"used, --tokenizer {file.beside.kind} takes the other"
+        f"used, --tokenizer {file.beside.kind} takes {file.beside.path.name}"
     )
 
 
