@@ -34,6 +34,12 @@ def parse_args(argv):
         "--prefix_dir/prev_trained_model/*/)",
     )
     add(
+        "--no_shift",
+        action="store_true",
+        help="the checkpoint is of albert_pytorch before 2020-01-01, whose classifier did not add "
+        "0.1",
+    )
+    add(
         "--random_weights",
         action="store_true",
         help="weights from a fixed seed for the architecture in --pth_dir/config.json: to measure "
@@ -142,8 +148,11 @@ def choose_target(args):
 def read_checkpoint(args, shape):
     from albert_aie import checkpoint
 
-    read = checkpoint.draw if args.random_weights else checkpoint.load
-    found = read(args.pth_dir, args.spm_model_file, args.prefix_dir)
+    where = args.pth_dir, args.spm_model_file, args.prefix_dir
+    if args.random_weights:
+        found = checkpoint.draw(*where)
+    else:
+        found = checkpoint.load(*where, shift=not args.no_shift)
     limit = found.config.max_position_embeddings
     if shape.max_seq_length > limit:
         raise UserError(

@@ -6,21 +6,26 @@ extra/albert_aie/tokenizer.model   the sentencepiece model
 extra/albert_aie/<name>            a backend's own blobs (OpenVINO: ir.xml, ir.bin)
 """
 
+import contextlib
+import hashlib
 import io
 import json
 import platform
-import zipfile
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from . import UserError, __version__, backends, first_line
-from .batching import Shape
-from .files import replacing, sha256
+from . import UserError, __version__, backends, first_line, some
+from .archive import Archive, Damaged, append
+from .batching import TOKENS, Shape
+from .config import problem as config_problem
+from .files import check_readable, parse_json, replacing, sha256
 
 FORMAT = "albert_aie"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PREFIX = "albert_aie/"
+EXTRA = f"extra/{PREFIX}"
+MANIFEST = EXTRA + "manifest.json"
 AGAIN = "export the file again"
 _KEYS = {
     "backend": str,
@@ -132,6 +137,7 @@ class Artifact:
     path: Path
     manifest: dict
     tokenizer: bytes
+    stamp: tuple  # of the file when it was verified
 
     @property
     def shape(self):
@@ -149,7 +155,7 @@ class Artifact:
 
     @property
     def logits_shape(self):
-        """What the program answers to one batch: [batch, class], or packed [batch, slots, class]."""
+        """Of what the program answers to one batch."""
         rows = self.shape.batch_size
         slots = (self.shape.slots,) if self.shape.slots else ()
         return (rows, *slots, self.num_labels)
@@ -243,7 +249,24 @@ def _contradiction(manifest):
     for key, kind in _KEYS.items():
         if type(manifest.get(key)) is not kind:
             return repr(key)
-    ...
+    config, names = manifest["config"], manifest["label_names"]
+    reason = config_problem(config)
+    if reason:
+        return f"'config': {reason}"
+    seq, slots = manifest["max_seq_length"], manifest["slots"]
+    known = (manifest["backend"], manifest["device"]) in backends.ORDER
+    checks = {
+        "backend": known,
+        "precision": known
+        and manifest["precision"] in backends.get(manifest["backend"]).PRECISIONS,
+        "batch_size": manifest["batch_size"] >= 1,
+        "max_seq_length": TOKENS <= seq <= config["max_position_embeddings"],
+        "slots": 0 <= slots <= seq // TOKENS,
+        "label_names": len(names) >= 2 and all(isinstance(name, str) for name in names),
+        "num_labels": config.get("num_labels") == len(names),
+        "requires": all(isinstance(name, str) for name in manifest["requires"]),
+    }
+    return next((repr(key) for key, right in checks.items() if not right), None)
 
 
 @contextlib.contextmanager

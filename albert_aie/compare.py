@@ -124,8 +124,11 @@ def checkpoint_of(saved, pth_dir, spm_model_file=None, upstream_dir=None):
     vocabulary."""
     from . import checkpoint
 
-    read = checkpoint.draw if saved.manifest["random_weights"] else checkpoint.load
-    found = read(pth_dir, spm_model_file, upstream_dir)
+    if saved.manifest["random_weights"]:
+        found = checkpoint.draw(pth_dir, spm_model_file, upstream_dir)
+    else:
+        shift = saved.manifest["source"].get("layout") != checkpoint.UNSHIFTED
+        found = checkpoint.load(pth_dir, spm_model_file, upstream_dir, shift)
     config = found.config.to_json()
     for name, known in saved.manifest["config"].items():
         if name != "label_names" and config.get(name) != known:
