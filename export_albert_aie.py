@@ -10,7 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from albert_aie import UserError, backends, batching, command, files
+from albert_aie import UserError, backends, batching, command, machine
 from albert_aie.compare import GATES
 
 
@@ -108,6 +108,7 @@ def run(args):
     shape = batching.shape(args.batch_size, args.max_seq_length, args.pack, args.slots)
     target = choose_target(args)
     checkpoint = read_checkpoint(args, shape)
+    machine.check_memory(shape, target.device, checkpoint.config.intermediate_size)
     sentences = []
     if target.precision == "int8":
         sentences, note = calibration.read(args.data_dir, checkpoint.config.num_labels)
@@ -116,7 +117,7 @@ def run(args):
         examples = text.read_sst2(args.data_dir, "dev", checkpoint.config.num_labels)
         examples = examples.first(args.compare_rows)
     path = Path(args.save_dir) / artifact.file_name(shape)
-    files.check_writable(path)
+    command.check_outputs(path, args.compare_output)
 
     export(path, checkpoint, target, shape, args, sentences)
     if not args.compare_cpu:

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from albert_aie import UserError, artifact, backends, command, files
+from albert_aie import UserError, artifact, backends, command, files, machine
 
 
 def parse_args(argv):
@@ -72,13 +72,14 @@ def run(args):
     saved = artifact.open_pt(args.aie_model_dir)
     target = read_target(args, saved)
     check_known(args, saved)
+    machine.check_memory(saved.shape, target.device, saved.manifest["config"]["intermediate_size"])
     examples = text.read_sst2(args.data_dir, args.split, saved.num_labels)
     if args.compare_cpu:
         where = args.pth_dir, args.spm_model_file, args.prefix_dir
         checkpoint, note = compare.checkpoint_of(saved, *where)
         command.note(note)
-    for name in report.RESULTS if args.output_dir else ():
-        files.check_writable(Path(args.output_dir) / name)
+    results = [Path(args.output_dir) / name for name in report.RESULTS] if args.output_dir else []
+    command.check_outputs(*results, args.compare_output)
 
     started = time.perf_counter()
     tokenizer = text.Tokenizer(saved.tokenizer, str(saved.path))
@@ -89,10 +90,12 @@ def run(args):
     finally:
         runner.close()
     result = report.report(report.Scored(evaluation, saved, runner, examples, load))
+    paths = []
+    if args.output_dir:  # before anything is printed: a terminal may fail
+        paths = report.write_results(args.output_dir, result, evaluation.logits, examples)
     for name, line in report.lines(result, args.verbose):
         command.say(name, line)
-    if args.output_dir:
-        paths = report.write_results(args.output_dir, result, evaluation.logits, examples)
+    if paths:
         command.say("wrote", "\n".join(map(str, paths)))
     if not args.compare_cpu:
         return 0

@@ -71,7 +71,8 @@ def manifest(checkpoint, compiled, target, graph_name, shape):
         "config": asdict(checkpoint.config),
         "random_weights": checkpoint.random,
         "source": {
-            "checkpoint": checkpoint.origin,
+            # a path need not be UTF-8, the manifest is
+            "checkpoint": checkpoint.origin.encode("utf-8", "backslashreplace").decode(),
             "layout": checkpoint.layout,
             "sha256": checkpoint.sha256,
             "tokenizer_sha256": sha256(checkpoint.tokenizer),

@@ -240,8 +240,10 @@ def write_results(folder, report, logits, examples):
 
 
 def json_text(value):
-    """Strict JSON: a number that is not finite is null."""
-    return json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """Strict JSON, fit for UTF-8: a number that is not finite is null, and what stands for a byte
+    of a path that is no UTF-8 is escaped."""
+    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
 
 
 def _finite(value):
