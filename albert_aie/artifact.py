@@ -2,26 +2,33 @@
 needed to run it.
 
 extra/albert_aie/manifest.json     backend, precision, shape, labels, origin, digests, versions
-extra/albert_aie/tokenizer.model   the sentencepiece model
+extra/albert_aie/tokenizer.model   the sentencepiece model, or tokenizer.json in its place
 extra/albert_aie/<name>            a backend's own blobs (OpenVINO: ir.xml, ir.bin)
 """
 
+import contextlib
+import hashlib
 import io
 import json
 import platform
-import zipfile
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from . import UserError, __version__, backends, first_line
-from .batching import Shape
-from .files import replacing, sha256
+from . import UserError, __version__, backends, first_line, some
+from .archive import Archive, Damaged, append
+from .batching import TOKENS, Shape
+from .config import problem as config_problem
+from .files import check_readable, parse_json, replacing
+from .text import KINDS, TokenizerFile, is_description
 
 FORMAT = "albert_aie"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PREFIX = "albert_aie/"
+EXTRA = f"extra/{PREFIX}"
+MANIFEST = EXTRA + "manifest.json"
 AGAIN = "export the file again"
+_SPM = {"kind": "spm", "options": {}}  # the tokenizer of files that do not say which
 _KEYS = {
     "backend": str,
     "device": str,
@@ -62,14 +69,16 @@ def manifest(checkpoint, compiled, target, graph_name, shape):
         "graph": graph_name,
         **shape._asdict(),
         "task": "SST-2",
+        "tokenizer": checkpoint.tokenizer.description,
         "label_names": list(checkpoint.config.label_names),
         "config": asdict(checkpoint.config),
         "random_weights": checkpoint.random,
         "source": {
-            "checkpoint": checkpoint.origin,
+            # a path need not be UTF-8, the manifest is
+            "checkpoint": checkpoint.origin.encode("utf-8", "backslashreplace").decode(),
             "layout": checkpoint.layout,
             "sha256": checkpoint.sha256,
-            "tokenizer_sha256": sha256(checkpoint.tokenizer),
+            "tokenizer_sha256": checkpoint.tokenizer.sha256,
             "upstream_commit": UPSTREAM_COMMIT if graph_name == "upstream" else None,
         },
         "operators": compiled.operators,
@@ -87,14 +96,14 @@ def save(path, compiled, manifest, tokenizer):
     """Write the .pt. It appears under `path` whole or not at all: written beside it, flushed,
     renamed.
 
-    `tokenizer`: the sentencepiece model's bytes. The manifest comes last, with the digests of all
+    `tokenizer`: the checkpoint's TokenizerFile. The manifest comes last, with the digests of all
     that stands before it. Raises UserError if the folder cannot be written or the disk is full."""
     import torch
 
     from .graph import torchscript_warnings_off
 
     extra = {
-        PREFIX + "tokenizer.model": tokenizer,
+        PREFIX + KINDS[tokenizer.kind].ENTRY: tokenizer.data,
         **{PREFIX + name: blob for name, blob in compiled.blobs.items()},
     }
     with replacing(path) as temporary:
@@ -131,7 +140,8 @@ class Artifact:
 
     path: Path
     manifest: dict
-    tokenizer: bytes
+    tokenizer: TokenizerFile
+    stamp: tuple  # of the file when it was verified
 
     @property
     def shape(self):
@@ -149,7 +159,7 @@ class Artifact:
 
     @property
     def logits_shape(self):
-        """What the program answers to one batch: [batch, class], or packed [batch, slots, class]."""
+        """Of what the program answers to one batch."""
         rows = self.shape.batch_size
         slots = (self.shape.slots,) if self.shape.slots else ()
         return (rows, *slots, self.num_labels)
@@ -202,11 +212,13 @@ def open_pt(path):
             raise UserError(f"{path}: its manifest is not JSON; {AGAIN}") from None
         _check_format(manifest, path)
         _verify(archive, manifest, path)
-        tokenizer = _read(archive, path, "tokenizer.model")
-    contradiction = _contradiction(manifest)
-    if contradiction:
-        raise UserError(f"{path}: its manifest has no usable {contradiction}; {AGAIN}")
-    if hashlib.sha256(tokenizer).hexdigest() != manifest["source"].get("tokenizer_sha256"):
+        contradiction = _contradiction(manifest)
+        if contradiction:
+            raise UserError(f"{path}: its manifest has no usable {contradiction}; {AGAIN}")
+        known = manifest.get("tokenizer", _SPM)
+        data = _read(archive, path, KINDS[known["kind"]].ENTRY)
+    tokenizer = TokenizerFile(known["kind"], path, data, known["options"])
+    if tokenizer.sha256 != manifest["source"].get("tokenizer_sha256"):
         raise UserError(f"{path}: its tokenizer is not the one it was made with; {AGAIN}")
     return Artifact(path, manifest, tokenizer, stamp)
 
@@ -243,7 +255,25 @@ def _contradiction(manifest):
     for key, kind in _KEYS.items():
         if type(manifest.get(key)) is not kind:
             return repr(key)
-    ...
+    config, names = manifest["config"], manifest["label_names"]
+    reason = config_problem(config)
+    if reason:
+        return f"'config': {reason}"
+    seq, slots = manifest["max_seq_length"], manifest["slots"]
+    known = (manifest["backend"], manifest["device"]) in backends.ORDER
+    checks = {
+        "backend": known,
+        "precision": known
+        and manifest["precision"] in backends.get(manifest["backend"]).PRECISIONS,
+        "batch_size": manifest["batch_size"] >= 1,
+        "max_seq_length": TOKENS <= seq <= config["max_position_embeddings"],
+        "slots": 0 <= slots <= seq // TOKENS,
+        "label_names": len(names) >= 2 and all(isinstance(name, str) for name in names),
+        "num_labels": config.get("num_labels") == len(names),
+        "requires": all(isinstance(name, str) for name in manifest["requires"]),
+        "tokenizer": is_description(manifest.get("tokenizer", _SPM)),
+    }
+    return next((repr(key) for key, right in checks.items() if not right), None)
 
 
 @contextlib.contextmanager

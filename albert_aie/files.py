@@ -41,9 +41,7 @@ def read_json(path, cure=AGAIN):
     try:
         return parse_json(Path(path).read_bytes())
     except ValueError as error:
-        raise UserError(
-            f"{path}: not a readable JSON file ({first_line(error)}); {cure}"
-        ) from None
+        raise UserError(f"{path}: not a readable JSON file ({first_line(error)}); {cure}") from None
 
 
 def parse_json(content):

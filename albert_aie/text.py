@@ -1,6 +1,7 @@
 """GLUE's SST-2 files and their sentences -> token ids, with the tokenizer that the checkpoint was
-trained with: sentencepiece exactly as albert_pytorch does it (its model/tokenization_albert.py and
-processors/glue.py at 46de9ec; tests/golden holds digests made with that code), or tokenizer.json."""
+trained with: a tokenizer.json, or sentencepiece exactly as albert_pytorch uses it (its
+model/tokenization_albert.py and processors/glue.py at 46de9ec; tests/golden holds digests made with
+that code)."""
 
 import contextlib
 import hashlib
@@ -58,6 +59,15 @@ class TokenizerFile:
     @property
     def sha256(self):
         return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def description(self):
+        """As the manifest has it."""
+        return {"kind": self.kind, "options": self.options}
+
+    def __str__(self):
+        beside = f"; {self.beside.path.name} is not used" if self.beside else ""
+        return f"{self.path} ({self.kind}{beside})"
 
     def load(self):
         """The tokenizer. Raises UserError naming the file if it cannot be one."""
@@ -221,6 +231,23 @@ class JsonTokenizer:
 
 
 KINDS = {"spm": Tokenizer, "json": JsonTokenizer}
+
+
+def is_description(value):
+    """Whether it is what TokenizerFile.description can be."""
+    if not isinstance(value, dict) or set(value) != {"kind", "options"}:
+        return False
+    kind, options = value["kind"], value["options"]
+    if kind == "json" or not isinstance(options, dict):
+        return kind == "json" and options == {}
+    added = options.get("added_tokens", {})
+    switches = [name for name in options if name != "added_tokens"]
+    return (
+        kind == "spm"
+        and isinstance(added, dict)
+        and all(type(number) is int and number >= 0 for number in added.values())
+        and all(name in SPM_OPTIONS and type(options[name]) is bool for name in switches)
+    )
 
 
 def disagreement(file, sentences):

@@ -4,47 +4,55 @@ it."""
 from dataclasses import replace
 from pathlib import Path
 
-from . import UserError
+from . import UserError, some
 from .files import check_readable, read_json
 from .text import KINDS, SPM_OPTIONS, TokenizerFile
 
 CONFIG, ADDED = "tokenizer_config.json", "added_tokens.json"
-# Where each layout's training code looks, in order. albert_pytorch knows sentencepiece alone.
-_ORDER = {"albert_pytorch": ("spm",), "huggingface": ("json", "spm")}
+# All that a Hugging Face folder may hold of a tokenizer: of each row, the first that is there.
+NAMES = (*(tokenizer.NAMES for tokenizer in KINDS.values()), (CONFIG,), (ADDED,))
 # Settings of transformers that change ids and are not followed here: refused unless they are this.
 _FIXED = {"truncation_side": "right", "split_special_tokens": False, "sp_model_kwargs": {}}
 _MULTIPLE = 128  # to which embedding rows are often rounded up
 
 
-def find(folder, layout, rows, spm_model_file=None, upstream_dir=None, kind=None):
-    """TokenizerFile of the checkpoint in `folder`, whose word embeddings have `rows` rows.
+def find(folder, rows, huggingface, spm_model_file=None, upstream_dir=None, kind=None):
+    """TokenizerFile of the checkpoint in `folder`, whose word embeddings have `rows` rows and which
+    is in Hugging Face's layout or else in albert_pytorch's, whose code knows sentencepiece alone.
 
     `kind` and `spm_model_file` are the flags --tokenizer and --spm_model_file. Without them it is a
-    Hugging Face folder's tokenizer.json, else the folder's sentencepiece model, else the first in
-    prev_trained_model/*/ of `upstream_dir` that fits. Raises UserError if there is none, or it does
-    not fit."""
+    Hugging Face folder's tokenizer.json, else the folder's sentencepiece model, else the one in
+    prev_trained_model/*/ of `upstream_dir` that fits. Raises UserError if there is none, it does
+    not fit, or several different ones do."""
     folder = Path(folder)
     if spm_model_file and kind == "json":
         raise UserError(
             "--spm_model_file, --tokenizer json: contradict each other; leave one of them out"
         )
-    kinds = ("spm",) if spm_model_file else (kind,) if kind else _ORDER[layout]
+    kinds = (kind,) if kind else ("json", "spm") if huggingface else ("spm",)
     paths = [Path(spm_model_file)] if spm_model_file else _files(folder, kinds)[:1]
     if not paths and upstream_dir and "spm" in kinds:
         trained = sorted(Path(upstream_dir).glob("prev_trained_model/*/"))
         paths = [path for one in trained for path in _files(one, ("spm",))]
     if not paths:
         raise UserError(_none_here(folder, kinds, upstream_dir))
-    fits = (file for file in (_read(path, folder, layout) for path in paths) if _fits(file, rows))
-    file = next(fits, None)
-    if file is None:
+    files = [_read(path, folder, huggingface) for path in paths]
+    fitting = [file for file in files if _fits(file, rows)]
+    if not fitting:
         raise UserError(
-            f"{paths[0]}: has {_read(paths[0], folder, layout).load().vocab_size} pieces, but the "
-            f"checkpoint's vocab_size is {rows}; give the tokenizer that it was trained with "
-            "(--spm_model_file names a sentencepiece model)"
+            f"{paths[0]}: has {files[0].load().vocab_size} pieces, but the checkpoint's vocab_size "
+            f"is {rows}; give the tokenizer that it was trained with (--spm_model_file names a "
+            "sentencepiece model)"
         )
-    beside = _files(folder, [other for other in KINDS if other != file.kind])
-    return replace(file, beside=_read(beside[0], folder, layout) if beside else None)
+    if len({file.data for file in fitting}) > 1:
+        raise UserError(
+            f"{folder}: has no sentencepiece model, and different ones fit it "
+            f"({some(str(file.path) for file in fitting)}); name the one it was trained with by "
+            "--spm_model_file"
+        )
+    other = [kind for kind in KINDS if kind != fitting[0].kind]
+    beside = [_read(path, folder, huggingface) for path in _files(folder, other)]
+    return replace(fitting[0], beside=beside[0] if beside else None)
 
 
 def _files(folder, kinds):
@@ -55,6 +63,8 @@ def _files(folder, kinds):
 
 
 def _fits(file, rows):
+    """A row for every id. There may be more, which fill the table up; other numbers are how a wrong
+    vocabulary is noticed."""
     ids = file.load().vocab_size
     return ids <= rows <= -(-ids // _MULTIPLE) * _MULTIPLE
 
@@ -71,11 +81,11 @@ def _none_here(folder, kinds, upstream_dir):
     )
 
 
-def _read(path, folder, layout):
+def _read(path, folder, huggingface):
     check_readable(path)
     kind = "json" if path.name in KINDS["json"].NAMES else "spm"
     file = TokenizerFile(kind, path, path.read_bytes())
-    if layout == "albert_pytorch":  # its code reads the model and nothing beside it
+    if not huggingface:  # albert_pytorch reads the model and nothing beside it
         return file
     settings = _settings(folder / CONFIG)
     if kind == "json":

@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy
 
 from .. import UserError, first_line, last_line
+from ..machine import THREADS
 from . import Compiled, Option, Output, Unavailable, check_precision, check_shape, settings
 
 TITLE = "OpenVINO"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": None}  # int8: see _hint
 GRAPH = "fused"
 OPTIONS = (
-    Option("threads", "threads, on a CPU", ("evaluate",), minimum=1),
-    Option("streams", "batches computed at a time", ("evaluate",), minimum=1),
+    Option("threads", "threads, on a CPU", ("evaluate",), minimum=1, maximum=THREADS),
+    Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=THREADS),
 )
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
