@@ -1,5 +1,6 @@
 # make demo    set everything up, export the embedded checkpoint, compare and evaluate it
 # make bench   set everything up, measure us and the peers (an hour on 2 cores; SST2=folder of GLUE's SST-2)
+# make fuzz    set everything up, feed hostile input to both scripts for MINUTES; what fails is kept in outputs/fuzz
 # make test    set everything up, run ruff and the fast tests;  make test-all: the slow ones too
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,10 @@ JOBS ?= 2
 # GLUE's SST-2, for `make bench`
 SST2 ?= ../shared/data/SST-2
 
-.PHONY: demo test test-all bench clean
+# of `make fuzz`
+MINUTES ?= 30
+
+.PHONY: demo test test-all fuzz bench clean
 
 $(VENV)/.ready: pyproject.toml requirements.txt $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +40,9 @@ test: $(VENV)/.ready-test
 test-all: $(VENV)/.ready-test
 	$(PY) -m ruff check .
 	$(PY) -m pytest -q -n $(JOBS) -m "slow or not slow"
+
+fuzz: $(VENV)/.ready-test
+	$(PY) tests/fuzz.py --minutes $(MINUTES)
 
 bench: $(VENV)/.ready-test
 	$(PIP) -e .[bench]
