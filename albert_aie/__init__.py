@@ -1,10 +1,28 @@
-"""ALBERT sentence classification on an accelerator: what export_albert_aie.py and run_aie_eval.py share."""
+"""ALBERT sentence classification on an accelerator: what export_albert_aie.py and run_aie_eval.py
+share."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 class UserError(Exception):
-    """Something the user can put right: one sentence with the file, the line where there is one, and the cure.
+    """Something that the user can put right: one sentence with the file, the line where there is
+    one, and how to fix it. The scripts print it without a traceback and exit with code 2."""
 
-    The scripts print it without a traceback and exit with code 2.
-    """
+
+def first_line(error, most=200):
+    """The first line of an exception's message, or its type's name where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0][:most] if text else type(error).__name__
+
+
+def last_line(error, most=200):
+    """The last line of an exception's message: engines put the reason of a failed operator
+    there."""
+    text = str(error).strip()
+    return text.splitlines()[-1][:most] if text else type(error).__name__
+
+
+def some(names, most=4):
+    """The first few of many names, for a message."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

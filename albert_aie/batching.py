@@ -4,21 +4,41 @@ import itertools
 from typing import NamedTuple, Optional
 
 import numpy
-import torch
 
-WINDOW = 1024  # sentences that are packed together: enough for full rows, few enough that a long file streams
+WINDOW = (
+    1024  # sentences packed together: enough for full rows, few enough that a long file streams
+)
+
+
+class Shape(NamedTuple):
+    """What a file was compiled for: rows, tokens of a row, and the sentences that a row can carry
+    (`slots`; 0 in a plain file, whose rows hold one sentence each)."""
+
+    batch_size: int
+    max_seq_length: int
+    slots: int = 0
+
+    @property
+    def inputs(self):
+        """The shape of each of the three input tensors."""
+        return self.batch_size, self.max_seq_length
+
+    def __str__(self):
+        return f"{self.batch_size} x {self.max_seq_length}{' packed' if self.slots else ''}"
 
 
 class Batch(NamedTuple):
-    """Three int64 [batch, seq] tensors in the order of contract 1, and where their answers belong.
+    """Three int64 [batch, seq] arrays in the order in which every program takes them, and where
+    their answers belong.
 
-    `sentences` are the numbers of the sentences in it; the logits of the i-th stand at `rows[i]`, and in a packed batch
-    at `slots[i]` of that row. Rows that no sentence names are computed and thrown away.
+    `sentences` are the numbers of the sentences in it; the logits of the i-th stand at `rows[i]`,
+    and in a packed batch at `slots[i]` of that row. Rows that no sentence names are computed and
+    thrown away.
     """
 
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    token_type_ids: torch.Tensor
+    input_ids: numpy.ndarray
+    attention_mask: numpy.ndarray
+    token_type_ids: numpy.ndarray
     sentences: list
     rows: list
     slots: Optional[list] = None
@@ -28,46 +48,55 @@ class Batch(NamedTuple):
         return self[:3]
 
 
-def batches(encoded, batch_size, max_seq_length, slots=0):
-    """Yield Batch over `encoded`, an iterable of id lists no longer than max_seq_length: one sentence a row in their order,
-    or with `slots` > 0 up to that many sentences in a row (`pack`), numbered 1, 2, ... in attention_mask. `encoded` is read
-    WINDOW sentences at a time, so that it may be made while earlier batches are computed.
+def batches(encoded, shape):
+    """Yield Batch over `encoded`, an iterable of id lists no longer than shape.max_seq_length: one
+    sentence a row in their order, or in a packed shape several in a row (`pack`), numbered 1, 2,
+    ... in attention_mask. `encoded` is read WINDOW sentences at a time, so that it may be made
+    while earlier batches are computed.
 
-    A short last batch is filled by repeating its last real row: never with rows whose mask is all zero (their result
-    differs between implementations), and never dropped (the published 92.82 % leaves out 8 of 872 rows).
+    A short last batch is filled by repeating its last real row: never with rows whose mask is all
+    zero (their result differs between implementations), and never dropped (the accuracy published
+    for the 310P3 leaves out 8 of 872 rows).
     """
     numbered, rows = enumerate(encoded), []
     while window := list(itertools.islice(numbered, WINDOW)):
-        plan = pack([len(ids) for _, ids in window], max_seq_length, slots) if slots else [[i] for i in range(len(window))]
-        rows += [[window[i] for i in row] for row in plan]
-        whole = len(rows) - len(rows) % batch_size
-        for start in range(0, whole, batch_size):
-            yield _fill(rows[start : start + batch_size], batch_size, max_seq_length, slots)
+        rows += [[window[i] for i in row] for row in _plan(window, shape)]
+        whole = len(rows) - len(rows) % shape.batch_size
+        for start in range(0, whole, shape.batch_size):
+            yield _fill(rows[start : start + shape.batch_size], shape)
         rows = rows[whole:]
     if rows:
-        yield _fill(rows, batch_size, max_seq_length, slots)
+        yield _fill(rows, shape)
 
 
-def _fill(plan, batch_size, max_seq_length, slots):
+def _plan(window, shape):
+    if not shape.slots:
+        return [[i] for i in range(len(window))]
+    return pack([len(ids) for _, ids in window], shape.max_seq_length, shape.slots)
+
+
+def _fill(plan, shape):
     """Batch of rows, each a list of (sentence number, ids)."""
-    ids, mask = numpy.zeros((2, batch_size, max_seq_length), numpy.int64)
-    for row in range(batch_size):
+    ids, mask = numpy.zeros((2, *shape.inputs), numpy.int64)
+    for row in range(shape.batch_size):
         start = 0
         for number, (_, tokens) in enumerate(plan[min(row, len(plan) - 1)], 1):
             end = start + len(tokens)
             ids[row, start:end], mask[row, start:end] = tokens, number
             start = end
-    places = [(sentence, row, slot) for row, mates in enumerate(plan) for slot, (sentence, _) in enumerate(mates)]
-    sentences, rows, slot = (list(column) for column in zip(*places))
-    ids, mask = torch.from_numpy(ids), torch.from_numpy(mask)
-    return Batch(ids, mask, torch.zeros_like(ids), sentences, rows, slot if slots else None)
+    places = [
+        (sentence, row, slot)
+        for row, mates in enumerate(plan)
+        for slot, (sentence, _) in enumerate(mates)
+    ]
+    sentences, rows, slots = (list(column) for column in zip(*places))
+    return Batch(ids, mask, numpy.zeros_like(ids), sentences, rows, slots if shape.slots else None)
 
 
 def pack(lengths, capacity, slots):
-    """Rows as lists of sentence numbers, each sentence once, at most `slots` and `capacity` tokens in a row.
-
-    First-fit-decreasing: Johnson 1973: never more than 11/9 of the best, on sentences usually equal to it.
-    """
+    """Rows as lists of sentence numbers, each sentence once, at most `slots` and `capacity` tokens
+    in a row. First-fit-decreasing (Johnson 1973): never more than 11/9 of the fewest rows, and on
+    sentences usually equal to it."""
     rows, free = [], []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         fits = (r for r, room in enumerate(free) if room >= lengths[i] and len(rows[r]) < slots)
@@ -81,6 +110,7 @@ def pack(lengths, capacity, slots):
 
 
 def scatter(logits, batch, into):
-    """Write a batch's float32 logits, [batch, class] or packed [batch, slots, class], to the rows of `into`
-    [sentences, class] that they belong to."""
-    into[batch.sentences] = logits[batch.rows] if batch.slots is None else logits[batch.rows, batch.slots]
+    """Write a batch's float32 logits, [batch, class] or packed [batch, slots, class], to the rows
+    of `into` [sentences, class] that they belong to."""
+    places = (batch.rows,) if batch.slots is None else (batch.rows, batch.slots)
+    into[batch.sentences] = logits[places]

@@ -1,48 +1,73 @@
 """One module per engine, one interface. Each module has
 
-unavailable(device) -> str                 why this machine cannot run it there, with the cure; "" if it can
-default_precision(device) -> str           "fp32", "bf16" or "fp16"
-form(precision) -> graph.Form              how our fused graph is written down for it
+PRECISIONS                     {precision: what the engine calls it}
+GRAPH                          the graph that is traced unless --graph says otherwise
+OPTIONS                        the settings that it alone understands, each with a flag (Option)
+unavailable(device) -> Unavailable or None      why this machine cannot run it there
+default_precision(device) -> str
+check(target)                  raises UserError, before any work, for what it cannot compile
+form(precision) -> graph.Form  how our fused graph is written down for it
 compile(module, inputs, target, calibration) -> Compiled
-                                       `module` eager fp32 on the CPU, `inputs` int64 [batch, seq] x 3;
-                                       `calibration()`: Batches of real sentences, for int8 alone
+                               `module` eager fp32 on the CPU, `inputs` int64 torch [batch, seq] x
+                               3; `calibration()`: Batches of real sentences, for int8 alone
 load(artifact, target) -> a runner with
-    run(batch) -> Output                   one Batch of the compiled shape; from `streams` threads at a time
-    precision, device, threads, streams    read back from the engine
-    precision_is                           "read back", or "as compiled" where the engine cannot be asked
+    run(batch) -> Output       one Batch of the compiled shape; from `streams` threads at a time
+    precision, device, threads, streams         read back from the engine
+    precision_is               "read back", or "as compiled" where the engine cannot be asked
     close()
 """
 
 import importlib
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
-import torch
+import numpy
 
 from .. import UserError
 
-NAMES = ("aie", "openvino", "torchscript")
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+# In this order `--backend auto` tries them: a new backend is a file here and a line in this table.
+ORDER = (("aie", "npu"), ("torchscript", "cuda"), ("openvino", "cpu"), ("torchscript", "cpu"))
+NAMES = tuple(sorted({backend for backend, _ in ORDER}))
+DEVICES = tuple(sorted({device for _, device in ORDER}))
+
+
+class Option(NamedTuple):
+    """A setting of an engine and its flag, --name. None is always the engine's own choice."""
+
+    name: str
+    help: str
+    when: tuple = ("export",)  # "export", "evaluate" or both
+    default: object = None
+    type: type = int  # bool: a switch
+    choices: Optional[tuple] = None
+    minimum: Optional[int] = None
+    maximum: Optional[int] = None
+    devices: Optional[tuple] = None  # where it means something; None: wherever the backend runs
 
 
 class Target(NamedTuple):
-    """What to compile for, or to run on. All from device_id on belongs to `aie` alone."""
+    """What to compile for, or to run on; `options` are {name of an Option: value}."""
 
     backend: str
     device: str
     precision: str
-    device_id: int = 0
-    soc_version: str = "Ascend310P3"
-    optimization_level: int = 0
-    input_dtype: str = "int32"  # what the compiled program takes; run() narrows the public int64 to it
-    require_full_compilation: bool = False
-    threads: int = 0  # on the CPU; 0: the engine's choice, which is one a core
-    streams: int = 1  # batches computed at a time (openvino); 0: the engine's choice, from the number of cores
+    options: dict = {}
+
+
+class Unavailable(NamedTuple):
+    """Why a backend cannot run here, and how to change that; `broken`: it is there, but fails."""
+
+    reason: str
+    fix: str
+    broken: bool = False
+
+    def __str__(self):
+        return f"{self.reason}: {self.fix}"
 
 
 class Compiled(NamedTuple):
     """What a backend's compile gives to artifact.save."""
 
-    program: torch.jit.ScriptModule
+    program: object  # torch.jit.ScriptModule
     operators: dict  # aten operator -> count, of the traced graph
     versions: dict  # package -> version of what compiled it
     requires: list = []  # modules to import before torch.jit.load
@@ -51,10 +76,10 @@ class Compiled(NamedTuple):
 
 
 class Output(NamedTuple):
-    """float32 logits on the CPU, and the seconds that each stage took; forward is synchronised before it is read.
-    `started`: the reading of time.perf_counter() when forward began."""
+    """float32 logits, and the seconds that each stage took; forward is synchronised before it is
+    read. `started`: the reading of time.perf_counter() when forward began."""
 
-    logits: torch.Tensor
+    logits: numpy.ndarray
     copy_in: float
     forward: float
     copy_out: float
@@ -66,29 +91,80 @@ def get(name):
 
 
 def pick(name="auto", device=None):
-    """(backend name, device, why) for --backend and --device; "auto" is the first that this machine can run, in the
-    order aie, torchscript on cuda, openvino, torchscript on cpu. Raises UserError with the cure if none can."""
-    order = [("aie", "npu"), ("torchscript", "cuda"), ("openvino", "cpu"), ("torchscript", "cpu")]
-    candidates = [(b, d) for b, d in order if name in ("auto", b) and device in (None, d)]
+    """(backend name, device, why) for --backend and --device; "auto" is the first of ORDER that
+    this machine can run. Raises UserError, with how to fix it, if none can."""
+    candidates = [(b, d) for b, d in ORDER if name in ("auto", b) and device in (None, d)]
     if not candidates:
+        runs = ", ".join(f"{b} on {d}" for b, d in ORDER)
         raise UserError(
-            f"--backend {name} does not run on --device {device}: aie runs on npu, openvino on cpu, torchscript on cpu and cuda"
+            f"--backend {name} does not run on --device {device}; what there is: {runs}"
         )
-    passed_over, reasons = [], []
+    passed_over = []
     for backend, where in candidates:
         reason = get(backend).unavailable(where)
-        if not reason:
-            why = "asked for" if name != "auto" else "; ".join(passed_over) or "the first in the order of preference"
+        if reason is None:
+            notes = "; ".join(f"not {b} on {d}: {_brief(r)}" for b, d, r in passed_over)
+            why = "asked for" if name != "auto" else notes or "the first in the order of preference"
             return backend, where, why
-        # what is there and does not work is told with its cure, what is simply not here in short
-        broken = "is installed but" in reason or "is installed beside" in reason
-        passed_over.append(f"{backend} on {where} not: {reason if broken else reason.split(': ')[0]}")
-        reasons.append(f"--backend {backend} --device {where}: {reason}")
-    raise UserError("; ".join(reasons))
+        passed_over.append((backend, where, reason))
+    raise UserError("; ".join(f"--backend {b} --device {d}: {r}" for b, d, r in passed_over))
+
+
+def _brief(reason):
+    """What is there and does not work is told with its fix, what is simply not here without."""
+    return str(reason) if reason.broken else reason.reason
+
+
+def options(when):
+    """{name: [(backend, Option)]} of every setting of a script, "export" or "evaluate"."""
+    found = {}
+    for backend in NAMES:
+        for option in get(backend).OPTIONS:
+            if when in option.when:
+                found.setdefault(option.name, []).append((backend, option))
+    return found
+
+
+def settings(target, when):
+    """{name: value} of all that the target's backend reads at "export" or "evaluate": what the
+    target says, else the default. Raises UserError for an option that means nothing there, or a
+    value out of its range."""
+    known = {}
+    for option in get(target.backend).OPTIONS:
+        if when in option.when and target.device in (option.devices or (target.device,)):
+            known[option.name] = option
+    for name, value in target.options.items():
+        if value is None or value is False:
+            continue
+        option = known.get(name)
+        if option is None:
+            raise UserError(
+                f"--{name}: means nothing to {target.backend} on {target.device}; leave it out"
+            )
+        low, high = option.minimum, option.maximum
+        if (low is not None and value < low) or (high is not None and value > high):
+            limits = f"{low} or more" if high is None else f"{low} to {high}"
+            raise UserError(
+                f"--{name} {value}: must be {limits} for {target.backend} on {target.device}"
+            )
+    given = {name: value for name, value in target.options.items() if value is not None}
+    return {name: given.get(name, option.default) for name, option in known.items()}
+
+
+def check_precision(target):
+    """Raises UserError for a precision that the target's backend does not have."""
+    known = get(target.backend).PRECISIONS
+    if target.precision not in known:
+        raise UserError(
+            f"--precision {target.precision} on --backend {target.backend}: take one of "
+            f"{', '.join(known)}"
+        )
 
 
 def check_shape(batch, artifact):
-    """A trace does not enforce the shape it was made with; we do. Raises ValueError (a bug, not a user's fault)."""
-    for tensor in batch.inputs:
-        if tuple(tensor.shape) != artifact.shape or tensor.dtype != torch.int64:
-            raise ValueError(f"batch of {tuple(tensor.shape)} {tensor.dtype} for a file of {artifact.shape} int64")
+    """A trace does not enforce the shape it was made with; we do. Raises ValueError (a bug)."""
+    for array in batch.inputs:
+        if array.shape != artifact.shape.inputs or array.dtype != numpy.int64:
+            raise ValueError(
+                f"batch of {array.shape} {array.dtype} for a file of {artifact.shape} int64"
+            )

@@ -1,101 +1,132 @@
 """Ascend310P3 and its sisters through torch_aie, or through mindietorch, its renamed successor.
 
-What is known of the API stands in samples of torch_aie 6.3.rc2 and in mindietorch's documentation. Where the two differ
-we use what both take: keywords only for compile (position 2 is `inputs` in one, `ir` in the other), dtype and format
-given for every Input (the default format differs), tensors moved to the card explicitly, and a synchronised stream
-before a clock or a result is read. Nothing here has run on a card yet; the tests hold it to a strict double.
-"""
+What is known of the API stands in samples of torch_aie 6.3.rc2 and in mindietorch's documentation.
+Where the two differ we use what both take: keywords only for compile (position 2 is `inputs` in
+one, `ir` in the other), dtype and format given for every Input (the default format differs),
+tensors moved to the card explicitly, and a synchronised stream before a clock or a result is read.
+Nothing here has run on a card yet; the tests hold it to a strict double."""
 
 import atexit
 import importlib
 import importlib.util
 import time
 
-import torch
-
-from .. import UserError, graph
-from . import Compiled, Output, check_shape
+from .. import UserError, first_line, last_line
+from . import Compiled, Option, Output, Unavailable, check_precision, check_shape, settings
 
 PACKAGES = ("torch_aie", "mindietorch")
-POLICIES = {"fp16": "FP16", "fp32": "FP32"}
+PRECISIONS = {"fp16": "FP16", "fp32": "FP32"}  # names of the package's PrecisionPolicy
+GRAPH = "upstream"  # albert_pytorch's model is what is known to compile on a 310P3
+OPTIONS = (
+    Option("device_id", "number of the card", ("export", "evaluate"), 0, minimum=0),
+    Option("soc_version", "chip to compile for", default="Ascend310P3", type=str),
+    Option("optimization_level", "of the compiler", default=0, choices=(0, 1, 2)),
+    Option(
+        "aie_input_dtype",
+        "what the compiled program takes; the file's own inputs stay int64",
+        default="int32",
+        type=str,
+        choices=("int32", "int64"),
+    ),
+    Option("require_full_compilation", "fail rather than leave an operator to the host", type=bool),
+    Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=1),
+)
 LOGS = (
-    "set TORCH_AIE_LOG_LEVEL=0 and TORCH_AIE_LOG_PRINT_TO_STDOUT=1 (files: ~/ascend/log/torch_aie_log/), for CANN "
-    "ASCEND_GLOBAL_LOG_LEVEL=0 and ASCEND_SLOG_PRINT_TO_STDOUT=1, and for the engine below [log] in "
+    "set TORCH_AIE_LOG_LEVEL=0 and TORCH_AIE_LOG_PRINT_TO_STDOUT=1 (files: "
+    "~/ascend/log/torch_aie_log/), for CANN "
+    "ASCEND_GLOBAL_LOG_LEVEL=0 and ASCEND_SLOG_PRINT_TO_STDOUT=1, and for the engine below [log] "
+    "in "
     "/usr/local/Ascend/aie/latest/conf/aie.conf, then run again"
 )
 _in_use = []  # the package, once a card has been taken into use
 
 
 def unavailable(device):
-    try:
-        _package()
-    except UserError as error:
-        return str(error)
-    return ""
+    return _package()[1]
 
 
 def default_precision(device):
     return "fp16"
 
 
+def check(target):
+    check_precision(target)
+
+
 def form(precision):
-    return graph.Form(expand_mask=True)
+    from ..graph import Form
+
+    return Form(expand_mask=True)
 
 
 def compile(module, inputs, target, calibration=None):
-    if target.precision not in POLICIES:
-        raise UserError(f"--precision {target.precision} on --backend aie: take one of {', '.join(POLICIES)}")
-    aie = _use(target.device_id)
-    dtype = getattr(torch, target.input_dtype)
+    import torch
+
+    from .. import graph
+
+    chosen = settings(target, "export")
+    aie = _use(chosen["device_id"])
+    dtype = getattr(torch, chosen["aie_input_dtype"])
     program = graph.trace(module, tuple(tensor.to(dtype) for tensor in inputs))
     operators = graph.operators(program)
-    options = {"soc_version": target.soc_version, "optimization_level": target.optimization_level}
-    if target.require_full_compilation:
+    options = {name: chosen[name] for name in ("soc_version", "optimization_level")}
+    if chosen["require_full_compilation"]:
         options["require_full_compilation"] = True
-    if target.input_dtype == "int64":
+    if chosen["aie_input_dtype"] == "int64":
         options["truncate_long_and_double"] = True
+    nd = aie.TensorFormat.ND
     try:
         compiled = aie.compile(
             program,
-            inputs=[aie.Input(tuple(t.shape), dtype=dtype, format=aie.TensorFormat.ND) for t in inputs],
-            precision_policy=getattr(aie.PrecisionPolicy, POLICIES[target.precision]),
+            inputs=[aie.Input(tuple(t.shape), dtype=dtype, format=nd) for t in inputs],
+            precision_policy=getattr(aie.PrecisionPolicy, PRECISIONS[target.precision]),
             **options,
         )
-    except Exception as error:  # the types are not published: the documentation says only that it raises
-        known = getattr(getattr(aie, "_compile_spec", None), "SUPPORT_SOC_NAME", None)
-        known = f" (known: {', '.join(sorted(map(str, known)))})" if known else ""
-        raise UserError(
-            f"{aie.__name__}.compile failed for {target.soc_version}: {_first_line(error)}; check --soc_version against "
-            f"npu-smi info{known}, and that the compiler takes the graph's operators "
-            f"({', '.join(operators)}); for the engine's own log {LOGS}"
-        ) from None
+    # the types are not published: the documentation says only that it raises
+    except Exception as error:
+        raise UserError(_compile_failed(aie, options["soc_version"], operators, error)) from None
     return Compiled(
         compiled,
         operators,
         {aie.__name__: getattr(aie, "__version__", "unknown")},
         requires=[aie.__name__],
-        options={**options, "input_dtype": target.input_dtype},
+        options={**options, "input_dtype": chosen["aie_input_dtype"]},
+    )
+
+
+def _compile_failed(aie, chip, operators, error):
+    known = getattr(getattr(aie, "_compile_spec", None), "SUPPORT_SOC_NAME", None)
+    known = f" (known: {', '.join(sorted(map(str, known)))})" if known else ""
+    return (
+        f"{aie.__name__}.compile failed for {chip}: {first_line(error)}; check --soc_version "
+        "against "
+        f"npu-smi info{known}, and that the compiler takes the graph's operators "
+        f"({', '.join(operators)}); for the engine's own log {LOGS}"
     )
 
 
 def load(artifact, target):
     wanted = artifact.manifest["requires"][:1]
-    aie = _use(target.device_id)
+    device_id = settings(target, "evaluate")["device_id"]
+    aie = _use(device_id)
     if wanted != [aie.__name__]:
         raise UserError(
-            f"{artifact.path}: was compiled by {' '.join(wanted)}, but {aie.__name__} is what is installed here; "
-            "export the file again"
+            f"{artifact.path}: was compiled by {' '.join(wanted)}, but {aie.__name__} is what is "
+            "installed here; export the file again"
         )
-    return Runner(artifact, aie, target.device_id)
+    return Runner(artifact, aie, device_id)
 
 
 class Runner:
-    precision_is = "as compiled"  # the engine cannot be asked what it computes in: it is the policy of the file
+    # the engine cannot be asked what it computes in: it is the policy of the file
+    precision_is = "as compiled"
     streams = 1
     threads = 1
 
     def __init__(self, artifact, aie, device_id):
-        self._artifact, self._aie = artifact, aie
+        import torch
+
+        self._torch, self._artifact, self._aie = torch, artifact, aie
         self.device = f"npu:{device_id}"
         self._dtype = getattr(torch, artifact.manifest["options"]["input_dtype"])
         self._program = artifact.program(None).eval()
@@ -103,20 +134,22 @@ class Runner:
         self.precision = artifact.manifest["precision"]
 
     def run(self, batch):
-        """One stream, synchronised before each reading of the clock and before the result is read."""
+        """One stream, synchronised before each reading of the clock and before the result is
+        read."""
         check_shape(batch, self._artifact)
-        return self._try(lambda: self._run(batch))
+        tensors = [self._torch.from_numpy(array) for array in batch.inputs]
+        return self._try(lambda: self._run(tensors))
 
-    def _run(self, batch):
+    def _run(self, tensors):
         start = time.perf_counter()
-        with torch.no_grad(), self._aie.npu.stream(self._stream):
-            inputs = [tensor.to(self._dtype).to(self.device) for tensor in batch.inputs]
+        with self._torch.no_grad(), self._aie.npu.stream(self._stream):
+            inputs = [tensor.to(self._dtype).to(self.device) for tensor in tensors]
             self._stream.synchronize()
             copied = time.perf_counter()
             logits = self._program(*inputs)
             self._stream.synchronize()
             done = time.perf_counter()
-            logits = logits.to("cpu").float()
+            logits = logits.to("cpu").float().numpy()
         return Output(logits, copied - start, done - copied, time.perf_counter() - done, copied)
 
     def _try(self, step):
@@ -124,8 +157,10 @@ class Runner:
             return step()
         except Exception as error:  # as in compile: the types are not published
             raise UserError(
-                f"{self._artifact.path}: {self._aie.__name__} cannot run it ({_last_line(error)}); it was compiled for "
-                f"{self._artifact.manifest['options'].get('soc_version')} with the versions in its manifest: export it "
+                f"{self._artifact.path}: {self._aie.__name__} cannot run it ({last_line(error)}); "
+                "it was compiled for "
+                f"{self._artifact.manifest['options'].get('soc_version')} with the versions in "
+                "its manifest: export it "
                 f"again on this machine, and for the engine's own log {LOGS}"
             ) from None
 
@@ -134,13 +169,16 @@ class Runner:
 
 
 def _use(device_id):
-    """The package with the card set; finalize() is called once when the process ends, also after an error."""
-    aie = _package()
+    """The package with the card set; finalize() is called once when the process ends, also after an
+    error."""
+    aie, reason = _package()
+    if reason:
+        raise UserError(str(reason))
     try:
         aie.set_device(device_id)
     except Exception as error:
         raise UserError(
-            f"--device_id {device_id}: {aie.__name__} cannot take that card ({_first_line(error)}); "
+            f"--device_id {device_id}: {aie.__name__} cannot take that card ({first_line(error)}); "
             "npu-smi info lists the cards, counted from 0"
         ) from None
     if aie not in _in_use:
@@ -150,46 +188,50 @@ def _use(device_id):
 
 
 def _package():
-    """torch_aie, else mindietorch; torch is imported before it, as its documentation asks. Raises UserError with the cure."""
+    """(torch_aie, else mindietorch; why it is not usable): one of the two is None. torch is
+    imported before it, as its documentation asks."""
+    import torch  # noqa: F401
+
     for name in PACKAGES:
         if importlib.util.find_spec(name) is None:
             continue
         if name == "torch_aie" and importlib.util.find_spec("torch_npu") is not None:
-            raise UserError("torch_npu is installed beside torch_aie, and the two conflict: pip uninstall torch_npu")
+            reason = "torch_npu is installed beside torch_aie, and the two conflict"
+            return None, Unavailable(reason, "pip uninstall torch_npu", broken=True)
         try:
-            return importlib.import_module(name)
-        except Exception as error:  # ImportError and OSError mostly, but a wheel's own start may raise anything
-            raise UserError(
-                f"{name} is installed but cannot be imported ({_first_line(error)}): {_cure(name, str(error))}"
-            ) from None
-    raise UserError(
-        "neither torch_aie nor mindietorch is installed: install the wheel from Ascend-cann-torch-aie-*.tar.gz "
-        '(pip install torch_aie-*.whl; README, "On an Ascend card")'
+            return importlib.import_module(name), None
+        # ImportError and OSError mostly, but a wheel's start may raise any
+        except Exception as error:
+            reason = f"{name} is installed but cannot be imported ({first_line(error)})"
+            return None, Unavailable(reason, _fix(name, str(error)), broken=True)
+    return None, Unavailable(
+        "neither torch_aie nor mindietorch is installed",
+        "install the wheel from Ascend-cann-torch-aie-*.tar.gz (pip install torch_aie-*.whl; "
+        "docs/ascend.md)",
     )
 
 
-WHEELS = {"torch_aie": "torch_aie 6.3.rc2 wants torch 2.0.1 on Python 3.9", "mindietorch": "mindietorch wants torch 2.1 or 2.6"}
+WHEELS = {
+    "torch_aie": "torch_aie 6.3.rc2 wants torch 2.0.1 on Python 3.9",
+    "mindietorch": "mindietorch wants torch 2.1 or 2.6",
+}
 
 
-def _cure(name, reason):
+def _fix(name, reason):
+    import torch
+
     if "static TLS" in reason:
         return "preload the library that it names: export LD_PRELOAD=<its path>"
-    if "GLIBC" in reason:  # before the next: GLIBCXX_ and GLIBC_ are the system's, not torch's
-        return "the wheel was built for a newer Linux than this: use a newer OS image (mindietorch 1.0 needs glibc 2.34)"
+    # before the next: GLIBCXX_ and GLIBC_ are the system's, not torch's
+    if "GLIBC" in reason:
+        return (
+            "the wheel was built for a newer Linux than this: use a newer OS image (mindietorch "
+            "1.0 "
+            "needs glibc 2.34)"
+        )
     if "undefined symbol" in reason:
         return f"the wheel was built for another torch than {torch.__version__}: {WHEELS[name]}"
     return (
         "source the CANN environment first: source /usr/local/Ascend/ascend-toolkit/set_env.sh and "
         "source /usr/local/Ascend/aie/set_env.sh"
     )
-
-
-def _last_line(error):
-    """TorchScript puts the reason of a failed operator at the end."""
-    lines = str(error).strip().splitlines()
-    return lines[-1][:200] if lines else type(error).__name__
-
-
-def _first_line(error):
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,9 +1,13 @@
-"""OpenVINO on x86 and Arm CPUs. At export the traced module is converted and its inputs are fixed to [batch, seq]; the
-IR travels in the .pt beside the TorchScript, its weights in fp32 as they are (OpenVINO's own saver would make fp16 of
-them), so the precision is chosen at load, always explicitly, and read back from the compiled model. int8 is decided at
-export: NNCF quantises the IR from the activations that it sees on calibration sentences."""
+"""OpenVINO on x86 and Arm CPUs.
+
+At export the traced module is converted and its inputs are fixed to [batch, seq]; the IR travels in
+the .pt beside the TorchScript, its weights in fp32 as they are (OpenVINO's own saver would make
+fp16 of them). So the precision is chosen at load, always explicitly, and read back from the
+compiled model. int8 is decided at export: NNCF quantises the IR from the activations that it sees
+on calibration sentences. A file is run without torch."""
 
 import contextlib
+import importlib.util
 import io
 import queue
 import tempfile
@@ -11,112 +15,154 @@ import time
 from pathlib import Path
 
 import numpy
-import torch
 
-from .. import UserError, graph
-from . import Compiled, Output, check_shape
+from .. import UserError, first_line, last_line
+from . import Compiled, Option, Output, Unavailable, check_precision, check_shape, settings
 
-PRECISIONS = ("fp32", "bf16", "int8")
-NAMES = ("input_ids", "attention_mask", "token_type_ids")
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": None}  # int8: see _hint
+GRAPH = "fused"
+OPTIONS = (
+    Option("threads", "threads, on a CPU", ("evaluate",), minimum=1),
+    Option("streams", "batches computed at a time", ("evaluate",), minimum=1),
+)
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def unavailable(device):
     reason = _not_importable()
-    if reason:
-        return reason
-    import openvino
+    if reason is None:
+        import openvino
+        import torch
 
-    # From 2025 on its converter names a dtype that torch has since 2.1; running a converted file needs no converter.
-    if not openvino.__version__.startswith("2024") and not hasattr(torch, "float8_e4m3fn"):
-        return f"OpenVINO {openvino.__version__} cannot convert from torch {torch.__version__}: pip install openvino==2024.6.0"
-    return ""
+        # From 2025 on its converter names a dtype that torch has since 2.1; running a converted
+        # file
+        # needs no converter.
+        if not openvino.__version__.startswith("2024") and not hasattr(torch, "float8_e4m3fn"):
+            reason = Unavailable(
+                f"OpenVINO {openvino.__version__} cannot convert from torch {torch.__version__}",
+                "pip install openvino==2024.6.0",
+                broken=True,
+            )
+    return reason
 
 
 def _not_importable():
     try:
         import openvino  # noqa: F401
     except ImportError as error:
-        return f"OpenVINO cannot be imported ({error}): pip install openvino"
-    return ""
+        there = importlib.util.find_spec("openvino") is not None
+        reason = f"OpenVINO cannot be imported ({first_line(error)})"
+        return Unavailable(reason, "pip install openvino", broken=there)
+    return None
 
 
 def default_precision(device):
-    return "bf16" if "BF16" in _capabilities() else "fp32"
+    return "bf16" if "BF16" in capabilities() else "fp32"
 
 
-def _capabilities():
+def capabilities():
+    """What OpenVINO says that this CPU computes in, such as FP32, BF16, INT8."""
     import openvino
 
     return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def check(target):
+    check_precision(target)
+    _check_bf16(target.precision, "--precision bf16", "use --precision fp32")
+    if target.precision == "int8" and importlib.util.find_spec("nncf") is None:
+        raise UserError("--precision int8 needs NNCF, which is not installed: pip install nncf")
+
+
+def _check_bf16(precision, what, fix):
+    if precision == "bf16" and "BF16" not in capabilities():
+        has = ", ".join(capabilities())
+        raise UserError(f"{what}: this CPU has no bf16 instructions (OpenVINO lists {has}); {fix}")
+
+
 def form(precision):
-    return graph.Form(split_qkv=True, erf_gelu=precision != "fp32")
+    from ..graph import Form
+
+    return Form(split_qkv=True, erf_gelu=precision != "fp32")
 
 
 def compile(module, inputs, target, calibration=None):
     import openvino
 
-    if target.precision not in PRECISIONS:
-        raise UserError(f"--precision {target.precision} on --backend openvino: take one of {', '.join(PRECISIONS)}")
-    _check_bf16(target.precision, "--precision bf16", "use --precision fp32")
+    from .. import graph
+
     program = graph.trace(module, inputs)
     model = openvino.convert_model(program, example_input=inputs)
-    for port, name in zip(model.inputs, NAMES):
+    for port, name in zip(model.inputs, INPUTS):
         port.get_tensor().set_names({name})
-    model.reshape({name: list(inputs[0].shape) for name in NAMES})
+    model.reshape({name: list(inputs[0].shape) for name in INPUTS})
     model.output(0).get_tensor().set_names({"logits"})
     versions = {"openvino": openvino.__version__}
     if target.precision == "int8":
         model, versions["nncf"] = _quantize(model, calibration)
+    return Compiled(program, graph.operators(program), versions, blobs=_serialise(model))
+
+
+def _serialise(model):
+    """{"ir.xml": bytes, "ir.bin": bytes}, weights as they are."""
+    import openvino
+
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "ir.xml"
         try:
             openvino.save_model(model, str(xml), compress_to_fp16=False)
-            openvino.Core().read_model(str(xml))  # OpenVINO 2024.6 cuts the weights short on a full disk and says nothing
+            # OpenVINO 2024.6 cuts the weights short on a full disk and says nothing: read it back
+            openvino.Core().read_model(str(xml))
         except RuntimeError as error:
             raise UserError(
-                f"{tempfile.gettempdir()}: OpenVINO's IR cannot be written there ({_reason(error)}); free room, or name "
-                "another folder by TMPDIR"
+                f"{tempfile.gettempdir()}: OpenVINO's IR cannot be written there "
+                f"({last_line(error)}); free disk space, or name another folder by TMPDIR"
             ) from None
-        blobs = {"ir.xml": xml.read_bytes(), "ir.bin": xml.with_suffix(".bin").read_bytes()}
-    return Compiled(program, graph.operators(program), versions, blobs=blobs)
+        return {"ir.xml": xml.read_bytes(), "ir.bin": xml.with_suffix(".bin").read_bytes()}
 
 
 def _quantize(model, calibration):
-    """(the model with the shared layer's products in int8, NNCF's version): post-training quantisation, weights per channel
-    and activations per tensor, ranges from the batches that `calibration()` gives. Products whose weight is used once (the
-    first layer's, the last layer's of its own, pooler and classifier: 1 % of the FLOPs) and those of the last layer's
-    attention stay in floating point, which costs no time that can be measured."""
+    """(the model with the shared layer's products in int8, NNCF's version): post-training
+    quantisation, weights per channel and activations per tensor, ranges from the batches that
+    `calibration()` gives. Products whose weight is used once (the first layer's, the last layer's
+    of its own, pooler and classifier: 1 % of the FLOPs) and those of the last layer's attention
+    stay in floating point, which costs no time that can be measured."""
     try:
         import nncf
     except ImportError as error:
-        raise UserError(f"--precision int8 needs NNCF, which cannot be imported ({error}): pip install nncf") from None
+        raise UserError(
+            f"--precision int8 needs NNCF, which cannot be imported ({error}): pip install nncf"
+        ) from None
     import logging
 
     nncf.set_log_level(logging.ERROR)
     batches = calibration()
-    dataset = nncf.Dataset(batches, lambda batch: {name: tensor.numpy() for name, tensor in zip(NAMES, batch.inputs)})
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+    dataset = nncf.Dataset(batches, lambda batch: dict(zip(INPUTS, batch.inputs)))
+    silent = io.StringIO()  # for its progress bars
+    with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
         quantised = nncf.quantize(
             model,
             dataset,
             subset_size=len(batches),
             model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.MIXED,  # activations of GELU lie on both sides of 0, unequally
+            # activations of GELU lie on both sides of 0, unequally
+            preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=_used_once(model)),
         )
     return quantised, nncf.__version__
 
 
 def _used_once(model):
-    """Names of the matrix products whose right side is no weight, or a weight that no other product has."""
+    """Names of the matrix products whose right side is no weight, or a weight that no other product
+    has."""
     users = {}
     for node in model.get_ordered_ops():
         if node.get_type_name() == "MatMul":
             weight = node.input_value(1).get_node()
             known = weight.get_type_name() == "Constant"
-            users.setdefault(weight.get_data().tobytes() if known else node, []).append(node.get_friendly_name())
+            users.setdefault(weight.get_data().tobytes() if known else node, []).append(
+                node.get_friendly_name()
+            )
     return [names[0] for names in users.values() if len(names) == 1]
 
 
@@ -124,13 +170,9 @@ def load(artifact, target):
     reason = _not_importable()
     if reason:
         raise UserError(f"{artifact.path}: was compiled for openvino, but {reason}")
-    _check_bf16(target.precision, f"{artifact.path} with precision bf16", "export it again with --precision fp32")
+    what = f"{artifact.path} with precision bf16"
+    _check_bf16(target.precision, what, "export it again with --precision fp32")
     return Runner(artifact, target)
-
-
-def _check_bf16(precision, what, cure):
-    if precision == "bf16" and "BF16" not in _capabilities():
-        raise UserError(f"{what}: this CPU has no bf16 instructions (OpenVINO lists {', '.join(_capabilities())}); {cure}")
 
 
 class Runner:
@@ -141,20 +183,20 @@ class Runner:
         import openvino
 
         self._artifact = artifact
-        core = openvino.Core()
+        chosen = settings(target, "evaluate")
+        options = {"INFERENCE_PRECISION_HINT": _hint(target.precision)}
+        options["NUM_STREAMS"] = chosen["streams"] or "AUTO"
+        if chosen["threads"]:
+            options["INFERENCE_NUM_THREADS"] = chosen["threads"]
         weights = numpy.frombuffer(artifact.blob("ir.bin"), dtype=numpy.uint8)
+        core = openvino.Core()
         try:
             model = core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
-            # what int8 leaves in floating point may be bf16 where the CPU has it
-            hint = {"fp32": "f32", "bf16": "bf16", "int8": "bf16" if "BF16" in _capabilities() else "f32"}
-            options = {"INFERENCE_PRECISION_HINT": hint[target.precision], "NUM_STREAMS": target.streams or "AUTO"}
-            if target.threads:
-                options["INFERENCE_NUM_THREADS"] = target.threads
             compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise UserError(
-                f"{artifact.path}: OpenVINO cannot compile its IR ({_reason(error)}); export it again with the "
-                f"version installed here ({openvino.__version__})"
+                f"{artifact.path}: OpenVINO cannot compile its IR ({last_line(error)}); export it "
+                f"again with the version installed here ({openvino.__version__})"
             ) from None
         self.precision = _precision_of(compiled)
         self.threads = compiled.get_property("INFERENCE_NUM_THREADS")
@@ -165,12 +207,11 @@ class Runner:
 
     def run(self, batch):
         check_shape(batch, self._artifact)
-        inputs = {name: tensor.numpy() for name, tensor in zip(NAMES, batch.inputs)}
         request = self._idle.get()
         start = time.perf_counter()
-        results = request.infer(inputs, share_inputs=True)
+        results = request.infer(dict(zip(INPUTS, batch.inputs)), share_inputs=True)
         done = time.perf_counter()
-        logits = torch.from_numpy(numpy.array(results[0], dtype=numpy.float32))
+        logits = numpy.array(results[0], dtype=numpy.float32)
         self._idle.put(request)
         return Output(logits, 0.0, done - start, time.perf_counter() - done, start)
 
@@ -178,12 +219,14 @@ class Runner:
         self._idle = None
 
 
-def _reason(error):
-    return str(error).strip().splitlines()[-1][:200]
+def _hint(precision):
+    """What int8 leaves in floating point may be bf16 where the CPU has it."""
+    return PRECISIONS[precision] or ("bf16" if "BF16" in capabilities() else "f32")
 
 
 def _precision_of(compiled):
-    """What the engine computes in: int8 if most matrix products of the graph that it runs do, else its own hint's."""
+    """What the engine computes in: int8 if most matrix products of the graph that it runs do, else
+    its own hint's."""
     products = [
         node.get_rt_info()["runtimePrecision"].astype(str)
         for node in compiled.get_runtime_model().get_ordered_ops()

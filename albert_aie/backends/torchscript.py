@@ -1,38 +1,52 @@
-"""TorchScript run by torch itself, on the CPU or on an NVIDIA GPU. The module is cast before it is traced, because the
-mask's dtype is baked in by the trace (`.half()` on a traced file fails)."""
+"""TorchScript run by torch itself, on the CPU or on an NVIDIA GPU. The module is cast before it is
+traced, because the mask's dtype is baked in by the trace (`.half()` on a traced file fails)."""
 
 import time
 
-import torch
+from .. import UserError
+from . import Compiled, Option, Output, Unavailable, check_precision, check_shape, settings
 
-from .. import UserError, graph
-from . import Compiled, Output, check_shape
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+GRAPH = "fused"
+OPTIONS = (
+    Option("threads", "threads, on a CPU", ("evaluate",), minimum=1, devices=("cpu",)),
+    Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=1),
+)
 
 
 def unavailable(device):
+    import torch
+
     if device == "cuda" and not torch.cuda.is_available():
-        return "torch finds no CUDA device (torch.cuda.is_available() is False): install a CUDA build and its driver"
-    return ""
+        return Unavailable("torch finds no CUDA device", "install a CUDA build and its driver")
+    return None
 
 
 def default_precision(device):
     return "fp16" if device == "cuda" else "fp32"
 
 
+def check(target):
+    check_precision(target)
+    if target.precision == "fp16" and target.device == "cpu":
+        raise UserError(
+            "--precision fp16 on --device cpu: torch has no fp16 kernels worth using there; take "
+            "fp32 or bf16, or --device cuda"
+        )
+
+
 def form(precision):
-    return graph.PLAIN
+    from ..graph import PLAIN
+
+    return PLAIN
 
 
 def compile(module, inputs, target, calibration=None):
-    if target.precision not in DTYPES:
-        raise UserError(f"--precision {target.precision} on --backend torchscript: fp32, bf16 or fp16, or --backend openvino")
-    if target.precision == "fp16" and target.device == "cpu":
-        raise UserError(
-            "--precision fp16 on --device cpu: torch has no fp16 kernels worth using there; take fp32 or bf16, or --device cuda"
-        )
-    module = module.to(device=target.device, dtype=DTYPES[target.precision])
+    import torch
+
+    from .. import graph
+
+    module = module.to(device=target.device, dtype=getattr(torch, PRECISIONS[target.precision]))
     program = graph.trace(module, tuple(tensor.to(target.device) for tensor in inputs))
     return Compiled(program, graph.operators(program), {})
 
@@ -41,35 +55,44 @@ def load(artifact, target):
     reason = unavailable(target.device)
     if reason:
         raise UserError(f"{artifact.path}: was compiled for {target.device}, but {reason}")
-    if target.threads and target.device == "cpu":
-        torch.set_num_threads(target.threads)
+    threads = settings(target, "evaluate").get("threads")
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
     return Runner(artifact, target.device)
 
 
 class Runner:
     precision_is = "read back"
+    streams = 1
 
     def __init__(self, artifact, device):
+        import torch
+
+        self._torch = torch
         self._artifact, self.device = artifact, device
         self._program = artifact.program(device).eval()
         self._wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
         self.precision = _precision_of(self._program)
         if device == "cpu":
-            _prepack(self._program.graph, artifact.manifest["batch_size"] * artifact.manifest["max_seq_length"])
-        self.streams = 1
+            prepack(self._program.graph, artifact.shape.batch_size * artifact.shape.max_seq_length)
         self.threads = torch.get_num_threads() if device == "cpu" else 1
 
-    @torch.inference_mode()
     def run(self, batch):
         check_shape(batch, self._artifact)
+        with self._torch.inference_mode():
+            return self._run([self._torch.from_numpy(array) for array in batch.inputs])
+
+    def _run(self, inputs):
         start = time.perf_counter()
-        inputs = [tensor.to(self.device) for tensor in batch.inputs]
+        inputs = [tensor.to(self.device) for tensor in inputs]
         self._wait()
         copied = time.perf_counter()
         logits = self._program(*inputs)
         self._wait()
         done = time.perf_counter()
-        logits = logits.to("cpu")
+        logits = logits.to("cpu").numpy()
         return Output(logits, copied - start, done - copied, time.perf_counter() - done, copied)
 
     def close(self):
@@ -89,10 +112,12 @@ graph(%x, %weight, %bias):
   return (%y)"""
 
 
-def _prepack(graph, rows):
-    """Give every weight the layout that oneDNN's kernels read (for products of `rows` rows), once, in memory alone: the file
-    keeps the plain one. torch's own linear calls MKL in fp32, and packs anew at each call in bf16. torch 2.0.1 lacks the
-    operators and goes on as before."""
+def prepack(graph, rows):
+    """Give every weight the layout that oneDNN's kernels read (for products of `rows` rows), once,
+    in memory alone: the file keeps the plain one. torch's own linear calls MKL in fp32, and packs
+    anew at each call in bf16. torch 2.0.1 lacks the operators and goes on as before."""
+    import torch
+
     if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return
     torch._C._jit_pass_custom_pattern_based_rewrite_graph(LINEAR, PACKED_LINEAR, graph)
@@ -104,11 +129,13 @@ def _prepack(graph, rows):
 
 
 def _precision_of(program):
-    """The dtype that the weights really have in the loaded program: the constants that matrix products read."""
+    """The dtype that the weights really have in the loaded program: the constants that matrix
+    products read."""
     found = set()
     inlined = program.inlined_graph  # owns its nodes: must outlive the loop
     for node in inlined.findAllNodes("prim::Constant"):
-        if node.hasAttribute("value") and node.kindOf("value") == "t" and node.t("value").dim() == 2:
-            found.add(node.t("value").dtype)
-    names = sorted(name for name, dtype in DTYPES.items() if dtype in found)
+        if node.hasAttribute("value") and node.kindOf("value") == "t":
+            if node.t("value").dim() == 2:
+                found.add(str(node.t("value").dtype))
+    names = sorted(name for name, dtype in PRECISIONS.items() if f"torch.{dtype}" in found)
     return "+".join(names) or "unknown"

@@ -1,0 +1,130 @@
+"""What the scripts share: flags, exit codes and their sentences, the printed block, the progress
+bar."""
+
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+
+from . import UserError, backends
+from .files import replacing
+from .report import json_text
+
+COLUMNS, NAME = 80, 12
+DEMO = Path(__file__).resolve().parent.parent / "demo"
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UserError where argparse would print its usage and exit."""
+
+    def __init__(self, description):
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=form)
+
+    def error(self, message):
+        raise UserError(f"{message}; --help lists the flags")
+
+
+def main(parse_args, run, argv=None):
+    """Exit code of a script: 0 success, 1 the comparison failed, 2 invalid input, 130
+    interrupted."""
+    try:
+        return run(parse_args(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a file that is there and cannot be read
+        where = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or error
+        print(f"error: {where}{reason}; correct its name or permissions", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def say(name, text):
+    """A result, on stdout: its name, then the text in lines of at most 80 columns."""
+    lines = [
+        line
+        for part in text.split("\n")
+        for line in textwrap.wrap(
+            part, COLUMNS - NAME, break_long_words=False, break_on_hyphens=False
+        )
+    ]
+    print(name.ljust(NAME) + ("\n" + NAME * " ").join(lines), flush=True)
+
+
+def note(text):
+    """What the user should know beside the results, on stderr."""
+    print("note".ljust(NAME) + text, file=sys.stderr, flush=True)
+
+
+def bar(steps=None, **options):
+    """A progress bar on stderr around an iterable; silent where that is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(steps, disable=None, leave=False, **options)
+
+
+def add_options(parser, when):
+    """A flag for every setting of a backend that is read at "export" or "evaluate"."""
+    group = parser.add_argument_group("for some backends only")
+    for name, declared in backends.options(when).items():
+        option = declared[0][1]
+        who = ", ".join(backend for backend, _ in declared)
+        default = "the engine's choice" if option.default is None else option.default
+        if option.type is bool:
+            group.add_argument(f"--{name}", action="store_true", help=f"{who}: {option.help}")
+        else:
+            text = f"{who}: {option.help} (default: {default})"
+            group.add_argument(f"--{name}", type=option.type, choices=option.choices, help=text)
+
+
+def options(args, when):
+    """{name: value} of those flags, None where they were left out."""
+    return {name: getattr(args, name) for name in backends.options(when)}
+
+
+def add_comparison(parser):
+    """The flags of --compare_cpu."""
+    add = parser.add_argument_group("comparison").add_argument
+    add(
+        "--compare_cpu",
+        action="store_true",
+        help="compare with the CPU reference; exit 1 if the gate fails",
+    )
+    add(
+        "--compare_rows",
+        type=int,
+        metavar="N",
+        help="compare the first N sentences instead of all",
+    )
+    add("--compare_output", metavar="FILE", help="write the comparison to this JSON file")
+    add(
+        "--prefix_dir",
+        default="./albert_pytorch",
+        help="albert_pytorch checkout with albert.patch applied: the reference where there is one, "
+        "and needed by --graph upstream (default: %(default)s)",
+    )
+
+
+def check_comparison(args):
+    """Raises UserError for flags of the comparison that contradict each other or lead nowhere."""
+    if args.compare_rows is not None and args.compare_rows < 1:
+        raise UserError(f"--compare_rows {args.compare_rows}: must be 1 or more")
+    for name in ("compare_rows", "compare_output"):
+        if getattr(args, name) is not None and not args.compare_cpu:
+            raise UserError(
+                f"--{name}: means something with --compare_cpu only; add --compare_cpu or leave "
+                "it out"
+            )
+
+
+def conclude(comparison, args):
+    """Print a comparison, write --compare_output, and return the exit code."""
+    for name, text in comparison.lines(args.verbose):
+        say(name, text)
+    if args.compare_output:
+        with replacing(args.compare_output) as temporary:
+            temporary.write_text(json_text(comparison.verdict()), encoding="utf-8")
+    return 0 if comparison.passed else 1

@@ -1,0 +1,265 @@
+"""Figures from an evaluation: what eval.json holds, the lines that are printed, predictions.tsv.
+
+A figure is one row of FIGURES: the keys that it adds to eval.json and the line that shows them.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import numpy
+
+from .artifact import Artifact
+from .evaluate import WARMUP, Evaluation
+from .files import replacing
+from .flops import flops_per_row
+from .text import Examples
+
+RESULTS = ("eval.json", "predictions.tsv")
+
+
+class Scored(NamedTuple):
+    """All that figures are made of: an evaluation of `examples` by `runner`, which loaded `saved`
+    in `load` seconds."""
+
+    evaluation: Evaluation
+    saved: Artifact
+    runner: object
+    examples: Examples
+    load: float
+
+    @property
+    def finite(self):
+        """Which sentences were scored: bool [sentences]."""
+        return numpy.isfinite(self.evaluation.logits).all(1)
+
+
+class Figure(NamedTuple):
+    """`values` makes keys of eval.json from a Scored, `line` the text to print from all of
+    eval.json. Rows that are `verbose` are printed with --verbose only."""
+
+    name: str
+    values: Callable
+    line: Callable
+    verbose: bool = False
+
+
+def _file(s):
+    m = s.saved.manifest
+    shape = s.saved.shape._asdict()
+    return {"file": str(s.saved.path), "graph": m["graph"], **shape}
+
+
+def _engine(s):
+    names = ("device", "precision", "precision_is", "threads", "streams")
+    return {
+        "backend": s.saved.manifest["backend"],
+        **{name: getattr(s.runner, name) for name in names},
+    }
+
+
+def _data(s):
+    return {
+        "data": str(s.examples.path),
+        "sentences_scored": int(s.finite.sum()),
+        "sentences_total": len(s.finite),
+        "truncated": s.evaluation.truncated,
+    }
+
+
+def _accuracy(s):
+    """k/n over all sentences: what was not scored is wrong."""
+    random_weights = {"random_weights": s.saved.manifest["random_weights"]}
+    if s.examples.labels is None or s.saved.manifest["random_weights"]:
+        return random_weights
+    right = s.finite & (s.evaluation.logits.argmax(1) == numpy.array(s.examples.labels))
+    k, n = int(right.sum()), len(right)
+    accuracy = {"correct": k, "total": n, "value": k / n, "wilson95": list(wilson(k, n))}
+    return {**random_weights, "accuracy": accuracy}
+
+
+def _accuracy_line(r):
+    if r["random_weights"]:
+        return "none: the file holds random weights, for speed only"
+    if "accuracy" not in r:
+        return "none: the split has no labels"
+    a = r["accuracy"]
+    low, high = a["wilson95"]
+    return (
+        f"{a['value']:.4f} ({a['correct']}/{a['total']}), 95 % Wilson interval {low:.4f} to "
+        f"{high:.4f}"
+    )
+
+
+def _throughput(s):
+    scored, e = int(s.finite.sum()), s.evaluation
+    rates = {"forward": scored / e.busy, "end_to_end": scored / e.end_to_end}
+    return {"samples_per_second": rates}
+
+
+def _latency(s):
+    forward = s.evaluation.forward
+    percentiles = {f"p{p}": 1000 * percentile(forward, p) for p in (50, 90, 99)}
+    return {"latency_ms": percentiles, "batches": len(forward), "warmup": WARMUP}
+
+
+def _stages(s):
+    e = s.evaluation
+    stages = {"tokenize": e.tokenize, "copy_in": e.copy_in, "forward": e.busy}
+    stages.update(copy_out=e.copy_out, end_to_end=e.end_to_end)
+    return {"seconds": {"load": s.load, **stages}}
+
+
+def _padding(s):
+    positions = s.evaluation.rows * s.saved.shape.max_seq_length
+    return {
+        "padding": 1 - s.evaluation.tokens / positions,
+        "positions": positions,
+        "sentences_per_row": int(s.finite.sum()) / s.evaluation.rows,
+    }
+
+
+def _compute(s):
+    per_row = flops_per_row(s.saved.manifest["config"], s.saved.shape.max_seq_length)
+    speed = per_row * s.evaluation.rows / s.evaluation.busy
+    return {"nominal_gflop_per_row": per_row / 1e9, "nominal_gflop_per_second": speed / 1e9}
+
+
+FIGURES = (
+    Figure(
+        "file",
+        _file,
+        lambda r: (
+            f"{r['file']}\n{r['graph']} graph, batch {r['batch_size']} x {r['max_seq_length']}"
+            f"{' packed' if r['slots'] else ''}"
+        ),
+    ),
+    Figure(
+        "engine",
+        _engine,
+        lambda r: (
+            f"{r['backend']} on {r['device']}, precision {r['precision']} ({r['precision_is']})\n"
+            f"{r['threads']} thread(s), {r['streams']} stream(s)"
+        ),
+    ),
+    Figure(
+        "data",
+        _data,
+        lambda r: (
+            f"{r['data']}\n{r['sentences_scored']} of {r['sentences_total']} sentences scored, "
+            f"{r['truncated']} truncated"
+        ),
+    ),
+    Figure("accuracy", _accuracy, _accuracy_line),
+    Figure(
+        "throughput",
+        _throughput,
+        lambda r: "forward {forward:.1f} samples/s, end to end {end_to_end:.1f} samples/s".format(
+            **r["samples_per_second"]
+        ),
+    ),
+    Figure(
+        "latency",
+        _latency,
+        lambda r: "p50 {p50:.1f}, p90 {p90:.1f}, p99 {p99:.1f} ms a batch".format(
+            **r["latency_ms"]
+        ),
+    ),
+    Figure(
+        "runs",
+        lambda s: {},
+        lambda r: f"{r['batches']} batches, after {r['warmup']} warm-up runs",
+        verbose=True,
+    ),
+    Figure(
+        "stages",
+        _stages,
+        lambda r: (
+            "load {load:.2f}, tokenize {tokenize:.3f}, copy in {copy_in:.3f}, forward "
+            "{forward:.2f}, "
+            "copy out {copy_out:.3f}, end to end {end_to_end:.2f} s"
+        ).format(**r["seconds"]),
+        verbose=True,
+    ),
+    Figure(
+        "padding",
+        _padding,
+        lambda r: (
+            f"{100 * r['padding']:.1f} % of {r['positions']:,} token positions "
+            f"({r['sentences_per_row']:.2f} sentences a row)"
+        ),
+        verbose=True,
+    ),
+    Figure(
+        "compute",
+        _compute,
+        lambda r: (
+            f"{r['nominal_gflop_per_second']:.0f} GFLOP/s nominal "
+            f"({r['nominal_gflop_per_row']:.2f} GFLOP a row of {r['max_seq_length']})"
+        ),
+        verbose=True,
+    ),
+)
+
+
+def report(scored):
+    """What eval.json holds, with the file's manifest at its end. Rates are all sentences over all
+    seconds, never a mean of rates; seconds unless named ms."""
+    result = {}
+    for figure in FIGURES:
+        result.update(figure.values(scored))
+    return {**result, "manifest": scored.saved.manifest}
+
+
+def lines(report, verbose=False):
+    """(name, text) of each line to print."""
+    return [(f.name, f.line(report)) for f in FIGURES if verbose or not f.verbose]
+
+
+def write_results(folder, report, logits, examples):
+    """eval.json and predictions.tsv, each whole or not at all; renamed only when both are written.
+    Returns their paths. Raises UserError if they cannot be written."""
+    names = report["manifest"]["label_names"]
+    header = ["index", "prediction", "label", *(f"logit_{name}" for name in names), "sentence"]
+    labels = examples.labels or [""] * len(examples.sentences)
+    rows = [
+        [index, int(row.argmax()), label, *(f"{x:.6f}" for x in row.tolist()), sentence]
+        for index, row, label, sentence in zip(examples.indices, logits, labels, examples.sentences)
+    ]
+    table = ["\t".join(map(str, row)) for row in [header] + rows]
+    paths = [Path(folder) / name for name in RESULTS]
+    with replacing(paths[0]) as first, replacing(paths[1]) as second:
+        first.write_text(json_text(report), encoding="utf-8")
+        second.write_text("\n".join(table) + "\n", encoding="utf-8")
+    return paths
+
+
+def json_text(value):
+    """Strict JSON: a number that is not finite is null."""
+    return json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def percentile(values, percent):
+    """Nearest-rank percentile: the smallest value that at least `percent` % of all do not
+    exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
+
+
+def wilson(correct, total, z=1.959964):
+    """95 % Wilson score interval of correct/total (Wilson 1927): right also near 0 and 1, where
+    k/n +- 2 sigma is not."""
+    p = correct / total
+    centre = p + z * z / (2 * total)
+    spread = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return (centre - spread) / scale, (centre + spread) / scale

@@ -1,0 +1,149 @@
+"""All that knows albert_pytorch (lonePatient/albert_pytorch at 46de9ec): the names of its weights,
+the 0.1 that its classifier adds, its import, and its model as a module of fixed shape."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from . import UserError
+
+UPSTREAM_COMMIT = "46de9ec"
+SHIFT = 0.1  # what albert_pytorch adds to the pooled vector before its classifier
+
+HF_LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0."
+_LAYER = "bert.encoder.transformer.group.0.inner_group.0."
+# The one key map: (Hugging Face, albert_pytorch) below the one shared layer.
+LAYER_PARTS = (
+    ("attention.query", "attention.self.query"),
+    ("attention.key", "attention.self.key"),
+    ("attention.value", "attention.self.value"),
+    ("attention.dense", "attention.output.dense"),
+    ("attention.LayerNorm", "LayerNorm"),
+    ("ffn", "ffn.intermediate.dense"),
+    ("ffn_output", "ffn.intermediate.output.dense"),
+    ("full_layer_layer_norm", "LayerNorm_1"),
+)
+# The first prefix that fits is exchanged for the other one.
+_PREFIXES = (
+    *((HF_LAYER + hf + ".", _LAYER + ours + ".") for hf, ours in LAYER_PARTS),
+    ("albert.pooler.", "bert.pooler.dense."),
+    ("albert.", "bert."),
+)
+
+
+def is_upstream(names):
+    """Whether these are the weight names of albert_pytorch's model."""
+    return any(name.startswith("bert.encoder.transformer.group.") for name in names)
+
+
+def rename(tensors):
+    """The same tensors under Hugging Face's names; a name that the map lacks keeps what follows its
+    prefix, so that the reader sees it."""
+    return {_exchange(name, 1, 0): tensor for name, tensor in tensors.items()}
+
+
+def fold_shift(tensors):
+    """The same weights (Hugging Face's names) in Hugging Face's convention: bias + 0.1 *
+    W.sum(1)."""
+    return _shifted(tensors, SHIFT)
+
+
+def to_upstream(tensors):
+    """Hugging Face's weights under albert_pytorch's names and in its bias convention: its code adds
+    the 0.1 itself."""
+    tensors = _shifted(tensors, -SHIFT)
+    return {_exchange(name, 0, 1): tensor for name, tensor in tensors.items()}
+
+
+def _exchange(name, old, new):
+    for pair in _PREFIXES:
+        if name.startswith(pair[old]):
+            return pair[new] + name[len(pair[old]) :]
+    return name
+
+
+def _shifted(tensors, shift):
+    bias = tensors["classifier.bias"] + shift * tensors["classifier.weight"].sum(1)
+    return {**tensors, "classifier.bias": bias}
+
+
+class UpstreamAlbert(nn.Module):
+    """albert_pytorch's model with fixed (1, seq) position ids, so that no arange or expand is
+    traced. (1, seq) and not (batch, seq): the latter would silently broadcast a smaller batch."""
+
+    def __init__(self, model, max_seq_length):
+        super().__init__()
+        self.model = model
+        positions = torch.arange(max_seq_length).unsqueeze(0)
+        self.register_buffer("position_ids", positions, persistent=False)
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        outputs = self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=self.position_ids,
+        )
+        return outputs[0].to(torch.float32)
+
+
+def has_upstream(upstream_dir):
+    """Whether upstream_dir is an albert_pytorch checkout."""
+    return (
+        upstream_dir is not None and (Path(upstream_dir) / "model" / "modeling_albert.py").is_file()
+    )
+
+
+def upstream_model(checkpoint, upstream_dir):
+    """albert_pytorch's own AlbertForSequenceClassification holding the checkpoint, fp32, eval mode;
+    shapes are free. `upstream_dir` is a checkout of 46de9ec with albert.patch applied (unpatched it
+    needs six, boto3 and requests besides). Raises UserError for any other folder."""
+    if not has_upstream(upstream_dir):
+        raise UserError(
+            f"{upstream_dir}: not an albert_pytorch checkout (no model/modeling_albert.py); "
+            "--prefix_dir wants a tree of lonePatient/albert_pytorch at "
+            f"{UPSTREAM_COMMIT} with albert.patch applied, or use --graph fused, which needs none"
+        )
+    configuration, modeling = _import(Path(upstream_dir).resolve())
+    c = checkpoint.config
+    model = modeling.AlbertForSequenceClassification(
+        configuration.AlbertConfig(
+            vocab_size_or_config_json_file=c.vocab_size,
+            embedding_size=c.embedding_size,
+            hidden_size=c.hidden_size,
+            num_hidden_layers=c.num_hidden_layers,
+            num_attention_heads=c.num_attention_heads,
+            intermediate_size=c.intermediate_size,
+            hidden_act="gelu_new" if c.hidden_act == "gelu_pytorch_tanh" else c.hidden_act,
+            max_position_embeddings=c.max_position_embeddings,
+            type_vocab_size=c.type_vocab_size,
+            layer_norm_eps=c.layer_norm_eps,
+            num_labels=c.num_labels,
+        )
+    )
+    model.load_state_dict(to_upstream(checkpoint.tensors), strict=True)
+    return model.eval()
+
+
+def _import(upstream_dir):
+    """albert_pytorch calls its package `model`: import it from this folder and from nowhere
+    else."""
+    loaded = sys.modules.get("model")
+    if loaded is not None and str(upstream_dir) not in str(getattr(loaded, "__path__", "")):
+        for name in [n for n in sys.modules if n == "model" or n.startswith("model.")]:
+            del sys.modules[name]
+    sys.path.insert(0, str(upstream_dir))
+    try:
+        importlib.invalidate_caches()
+        configuration = importlib.import_module("model.configuration_albert")
+        return configuration, importlib.import_module("model.modeling_albert")
+    except ImportError as error:
+        raise UserError(
+            f"{upstream_dir}: cannot be imported ({error}); apply albert.patch there: "
+            "git apply ../albert.patch"
+        ) from None
+    finally:
+        sys.path.remove(str(upstream_dir))
