@@ -1,6 +1,5 @@
-"""The peers that we are compared with, one class each: what a skilled user would set up by hand.
-
-Every engine (ours.py holds our own) is made from a plan.Engine in a process of its own. It has
+"""The engines that peers.py compares, one class each: what a skilled user would set up by hand,
+this project, and the ceiling. Each is made from a plan.Engine in a process of its own. It has
 
     sentences(texts)   float32 logits [n, class] of texts in their order: tokenising and all
     dense(batch_size)  seconds of one forward of batch_size full rows of LENGTH tokens
@@ -10,6 +9,7 @@ All hold the same weights, read by albert_aie.checkpoint, and the same tokenizer
 """
 
 import copy
+import math
 import queue
 import tempfile
 import time
@@ -20,9 +20,13 @@ from pathlib import Path
 import numpy
 import torch
 from plan import LENGTH, load
+from readings import SIZE
 
+from albert_aie import artifact, backends, text
+from albert_aie.batching import Batch, pack
 from albert_aie.compare import transformers_model
-from albert_aie.flops import flops_per_row
+from albert_aie.evaluate import evaluate
+from albert_aie.flops import executed_flops_per_row, flops_per_row
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -52,14 +56,12 @@ class Peer:
 
     def plan(self, lengths):
         """[(numbers of a batch's sentences, its length)]"""
-        order, batches = list(range(len(lengths))), []
+        order, size = list(range(len(lengths))), self.batch_size
         if self.spec.sorted:
             order.sort(key=lambda i: lengths[i])
-        for start in range(0, len(order), self.batch_size):
-            group = order[start : start + self.batch_size]
-            longest = max(lengths[i] for i in group)
-            batches.append((group, longest if self.spec.sorted else LENGTH))
-        return batches
+        groups = [order[start : start + size] for start in range(0, len(order), size)]
+        longest = [max(lengths[i] for i in group) for group in groups]
+        return list(zip(groups, longest if self.spec.sorted else [LENGTH] * len(groups)))
 
     def sentences(self, texts):
         encoded = [self.tokenizer.encode(text, LENGTH)[0] for text in texts]
@@ -190,14 +192,18 @@ class OpenVino(Peer):
     def prepare(self):
         import openvino
 
-        from albert_aie.backends.openvino import capabilities
-
         example = (torch.from_numpy(array) for array in padded([[2, 7, 8, 3], [2, 7, 3]], 4))
         logits, example = Logits(self.checkpoint), dict(zip(NAMES, example))
         model = openvino.convert_model(logits, example_input=example)
         if self.spec.precision == "int8":
-            model = quantised_openvino(model, self.spec.made_from["calibration"])
-        rest = "bf16" if "BF16" in capabilities() else "f32"
+            import nncf
+
+            nncf.set_log_level(40)
+            rows = [padded([ids], len(ids)) for ids in self.spec.made_from["calibration"]]
+            data = nncf.Dataset([dict(zip(NAMES, row)) for row in rows])
+            kind = nncf.ModelType.TRANSFORMER
+            model = nncf.quantize(model, data, model_type=kind, subset_size=len(rows))
+        rest = "bf16" if "BF16" in backends.get("openvino").capabilities() else "f32"
         hint = {"fp32": "f32", "bf16": "bf16", "int8": rest}[self.spec.precision]
         options = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": self.spec.streams}
         compiled = openvino.Core().compile_model(model, "CPU", options)
@@ -217,10 +223,66 @@ class OpenVino(Peer):
             yield from pool.map(lambda batch: self.run(*batch), batches)
 
 
-def quantised_openvino(model, calibration):
-    import nncf
+class Ours:
+    """The file that export_albert_aie.py wrote, run as run_aie_eval.py runs it."""
 
-    nncf.set_log_level(40)
-    batches = nncf.Dataset([dict(zip(NAMES, padded([ids], len(ids)))) for ids in calibration])
-    options = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(calibration)}
-    return nncf.quantize(model, batches, **options)
+    def __init__(self, spec):
+        self.saved = artifact.open_pt(spec.made_from["file"])
+        self.shape, self.config = self.saved.shape, self.saved.manifest["config"]
+        self.tokenizer = text.Tokenizer(self.saved.tokenizer)
+        name = self.saved.manifest["backend"]
+        options = {"streams": spec.streams} if name == "openvino" else {}
+        target = backends.Target(name, spec.device, spec.precision, options)
+        self.runner = backends.get(name).load(self.saved, target)
+
+    def sentences(self, texts):
+        return evaluate(self.runner, self.saved, self.tokenizer, texts, warmup=0).logits
+
+    def dense(self, batch_size):
+        """Of the one shape that the file has: batch_size rows of LENGTH."""
+        ids, mask, types = full_rows(self.config["vocab_size"], batch_size)
+        if self.shape.slots:  # as full a row, of five sentences
+            mask = numpy.tile(1 + numpy.arange(LENGTH) // 26, (batch_size, 1))
+        rows = list(range(batch_size))
+        return self.runner.run(Batch(ids, mask, types, rows, rows)).forward
+
+    def flops(self, lengths):
+        size, length, slots = self.shape
+        rows = len(pack(lengths, length, slots)) if slots else len(lengths)
+        return math.ceil(rows / size) * size * executed_flops_per_row(self.config, self.shape)
+
+
+class Ceiling:
+    """What the machine can do: a square product, weights packed beforehand, through OpenVINO's
+    (oneDNN's) kernels in fp32, bf16 and int8. `dense` gives its seconds; no text."""
+
+    def __init__(self, spec):
+        import openvino
+        from openvino import opset13 as ops
+
+        def bounds(most):
+            return [ops.constant(numpy.float32(bound)) for bound in (-most, most, -most, most)]
+
+        generator = numpy.random.default_rng(0)
+        left = x = ops.parameter([SIZE, SIZE], numpy.float32)
+        right = ops.constant(generator.standard_normal((SIZE, SIZE), numpy.float32) * 0.02)
+        if spec.precision == "int8":
+            left = ops.fake_quantize(x, *bounds(4), 256)
+            right = ops.fake_quantize(right, *bounds(0.1), 255)
+        model = openvino.Model([ops.matmul(left, right, False, True)], [x])
+        options = {"INFERENCE_PRECISION_HINT": "bf16" if spec.precision == "bf16" else "f32"}
+        compiled = openvino.Core().compile_model(model, "CPU", options)
+        self.request = compiled.create_infer_request()
+        self.x = generator.standard_normal((SIZE, SIZE), numpy.float32)
+
+    def dense(self, batch_size):
+        start = time.perf_counter()
+        self.request.infer([self.x], share_inputs=True)
+        return time.perf_counter() - start
+
+    def flops(self, lengths):
+        return 2 * SIZE**3
+
+
+KINDS = {"transformers": Transformers, "onnxruntime": OnnxRuntime, "openvino": OpenVino}
+KINDS.update(ours=Ours, ceiling=Ceiling)

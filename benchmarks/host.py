@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -45,17 +46,13 @@ def version(package):
 
 def script(name, *flags):
     command = [sys.executable, str(ROOT / name), *flags]
-    return subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    return {"exit_code": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
 
 
-def reason(process):
+def reason(done):
     """Why a script failed: its error sentence, else a traceback's own line, else its exit code."""
-    said, traceback = "", False
-    for line in process.stderr.splitlines():
-        if line.startswith("error: "):
-            return line[len("error: ") :]
-        if line.startswith("Traceback "):
-            said, traceback = "", True
-        elif traceback and not said and not line.startswith(" "):
-            said = line
-    return said or f"exit code {process.returncode}"
+    for words in (r"^error: (.*)", r"^Traceback .*\n(?: .*\n)*(.*)"):
+        if said := re.search(words, done["stderr"], re.MULTILINE):
+            return said[1]
+    return f"exit code {done['exit_code']}"

@@ -16,8 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import host  # noqa: E402
 import plan  # noqa: E402
@@ -40,34 +39,29 @@ def parse_args(argv):
     add("--rows", type=int, help="take the first N sentences of dev (default: all)")
     add("--settings", nargs="+", choices=plan.BOTH, default=plan.BOTH, help="(default: both)")
     add("--engines", nargs="+", metavar="WORD", help="only those with one of these in their label")
-    choices = readings.PRECISIONS
-    add("--precisions", nargs="+", choices=choices, help="only these (default: what runs here)")
-    sizes = [1, 8, 32]
-    add("--batch_sizes", type=int, nargs="+", default=sizes, help="dense (default: 1 8 32)")
+    add("--precisions", nargs="+", choices=readings.PRECISIONS, help="(default: what runs here)")
+    add("--batch_sizes", type=int, nargs="+", default=[1, 8, 32], help="dense (default: 1 8 32)")
     add("--dense_rounds", type=int, default=12, help="(default: 12)")
     add("--rounds", type=int, default=6, help="end to end; fewer give no 95 %% interval")
     add("--seconds", type=float, default=1, help="of a dense reading's forwards (default: 1)")
     add("--output", default="outputs/bench.json", help="every reading (default: %(default)s)")
     args = parser.parse_args(argv)
-    args.pth_dir = args.pth_dir or (str(ROOT / "demo" / "checkpoint") if args.demo else None)
+    args.pth_dir = args.pth_dir or (str(command.DEMO / "checkpoint") if args.demo else None)
     return args
 
 
 def run(args):
     if not args.pth_dir:
         raise UserError("name the checkpoint with --pth_dir, or take the embedded one with --demo")
-    if (
-        min(
-            args.rounds, args.dense_rounds, *args.batch_sizes, 1 if args.rows is None else args.rows
-        )
-        < 1
-    ):
+    numbers = [args.rounds, args.dense_rounds, args.rows, *args.batch_sizes]
+    if any(number is not None and number < 1 for number in numbers):
         raise UserError("--rounds, --dense_rounds, --batch_sizes and --rows must be 1 or more")
     examples = text.read_sst2(args.data_dir, "dev")
     sentences, labels = examples.sentences[: args.rows], examples.labels[: args.rows]
-    report = {"machine": host.machine(), **facts(args, sentences)}
-    here = report["machine"]
-    print(f"machine     {here['cpu']}, {here['cores']} cores, load {here['load']:.2f}")
+    here = {**host.machine(), "cuda": plan.cuda()}
+    report = {"machine": here, **facts(args, sentences)}
+    print(f"machine     {here['cpu']}, {here['cores']} cores, load {here['load']:.2f}; ", end="")
+    print(f"torch {here['packages']['torch']}; CUDA {here['cuda'] or 'none'}")
     if here["load"] > 0.5:
         print("note        the machine is not quiet: read the ratios, not the rates")
     with tempfile.TemporaryDirectory() as folder:
@@ -97,11 +91,8 @@ def facts(args, sentences):
     lengths = [len(tokenizer.encode(sentence, plan.LENGTH)[0]) for sentence in sentences]
     packed = batching.pack(lengths, plan.LENGTH, plan.LENGTH // 8)
     nominal = flops.flops_per_row(vars(checkpoint.config), plan.LENGTH)
-    return {
-        "lengths": lengths,
-        "nominal_flops_per_row": nominal,
-        "sentences_per_row": len(lengths) / len(packed),
-    }
+    per_row = len(lengths) / len(packed)
+    return dict(lengths=lengths, nominal_flops_per_row=nominal, sentences_per_row=per_row)
 
 
 def measure(args, workers, sentences, lengths):

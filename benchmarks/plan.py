@@ -5,12 +5,14 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 
 import host
+import torch
 from readings import PRECISIONS
 
 from albert_aie import UserError, backends, checkpoint, text
 
 LENGTH = 128
 BOTH, TEXT, DENSE = ("dense", "end_to_end"), ("end_to_end",), ("dense",)
+STREAMS = {1: "1 stream", 2: "2 streams"}
 
 
 @dataclass
@@ -50,15 +52,15 @@ def candidates(batch_sizes):
         label = f"ONNX Runtime {p}, sorted"
         yield Engine("onnxruntime", label, p, BOTH, sorted=True, search=(8, 16))
     for p, streams in product(("fp32", "bf16", "int8"), (1, 2)):
-        label = f"OpenVINO {p}, sorted, {counted(streams)}"
+        label = f"OpenVINO {p}, sorted, {STREAMS[streams]}"
         common = {"sorted": True, "streams": streams, "search": (8, 16, 32)}
         yield Engine("openvino", label, p, BOTH if streams == 1 else TEXT, **common)
-    cuda = {"precision": "fp16", "device": "cuda", "search": (32, 256, 1024)}
+    gpu = {"precision": "fp16", "device": "cuda", "search": (32, 256, 1024)}
     for attention in ("eager", "sdpa"):
         label = f"transformers {attention} fp16 cuda"
-        yield Engine("transformers", label, settings=BOTH, attention=attention, **cuda)
+        yield Engine("transformers", label, settings=BOTH, attention=attention, **gpu)
     label = "torch.compile max-autotune fp16 cuda"
-    yield Engine("transformers", label, settings=DENSE, compile=True, **cuda)
+    yield Engine("transformers", label, settings=DENSE, compile=True, **gpu)
     for p in PRECISIONS:
         yield from ours(p, batch_sizes)
     for p in ("fp32", "bf16", "int8"):
@@ -72,14 +74,10 @@ def ours(precision, batch_sizes):
         label = f"ours {precision}, plain, batch {size}"
         yield Engine("ours", label, precision, DENSE, batch_size=size, device=device)
     for size, length, streams in ((8, 128, 1), (8, 64, 1), (8, 64, 2), (3, 64, 2)):
-        label = f"ours {precision}, packed {size} x {length}, {counted(streams)}"
+        label = f"ours {precision}, packed {size} x {length}, {STREAMS[streams]}"
         shape = {"batch_size": size, "max_seq_length": length, "streams": streams}
         settings = BOTH if length == LENGTH else TEXT
         yield Engine("ours", label, precision, settings, packed=True, device=device, **shape)
-
-
-def counted(streams):
-    return f"{streams} stream{'s' * (streams > 1)}"
 
 
 def engines(args, folder):
@@ -90,8 +88,8 @@ def engines(args, folder):
     notes = [note for precision, note in cannot.items() if precision in wanted]
     for engine in candidates(args.batch_sizes):
         named = not args.engines or any(word in engine.label for word in args.engines)
-        measured = set(engine.settings) & set(args.settings)
-        if not named or not measured or engine.precision not in set(wanted) - set(cannot):
+        runs = engine.precision in wanted and engine.precision not in cannot
+        if not named or not runs or not set(engine.settings) & set(args.settings):
             continue
         engine.made_from["pth_dir"] = args.pth_dir
         if engine.kind == "openvino" and engine.precision == "int8":
@@ -107,14 +105,17 @@ def engines(args, folder):
 
 def unusable():
     """{precision that engines here do not compute in: note}"""
-    import torch
-
     openvino, notes = backends.get("openvino"), {}
     if openvino.unavailable("cpu") or "BF16" not in openvino.capabilities():
         notes["bf16"] = "bf16: this CPU has no bf16 instructions, not measured"
-    if not torch.cuda.is_available():
+    if not cuda():
         notes["fp16"] = "no CUDA device: the engines for one were not measured"
     return notes
+
+
+def cuda():
+    """The GPU's name, or None."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def load(pth_dir):
@@ -142,6 +143,6 @@ def export(args, folder, engine):
     if not list(made.glob("*.pt")):
         flags += [f"--pth_dir={args.pth_dir}", f"--data_dir={args.data_dir}", f"--save_dir={made}"]
         done = host.script("export_albert_aie.py", *flags)
-        if done.returncode:
+        if done["exit_code"]:
             raise UserError(host.reason(done))
     return str(next(made.glob("*.pt")))

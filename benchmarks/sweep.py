@@ -55,8 +55,9 @@ def run(args):
     for batch_size in args.batch_sizes:
         with tempfile.TemporaryDirectory() as folder:
             results.append(measure(batch_size, Path(folder), args))
-            if "evaluation" in results[-1]:
-                predictions.append(read_predictions(Path(folder)))
+            for file in Path(folder).glob("predictions.tsv"):
+                lines = file.read_text(encoding="utf-8").split("\n")[1:-1]
+                predictions.append([line.split("\t")[1] for line in lines])
         print(table_row(results[-1]), flush=True)
         if args.output:  # what was measured is kept if the next size hangs
             with files.replacing(args.output) as temporary:
@@ -74,45 +75,33 @@ def measure(batch_size, folder, args):
     """{"batch_size", "export" and "evaluate": what the scripts said, "comparison", "evaluation",
     "error"}; what did not come to be is missing."""
     result, compared = {"batch_size": batch_size}, folder / "comparison.json"
-    flags = [*args.export_flags, f"--batch_size={batch_size}", f"--save_dir={folder}"]
+    flags = [*args.export_flags, f"--save_dir={folder}", f"--batch_size={batch_size}"]
     flags += [f"--max_seq_length={args.max_seq_length}"]
     flags += [f"--backend={args.backend}"] if args.backend else []
     flags += [] if args.no_compare else ["--compare_cpu", f"--compare_output={compared}"]
     both = [f"--data_dir={args.data_dir}"]
     both += [] if args.device_id is None else [f"--device_id={args.device_id}"]
-    done = host.script("export_albert_aie.py", *flags, *both)
-    result["export"] = said(done)
+    result["export"] = done = host.script("export_albert_aie.py", *flags, *both)
     if compared.is_file():
         result["comparison"] = json.loads(compared.read_text(encoding="utf-8"))
     # 1 is the exit code of a failed comparison and of a crash: the file tells them apart
-    if done.returncode and not (done.returncode == 1 and verdict(result) == "FAIL"):
+    if done["exit_code"] and not (done["exit_code"] == 1 and verdict(result) == "FAIL"):
         return {**result, "error": host.reason(done)}
     if not args.no_compare and "comparison" not in result:
         return {**result, "error": "export_albert_aie.py wrote no comparison"}
     (file,) = folder.glob("*.pt")
     flags = [f"--aie_model_dir={file}", f"--output_dir={folder}"]
-    done = host.script("run_aie_eval.py", *flags, *both)
-    result["evaluate"] = said(done)
-    if done.returncode:
+    result["evaluate"] = done = host.script("run_aie_eval.py", *flags, *both)
+    if done["exit_code"]:
         return {**result, "error": host.reason(done)}
     evaluation = (folder / "eval.json").read_text(encoding="utf-8")
     return {**result, "evaluation": json.loads(evaluation)}
-
-
-def said(process):
-    return {"exit_code": process.returncode, "stdout": process.stdout, "stderr": process.stderr}
 
 
 def verdict(result):
     if "comparison" not in result:
         return "-"
     return "PASS" if result["comparison"]["passed"] is True else "FAIL"
-
-
-def read_predictions(folder):
-    """The predicted class of every sentence."""
-    lines = (folder / "predictions.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    return [line.split("\t")[1] for line in lines]
 
 
 def table_row(result):
@@ -122,10 +111,8 @@ def table_row(result):
     e = result["evaluation"]
     rate, latency, accuracy = e["samples_per_second"], e["latency_ms"], "none"
     if "accuracy" in e:
-        accuracy = "{0:.2f} % ({correct}/{total})".format(
-            100 * e["accuracy"]["value"], **e["accuracy"]
-        )
-    cells = [f"{e['sentences_scored']} of {e['sentences_total']}", accuracy]
+        accuracy = "{:.2%} ({correct}/{total})".format(e["accuracy"]["value"], **e["accuracy"])
+    cells = [f"{e['sentences_scored']} of {e['sentences_total']}", accuracy.replace("%", " %")]
     cells += [f"{rate['forward']:.2f}", f"{rate['end_to_end']:.2f}"]
     cells += [f"{latency['p50']:.0f}", f"{latency['p99']:.0f}"]
     return row(result["batch_size"], *cells, verdict(result))
@@ -133,12 +120,11 @@ def table_row(result):
 
 def summary(evaluations, differing):
     """What the files ran on, and whether the sizes agree."""
-    e, sizes = evaluations[0], len(evaluations)
-    line = f"{e['backend']} on {e['device']}, {e['precision']}, {e['threads']} threads, "
-    line += f"length {e['max_seq_length']}; predictions "
+    e, agree = evaluations[0], f"identical over {len(evaluations)} batch sizes"
     if differing:
-        return f"{line}DIFFER in {differing} of {e['sentences_total']} sentences"
-    return f"{line}identical over {sizes} batch sizes" if sizes > 1 else f"{line}of one size"
+        agree = f"DIFFER in {differing} of {e['sentences_total']} sentences"
+    on = f"{e['backend']} on {e['device']}, {e['precision']}, {e['threads']} threads"
+    return f"{on}, length {e['max_seq_length']}; predictions {agree}"
 
 
 if __name__ == "__main__":

@@ -1,12 +1,8 @@
 #!/usr/bin/env python
-"""The tables of benchmarks/peers.py from its readings: every engine, the best of each, and the four
-rows of the READMEs.
+"""The tables of benchmarks/peers.py from its readings; with --readme, the READMEs' rows of them.
 
-    python benchmarks/tables.py outputs/bench.json
-    python benchmarks/tables.py outputs/bench.json --readme README.md README.zh-CN.md
-
-The second writes the rows between the lines `<!-- results: make readme -->` and
-`<!-- end of results -->` of each file.
+python benchmarks/tables.py outputs/bench.json
+python benchmarks/tables.py outputs/bench.json --readme README.md README.zh-CN.md
 """
 
 import json
@@ -33,8 +29,9 @@ README = {
 
 def parse_args(argv):
     parser = command.Parser(__doc__)
-    parser.add_argument("readings", help="the file that peers.py wrote (--output)")
-    parser.add_argument("--readme", nargs="+", metavar="FILE", help="write the rows into these")
+    add = parser.add_argument
+    add("readings", help="the file that peers.py wrote (--output)")
+    add("--readme", nargs="+", metavar="FILE", help=f"write between {BEGIN} and {END}")
     return parser.parse_args(argv)
 
 
@@ -65,7 +62,7 @@ def end_to_end(report):
         yield "\nEnd to end: SST-2 dev, text to logits\n"
         yield from text_table(report, pairs[::-1])
     for precision, peak in readings.ceilings(report).items():
-        yield f"\nceiling {precision}: {peak / 1e9:.0f} GFLOP/s (product of {readings.SIZE:,} cubed)"
+        yield f"\nceiling {precision}: {peak / 1e9:.0f} GFLOP/s (product of 2,048 cubed)"
     yield from verdicts("end to end", pairs)
 
 
@@ -91,54 +88,44 @@ def dense(report):
             counts = engine["dense"][str(batch)]["flops"], batch * nominal
             speeds = [share(count / middle, peak) for count in counts]
             yield row(engine["label"], rates([batch / s for s in seconds], 2), *speeds)
-        yield from verdicts(f"dense batch {batch}", packed(report, batch, False))
+        yield from verdicts(f"dense batch {batch}", plain(timed(report, batch)))
 
 
 def summary(report):
-    """The best of each variant end to end, and our ratio to the best peer in dense work."""
+    """The best of each variant end to end, and ours in dense work."""
     best = readings.best_variants(timed(report))
     yield "\nSummary\n"
     if best:
         yield from text_table(report, best)
-    ours = [(e, b) for b in batches(report) for e, _ in timed(report, b) if e["kind"] == "ours"]
-    present = [p for p in PRECISIONS if any(engine["precision"] == p for engine, _ in ours)]
-    if present:
-        yield ""
-        yield from head(["full rows of 128: ours, and to the best peer", *present])
-    for batch in sorted({batch for _, batch in ours}):
-        yield row(f"batch {batch}", *(dense_cell(report, batch, p) for p in present))
-        if any(engine["packed"] for engine, size in ours if size == batch):
-            mates = f"{report['sentences_per_row']:.2f} sentences a row"
-            name = f"batch {batch}, packed, {mates}: share of the plain one's time"
-            yield row(name, *(packed_cell(report, batch, p) for p in present))
+    if batches(report):
+        mates = f"packed ({report['sentences_per_row']:.2f} sentences a row): x a plain row's time"
+        yield from ("", *head(["full rows of 128", "ours, rows/s", "x best peer", mates]))
+    for batch in batches(report):
+        pairs = timed(report, batch)
+        for precision in PRECISIONS:
+            (_, ours), (_, peer) = readings.rivals(plain(pairs), precision)
+            (_, packed), _ = readings.rivals([p for p in pairs if p[0]["packed"]], precision)
+            if ours:
+                rate = statistics.median(batch / s for s in ours)
+                cells = [f"{rate:.1f}", ratio(ours, peer), ratio(ours, packed)]
+                yield row(f"{precision}, batch {batch}", *cells)
 
 
 def batches(report):
     return sorted({int(batch) for engine in report["engines"] for batch in engine["dense"]})
 
 
-def packed(report, batch, wanted):
-    """Dense work is compared between rows of one sentence, and packed rows with our plain ones."""
-    return [pair for pair in timed(report, batch) if pair[0]["packed"] is wanted]
-
-
-def dense_cell(report, batch, precision):
-    (_, ours), (_, peer) = readings.rivals(packed(report, batch, False), precision)
-    return f"{batch / statistics.median(ours):.1f} rows/s, {ratio(ours, peer)}" if ours else "-"
-
-
-def packed_cell(report, batch, precision):
-    (_, one), _ = readings.rivals(packed(report, batch, False), precision)
-    (_, several), _ = readings.rivals(packed(report, batch, True), precision)
-    return ratio(one, several)
+def plain(pairs):
+    """Dense work is compared with peers on rows of one sentence."""
+    return [pair for pair in pairs if not pair[0]["packed"]]
 
 
 def verdicts(setting, pairs):
     for precision in PRECISIONS:
-        (ours, our_seconds), (peer, seconds) = readings.rivals(pairs, precision)
+        (ours, mine), (peer, theirs) = readings.rivals(pairs, precision)
         if ours and peer:
-            faster = ratio(our_seconds, seconds)
-            yield f"\n{setting} {precision}: {ours['label']} / {peer['label']} = {faster}"
+            names = f"{ours['label']} / {peer['label']}"
+            yield f"\n{setting} {precision}: {names} = {ratio(mine, theirs)}"
 
 
 def title(engine):
@@ -180,15 +167,12 @@ def row(*cells):
 def readme_rows(report):
     """The baseline, and our best of each precision that CPUs have, where they were measured."""
     pairs = timed(report)
-    base = readings.baseline(pairs)
-    chosen = [(*base, None)]
-    for precision in ("fp32", "bf16", "int8"):
-        ours, (_, peer) = readings.rivals(pairs, precision)
-        chosen.append((*ours, peer))
-    rows = []
-    for engine, seconds, peer in chosen:
+    base, rows = readings.baseline(pairs), []
+    rivals = [readings.rivals(pairs, precision) for precision in ("fp32", "bf16", "int8")]
+    for (engine, seconds), (_, peer) in [(base, (None, None)), *rivals]:
         if engine:
-            cells = [f"{1 / statistics.median(seconds):.1f}", ratio(seconds, base[1], 2)]
+            rate = statistics.median(1 / s for s in seconds)
+            cells = [f"{rate:.1f}", ratio(seconds, base[1], 2)]
             cells += [ratio(seconds, peer), *correct(engine["end_to_end"])]
             rows.append(row(title(engine), *cells))
     return rows

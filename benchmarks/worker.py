@@ -40,15 +40,8 @@ def make(spec):
     sys.stdout = sys.stderr = open(os.devnull, "w")
     start = time.perf_counter()
     import engines
-    import ours
 
-    engine = {
-        "transformers": engines.Transformers,
-        "onnxruntime": engines.OnnxRuntime,
-        "openvino": engines.OpenVino,
-        "ours": ours.Ours,
-        "ceiling": ours.Ceiling,
-    }[spec.kind](spec)
+    engine = engines.KINDS[spec.kind](spec)
     return time.perf_counter() - start
 
 
