@@ -57,15 +57,11 @@ def parse_args(argv):
         "--do_lower_case", action="store_true", help="ALBERT's tokenizer always lower-cases"
     )
     args = parser.parse_args(argv)
-    args.pth_dir = args.pth_dir or (command.DEMO / "checkpoint" if args.demo else None)
-    args.data_dir = args.data_dir or (
-        command.DEMO / "SST-2" if args.demo else "./albert_pytorch/dataset/SST-2"
-    )
-    return args
+    return command.folders(args, None, "./albert_pytorch/dataset/SST-2")
 
 
 def run(args):
-    from albert_aie import report, text
+    from albert_aie import compare, report, text
     from albert_aie.evaluate import evaluate
 
     command.check_comparison(args)
@@ -77,7 +73,10 @@ def run(args):
     target = read_target(args, saved)
     check_known(args, saved)
     examples = text.read_sst2(args.data_dir, args.split, saved.num_labels)
-    checkpoint = read_checkpoint(args, saved) if args.compare_cpu else None
+    if args.compare_cpu:
+        where = args.pth_dir, args.spm_model_file, args.prefix_dir
+        checkpoint, note = compare.checkpoint_of(saved, *where)
+        command.note(note)
     for name in report.RESULTS if args.output_dir else ():
         files.check_writable(Path(args.output_dir) / name)
 
@@ -95,9 +94,13 @@ def run(args):
     if args.output_dir:
         paths = report.write_results(args.output_dir, result, evaluation.logits, examples)
         command.say("wrote", "\n".join(map(str, paths)))
-    if checkpoint is None:
+    if not args.compare_cpu:
         return 0
-    comparison = compare_cpu(args, saved, checkpoint, tokenizer, examples, evaluation.logits)
+    examples = examples.first(args.compare_rows)
+    got = evaluation.logits[: args.compare_rows]
+    comparison = compare.against_reference(
+        got, saved, checkpoint, examples, args.prefix_dir, command.bar
+    )
     return command.conclude(comparison, args)
 
 
@@ -137,47 +140,6 @@ def check_known(args, saved):
                 "tokenizer "
                 f"{str(known)[:12]}; leave the flag out, or export with this file"
             )
-
-
-def read_checkpoint(args, saved):
-    """The checkpoint of --pth_dir, which must have the file's architecture and vocabulary."""
-    from albert_aie import checkpoint
-
-    read = checkpoint.draw if saved.manifest["random_weights"] else checkpoint.load
-    found = read(args.pth_dir, args.spm_model_file, args.prefix_dir)
-    config = found.config.to_json()
-    for name, known in saved.manifest["config"].items():
-        if name != "label_names" and config.get(name) != known:
-            raise UserError(
-                f"{args.pth_dir}: {name} is {config.get(name)}, but {saved.path} has {known}; name "
-                "the checkpoint that the file was made from"
-            )
-    if found.sha256 != saved.manifest["source"].get("sha256"):
-        command.note(
-            f"the weights in {args.pth_dir} are not, byte by byte, those that the file was made "
-            "from "
-            "(sha256)"
-        )
-    return found
-
-
-def compare_cpu(args, saved, checkpoint, tokenizer, examples, logits):
-    """Comparison of the file's logits with the CPU reference of --pth_dir."""
-    from albert_aie import compare, text
-
-    count = args.compare_rows
-    length = saved.shape.max_seq_length
-    encoded, _ = text.encode_all(tokenizer, examples.sentences[:count], length)
-    labels = examples.labels and examples.labels[:count]
-    return compare.against_reference(
-        logits[:count],
-        checkpoint,
-        encoded,
-        labels,
-        saved.manifest["precision"],
-        args.prefix_dir,
-        command.bar,
-    )
 
 
 def main(argv=None):

@@ -5,6 +5,8 @@ from typing import NamedTuple, Optional
 
 import numpy
 
+from . import UserError
+
 WINDOW = (
     1024  # sentences packed together: enough for full rows, few enough that a long file streams
 )
@@ -24,7 +26,26 @@ class Shape(NamedTuple):
         return self.batch_size, self.max_seq_length
 
     def __str__(self):
-        return f"{self.batch_size} x {self.max_seq_length}{' packed' if self.slots else ''}"
+        packed = f", up to {self.slots} sentences a row" if self.slots else ""
+        return f"batch {self.batch_size} x {self.max_seq_length} tokens{packed}"
+
+
+TOKENS = 3  # of the shortest sentence: [CLS], one piece, [SEP]
+
+
+def shape(batch_size, max_seq_length, pack=False, slots=None):
+    """Shape from the flags of those names; `slots` None is one sentence for every 8 tokens. Raises
+    UserError for flags that contradict each other."""
+    if slots and not pack:
+        raise UserError("--slots: means something with --pack only; add --pack or leave it out")
+    most = max_seq_length // TOKENS
+    if slots and slots > most:
+        raise UserError(
+            f"--slots {slots}: must be 1 to {most}, for a sentence has {TOKENS} tokens at least "
+            "and a "
+            f"row {max_seq_length}"
+        )
+    return Shape(batch_size, max_seq_length, (slots or max(1, max_seq_length // 8)) if pack else 0)
 
 
 class Batch(NamedTuple):

@@ -2,6 +2,7 @@
 bar."""
 
 import argparse
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -22,7 +23,23 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=form)
 
     def error(self, message):
+        message = re.sub(r"^argument (\S+): ", r"\1 ", message)
         raise UserError(f"{message}; --help lists the flags")
+
+
+def at_least(minimum):
+    """The type of a flag that takes whole numbers from `minimum` on."""
+
+    def whole_number(value):
+        try:
+            number = int(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{value}: not a whole number") from None
+        if number < minimum:
+            raise argparse.ArgumentTypeError(f"{value}: must be {minimum} or more")
+        return number
+
+    return whole_number
 
 
 def main(parse_args, run, argv=None):
@@ -55,8 +72,9 @@ def say(name, text):
 
 
 def note(text):
-    """What the user should know beside the results, on stderr."""
-    print("note".ljust(NAME) + text, file=sys.stderr, flush=True)
+    """What the user should know beside the results, on stderr; nothing where there is nothing."""
+    if text:
+        print("note".ljust(NAME) + text, file=sys.stderr, flush=True)
 
 
 def bar(steps=None, **options):
@@ -68,10 +86,12 @@ def bar(steps=None, **options):
 
 def add_options(parser, when):
     """A flag for every setting of a backend that is read at "export" or "evaluate"."""
-    group = parser.add_argument_group("for some backends only")
+    groups = {}
     for name, declared in backends.options(when).items():
         option = declared[0][1]
         who = ", ".join(backend for backend, _ in declared)
+        title = backends.get(who).TITLE if len(declared) == 1 else "engine"
+        group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
         default = "the engine's choice" if option.default is None else option.default
         if option.type is bool:
             group.add_argument(f"--{name}", action="store_true", help=f"{who}: {option.help}")
@@ -85,6 +105,14 @@ def options(args, when):
     return {name: getattr(args, name) for name in backends.options(when)}
 
 
+def folders(args, pth_dir, data_dir):
+    """args with --pth_dir and --data_dir filled in: the demo's or these defaults where they were
+    left out."""
+    defaults = (DEMO / "checkpoint", DEMO / "SST-2") if args.demo else (pth_dir, data_dir)
+    args.pth_dir, args.data_dir = args.pth_dir or defaults[0], args.data_dir or defaults[1]
+    return args
+
+
 def add_comparison(parser):
     """The flags of --compare_cpu."""
     add = parser.add_argument_group("comparison").add_argument
@@ -95,7 +123,7 @@ def add_comparison(parser):
     )
     add(
         "--compare_rows",
-        type=int,
+        type=at_least(1),
         metavar="N",
         help="compare the first N sentences instead of all",
     )
@@ -110,8 +138,6 @@ def add_comparison(parser):
 
 def check_comparison(args):
     """Raises UserError for flags of the comparison that contradict each other or lead nowhere."""
-    if args.compare_rows is not None and args.compare_rows < 1:
-        raise UserError(f"--compare_rows {args.compare_rows}: must be 1 or more")
     for name in ("compare_rows", "compare_output"):
         if getattr(args, name) is not None and not args.compare_cpu:
             raise UserError(

@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 
 import numpy
 
-from . import UserError
+from . import UserError, text
 
 
 class Gate(NamedTuple):
@@ -118,11 +118,36 @@ def compare(got, reference, labels, precision, name=""):
     )
 
 
-def against_reference(got, checkpoint, encoded, labels, precision, upstream_dir, progress):
-    """Comparison of a compiled file's logits `got` with the reference's for the same id lists."""
+def checkpoint_of(saved, pth_dir, spm_model_file=None, upstream_dir=None):
+    """(Checkpoint in pth_dir, note) for the Artifact `saved`: the note says so where its weights
+    are others than the file was made from. Raises UserError for another architecture or
+    vocabulary."""
+    from . import checkpoint
+
+    read = checkpoint.draw if saved.manifest["random_weights"] else checkpoint.load
+    found = read(pth_dir, spm_model_file, upstream_dir)
+    config = found.config.to_json()
+    for name, known in saved.manifest["config"].items():
+        if name != "label_names" and config.get(name) != known:
+            raise UserError(
+                f"{pth_dir}: {name} is {config.get(name)}, but {saved.path} has {known}; name the "
+                "checkpoint that the file was made from"
+            )
+    if found.sha256 == saved.manifest["source"].get("sha256"):
+        return found, ""
+    return found, (
+        f"the weights in {pth_dir} are not, byte by byte, those that the file was made from "
+        "(sha256)"
+    )
+
+
+def against_reference(got, saved, checkpoint, examples, upstream_dir, progress):
+    """Comparison of the logits `got` of the Artifact `saved` on `examples` with the reference's."""
+    tokenizer = text.Tokenizer(saved.tokenizer, str(saved.path))
+    encoded, _ = text.encode_all(tokenizer, examples.sentences, saved.shape.max_seq_length)
     reference, name = reference_logits(checkpoint, encoded, upstream_dir, progress=progress)
-    labels = None if checkpoint.random or labels is None else numpy.array(labels)
-    return compare(got, reference, labels, precision, name)
+    labels = None if checkpoint.random or not examples.labels else numpy.array(examples.labels)
+    return compare(got, reference, labels, saved.manifest["precision"], name)
 
 
 def reference_logits(

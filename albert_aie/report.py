@@ -11,6 +11,7 @@ from typing import Callable, NamedTuple
 import numpy
 
 from .artifact import Artifact
+from .batching import Shape
 from .evaluate import WARMUP, Evaluation
 from .files import replacing
 from .flops import flops_per_row
@@ -131,8 +132,8 @@ FIGURES = (
         "file",
         _file,
         lambda r: (
-            f"{r['file']}\n{r['graph']} graph, batch {r['batch_size']} x {r['max_seq_length']}"
-            f"{' packed' if r['slots'] else ''}"
+            f"{r['file']}\n{r['graph']} graph, "
+            f"{Shape(r['batch_size'], r['max_seq_length'], r['slots'])}"
         ),
     ),
     Figure(

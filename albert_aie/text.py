@@ -29,6 +29,11 @@ class Examples:
     labels: Optional[list]
     indices: list
 
+    def first(self, count):
+        """The first `count` of them; all of them where it is None."""
+        labels = self.labels and self.labels[:count]
+        return Examples(self.path, self.sentences[:count], labels, self.indices[:count])
+
 
 class Tokenizer:
     """albert_pytorch's sentencepiece tokenizer. It always lower-cases, as upstream does whatever

@@ -1,5 +1,6 @@
 """One module per engine, one interface. Each module has
 
+TITLE                          of its group of flags in --help
 PRECISIONS                     {precision: what the engine calls it}
 GRAPH                          the graph that is traced unless --graph says otherwise
 OPTIONS                        the settings that it alone understands, each with a flag (Option)

@@ -15,6 +15,7 @@ from .. import UserError, first_line, last_line
 from . import Compiled, Option, Output, Unavailable, check_precision, check_shape, settings
 
 PACKAGES = ("torch_aie", "mindietorch")
+TITLE = "Ascend (--backend aie)"
 PRECISIONS = {"fp16": "FP16", "fp32": "FP32"}  # names of the package's PrecisionPolicy
 GRAPH = "upstream"  # albert_pytorch's model is what is known to compile on a 310P3
 OPTIONS = (

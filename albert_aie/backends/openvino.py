@@ -19,6 +19,7 @@ import numpy
 from .. import UserError, first_line, last_line
 from . import Compiled, Option, Output, Unavailable, check_precision, check_shape, settings
 
+TITLE = "OpenVINO"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": None}  # int8: see _hint
 GRAPH = "fused"
 OPTIONS = (

@@ -6,6 +6,7 @@ import time
 from .. import UserError
 from . import Compiled, Option, Output, Unavailable, check_precision, check_shape, settings
 
+TITLE = "TorchScript"
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 GRAPH = "fused"
 OPTIONS = (
@@ -76,7 +77,8 @@ class Runner:
         self._wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
         self.precision = _precision_of(self._program)
         if device == "cpu":
-            prepack(self._program.graph, artifact.shape.batch_size * artifact.shape.max_seq_length)
+            rows = artifact.shape.batch_size * artifact.shape.max_seq_length
+            prepack(self._program.graph, rows, self.precision)
         self.threads = torch.get_num_threads() if device == "cpu" else 1
 
     def run(self, batch):
@@ -112,13 +114,16 @@ graph(%x, %weight, %bias):
   return (%y)"""
 
 
-def prepack(graph, rows):
+def prepack(graph, rows, precision):
     """Give every weight the layout that oneDNN's kernels read (for products of `rows` rows), once,
     in memory alone: the file keeps the plain one. torch's own linear calls MKL in fp32, and packs
     anew at each call in bf16. torch 2.0.1 lacks the operators and goes on as before."""
     import torch
 
-    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+    mkldnn = torch.ops.mkldnn
+    if not hasattr(mkldnn, "_reorder_linear_weight"):
+        return
+    if precision == "bf16" and not mkldnn._is_mkldnn_bf16_supported():  # needs AVX-512
         return
     torch._C._jit_pass_custom_pattern_based_rewrite_graph(LINEAR, PACKED_LINEAR, graph)
     for node in graph.findAllNodes("mkldnn::_linear_pointwise"):
