@@ -89,7 +89,7 @@ def measure(batch_size, folder, args):
         return {**result, "error": host.reason(done)}
     if not args.no_compare and "comparison" not in result:
         return {**result, "error": "export_albert_aie.py wrote no comparison"}
-    (file,) = folder.glob("*.pt")
+    file = next(folder.glob("*.pt"), folder / "missing.pt")
     flags = [f"--aie_model_dir={file}", f"--output_dir={folder}"]
     result["evaluate"] = done = host.script("run_aie_eval.py", *flags, *both)
     if done["exit_code"]:
