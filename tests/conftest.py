@@ -1,94 +1,65 @@
-"""Shared fixtures: small and base-size random checkpoints in both layouts, SST-2, and the two scripts as functions."""
+"""Shared fixtures: small random checkpoints in both layouts, SST-2, albert_pytorch, and the two
+scripts as functions."""
 
-import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side: one thread each, for torch's idle threads spin
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side: one thread each, idle ones spin
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import sentencepiece
 import torch
+from helpers import ROOT, SHARED, Run, flags, write_checkpoint
 
 import export_albert_aie
 import run_aie_eval
-from albert_aie import checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("ALBERT_SHARED", ROOT.parent / "shared")) / "data"
-SPM = ROOT / "demo" / "checkpoint" / "spiece.model"
-DOUBLES = ROOT / "tests" / "doubles"
-# The lane with the Ascend stack's torch runs the double of torch_aie 6.3, the current one that of its successor.
-PACKAGE = "torch_aie" if torch.__version__.startswith("2.0.") else "mindietorch"
-TINY = {
-    "vocab_size": sentencepiece.SentencePieceProcessor(model_file=str(SPM)).get_piece_size(),
-    "embedding_size": 32,
-    "hidden_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 96,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "hidden_act": "gelu_new",
-    "layer_norm_eps": 1e-12,
-    "num_hidden_groups": 1,
-    "inner_group_num": 1,
-    "num_labels": 2,
-}
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))
+
+
+def shared(name):
+    folder = SHARED / name
+    if not folder.is_dir():
+        cure = f"set ALBERT_SHARED to the folder that holds data/{name}"
+        pytest.skip(f"{folder} is not there; {cure}")
+    return folder
 
 
 @pytest.fixture(scope="session")
 def sst2():
     """The real SST-2 folder; read where it lies, never copied into the project."""
-    folder = SHARED / "SST-2"
-    if not folder.is_dir():
-        pytest.skip(f"SST-2 is not at {folder}; set ALBERT_SHARED to the folder that holds data/SST-2")
-    return folder
+    return shared("SST-2")
 
 
 @pytest.fixture(scope="session")
 def albert_files():
     """ALBERT's own 30k-clean.model and config.json."""
-    folder = SHARED / "albert-base-v2"
-    if not folder.is_dir():
-        pytest.skip(f"ALBERT's files are not at {folder}; set ALBERT_SHARED to the folder that holds data/albert-base-v2")
-    return folder
+    return shared("albert-base-v2")
 
 
-def double_environment(package=PACKAGE):
-    """Environment of a process in which the strict double can be imported as `package`, and as nothing else."""
-    own = DOUBLES / {"torch_aie": "torch_aie_63", "mindietorch": "mindietorch_100"}[package]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (DOUBLES, own))), "PYTHONWARNINGS": "ignore"}
-
-
-def upstream_tree():
-    """A clean checkout of albert_pytorch at 46de9ec, or a skip that says how to give one."""
+@pytest.fixture(scope="session")
+def upstream_tree(tmp_path_factory):
+    """A copy of the checkout of albert_pytorch at 46de9ec, or a skip that says how to give one."""
     tree = os.environ.get("ALBERT_PYTORCH_DIR")
     if not tree:
-        pytest.skip("needs a clean checkout of lonePatient/albert_pytorch at 46de9ec: set ALBERT_PYTORCH_DIR")
-    return Path(tree)
+        checkout = "a clean checkout of lonePatient/albert_pytorch at 46de9ec"
+        pytest.skip(f"needs {checkout}: set ALBERT_PYTORCH_DIR")
+    names = (".git", "__pycache__", "dataset", "prev_trained_model", "outputs")
+    folder = tmp_path_factory.mktemp("clean") / "albert_pytorch"
+    return Path(shutil.copytree(tree, folder, ignore=shutil.ignore_patterns(*names)))
 
 
-def write_checkpoint(folder, config=TINY, layout="upstream", spm=SPM, dtype=None, **random):
-    """A folder with random weights: `layout` upstream (zip or legacy pickle) or hf (safetensors)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(spm, folder / ("30k-clean.model" if layout == "upstream" else "spiece.model"))
-    raw = {**config} if layout == "upstream" else {**config, "model_type": "albert"}
-    (folder / "config.json").write_text(json.dumps(raw))
-    tensors = checkpoint.draw(folder, **random).tensors
-    if dtype:
-        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-    if layout == "hf":
-        import safetensors.torch
-
-        safetensors.torch.save_file(tensors, str(folder / "model.safetensors"))
-    else:
-        torch.save(
-            checkpoint.to_upstream(tensors), folder / "pytorch_model.bin", _use_new_zipfile_serialization=layout == "upstream"
-        )
+@pytest.fixture(scope="session")
+def patched_tree(tmp_path_factory, upstream_tree):
+    """The same with albert.patch applied. A test that writes there makes a copy of its own."""
+    folder = tmp_path_factory.mktemp("patched") / "albert_pytorch"
+    shutil.copytree(upstream_tree, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(folder.parent)}  # no part of a repository
+    command = ["git", "apply", str(ROOT / "albert.patch")]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -104,7 +75,7 @@ def tiny_hf(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def sentences(tmp_path_factory):
-    """A small folder in GLUE's format, so that a test that needs no particular text runs anywhere."""
+    """A small folder in GLUE's format, so that a test of no particular text runs anywhere."""
     folder = tmp_path_factory.mktemp("data")
     texts = [
         "a fine film .",
@@ -119,41 +90,30 @@ def sentences(tmp_path_factory):
         "poor",
         "a slow start but what an ending !",
     ]
-    rows = [f"{text}\t{i % 2}" for i, text in enumerate(texts)]
-    (folder / "dev.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
-    (folder / "test.tsv").write_text("\n".join(["index\tsentence", *(f"{i}\t{text}" for i, text in enumerate(texts))]) + "\n")
+    dev = [f"{text}\t{i % 2}" for i, text in enumerate(texts)]
+    test = [f"{i}\t{text}" for i, text in enumerate(texts)]
+    (folder / "dev.tsv").write_text("\n".join(["sentence\tlabel", *dev]) + "\n")
+    (folder / "test.tsv").write_text("\n".join(["index\tsentence", *test]) + "\n")
     return folder
-
-
-class Run:
-    """What a script did: its exit code and what it printed."""
-
-    def __init__(self, code, captured):
-        self.code, self.out, self.err = code, captured.out, captured.err
-
-
-def refused(run, *words):
-    """Whether a script did what it must on bad input: exit code 2 and one sentence, with these words in it."""
-    assert run.code == 2
-    assert run.err.startswith("error: ") and run.err.count("\n") == 1 and "Traceback" not in run.err
-    for word in words:
-        assert word in run.err
-    return True
 
 
 @pytest.fixture
 def export(capfd):
-    def run(*flags):
+    """export_albert_aie.py in this process: export(pth_dir=tiny, batch_size=4) -> Run."""
+
+    def run(**options):
         capfd.readouterr()
-        return Run(export_albert_aie.main([str(flag) for flag in flags]), capfd.readouterr())
+        return Run(export_albert_aie.main(flags(**options)), *capfd.readouterr())
 
     return run
 
 
 @pytest.fixture
 def evaluate(capfd):
-    def run(*flags):
+    """run_aie_eval.py in this process, in the same way."""
+
+    def run(**options):
         capfd.readouterr()
-        return Run(run_aie_eval.main([str(flag) for flag in flags]), capfd.readouterr())
+        return Run(run_aie_eval.main(flags(**options)), *capfd.readouterr())
 
     return run

@@ -1,100 +1,118 @@
-"""The aie backend through the two scripts, on the strict double (tests/doubles): torch_aie where torch is the Ascend
-stack's 2.0, mindietorch on current torch. Each call is a process of its own, as the card's state is a process's."""
+"""The aie backend through the two scripts, on the strict double (tests/doubles): torch_aie where
+torch is the Ascend stack's 2.0, mindietorch on current torch. Each call is a process of its own, as
+the card's state is a process's."""
 
 import json
 import os
-import subprocess
-import sys
 
+import helpers
 import pytest
 import torch
-from conftest import DOUBLES, PACKAGE, ROOT, double_environment, refused, upstream_tree
 from doubles.strict_aie import build
-from test_graph import fused_logits, tokens
+from helpers import (
+    DOUBLES,
+    PACKAGE,
+    ROOT,
+    double_environment,
+    flags,
+    fused_logits,
+    refused,
+    tokens,
+    traced,
+)
 
-from albert_aie import checkpoint, compare, graph
+from albert_aie import compare, graph
 from albert_aie.backends.aie import form
+from albert_aie.batching import Shape
+from albert_aie.checkpoint import load
 
-# Operators that make or read shapes, or that are known to fail on a 310P (facts: torch_aie.md sections 6 and 7.3).
+# Operators that make or read shapes, or that are known to fail on a 310P (facts: torch_aie.md
+# sections 6 and 7.3).
 TROUBLE = {
-    "aten::size", "aten::arange", "aten::expand", "aten::expand_as", "aten::div", "aten::isneginf", "aten::isinf",
-    "aten::masked_fill", "aten::where", "aten::nonzero", "aten::dropout", "aten::scaled_dot_product_attention", "aten::Int",
+    "aten::size", "aten::arange", "aten::expand", "aten::expand_as", "aten::div", "aten::isneginf",
+    "aten::isinf", "aten::masked_fill", "aten::where", "aten::nonzero", "aten::dropout",
+    "aten::scaled_dot_product_attention", "aten::Int",
 }  # fmt: skip
 STUB = ROOT / "tests" / "stub_upstream"  # albert_pytorch's interface without albert_pytorch
+EXPORT, EVALUATE = "export_albert_aie", "run_aie_eval"
+SMALL = {"batch_size": 4, "max_seq_length": 32}
 
 
-class Done:
-    def __init__(self, process):
-        self.code, self.out, self.err = process.returncode, process.stdout, process.stderr
-
-
-def python(*arguments, **environment):
+def python(*arguments, env=None):
     """A python that can import the double; skips where the double cannot be built."""
     if build.missing():
         pytest.skip(build.missing())
-    command, environment = [sys.executable, *map(str, arguments)], {**double_environment(), **environment}
-    return Done(subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment))
+    return helpers.python(*arguments, env={**double_environment(), **(env or {})})
 
 
-def script(name, *flags, **environment):
-    return python(ROOT / name, *flags, **environment)
+def script(name, env=None, **options):
+    return python(ROOT / f"{name}.py", *flags(**options), env=env)
 
 
-def changed(change, name, *flags, **environment):
+def changed(change, name, env=None, **options):
     """The script in a process that executes `change` first."""
-    module = name[: -len(".py")]
-    return python("-c", f"import sys\n{change}\nimport {module}\nsys.exit({module}.main(sys.argv[1:]))", *flags, **environment)
+    code = f"import sys\n{change}\nimport {name}\nsys.exit({name}.main(sys.argv[1:]))"
+    return python("-c", code, *flags(**options), env=env)
 
 
-def export(checkpoint_folder, folder, *flags, **environment):
-    common = ["--backend", "aie", "--pth_dir", checkpoint_folder, "--save_dir", folder, "--graph", "fused"]
-    return script("export_albert_aie.py", *common, *flags, **environment)
+def export(pth_dir, save_dir, env=None, **options):
+    common = {"backend": "aie", "graph": "fused", "pth_dir": pth_dir, "save_dir": save_dir}
+    return script(EXPORT, env, **{**common, **options})
 
 
 @pytest.fixture(scope="module")
 def flow(tmp_path_factory, tiny, sst2):
-    """Exported, compared in a fresh process and evaluated on all 872 rows, with the double's events of each process."""
+    """Exported, compared in a fresh process and evaluated on all 872 rows, with the double's events
+    of each process."""
     folder = tmp_path_factory.mktemp("aie")
-    shape = ["--batch_size", 32, "--max_seq_length", 64]
-    exported = export(tiny, folder, *shape, "--compare_cpu", "--data_dir", sst2, STRICT_AIE_EVENTS=str(folder / "export.log"))
+    given = {"batch_size": 32, "max_seq_length": 64, "compare_cpu": True, "data_dir": sst2}
+    exported = export(tiny, folder, env={"STRICT_AIE_EVENTS": str(folder / "export.log")}, **given)
     file = folder / "albert_seq64_bs32.pt"
-    evaluated = script("run_aie_eval.py", "--aie_model_dir", file, "--data_dir", sst2, "--output_dir", folder)
+    evaluated = script(EVALUATE, aie_model_dir=file, data_dir=sst2, output_dir=folder)
     return folder, file, exported, evaluated
 
 
 def test_export_compares_in_a_fresh_process_and_all_872_rows_are_scored(flow):
     folder, _, exported, evaluated = flow
     assert exported.code == 0, exported.err
-    assert "aie on npu (asked for)" in exported.out and "872 rows" in exported.out and "compare_cpu PASS" in exported.out
+    assert "aie on npu (asked for)" in exported.out and "872 sentences" in exported.out
+    assert "compare_cpu PASS" in exported.out
     assert evaluated.code == 0, evaluated.err
-    assert "872 of 872 rows scored" in evaluated.out
-    assert "aie on npu:0, fused graph, precision fp16 (as compiled)" in evaluated.out
+    assert "872 of 872 sentences scored" in evaluated.out
+    assert "aie on npu:0, precision fp16 (as compiled)" in evaluated.out
+    assert "fused graph" in evaluated.out
     report = json.loads((folder / "eval.json").read_text())
     assert report["batches"] == 28 and report["accuracy"]["total"] == 872
-    assert report["manifest"]["versions"][PACKAGE].endswith("strict.double") and report["manifest"]["requires"] == [PACKAGE]
+    manifest = report["manifest"]
+    assert manifest["versions"][PACKAGE].endswith("strict.double")
+    assert manifest["requires"] == [PACKAGE]
 
 
-def test_swapped_inputs_would_show(tmp_path, tiny, sst2, flow):
-    """The file's own logits are those of (ids, mask, types): any other order is refused or gives other predictions."""
-    _, file, _, _ = flow
-    code = f"""
-import torch, {PACKAGE} as aie
+SWAP = """
+import sys, numpy
 from albert_aie import UserError, artifact, backends, batching, text
-saved = artifact.open_pt({str(file)!r})
+saved = artifact.open_pt(sys.argv[1])
 runner = backends.get("aie").load(saved, backends.Target("aie", "npu", "fp16"))
 encode = text.Tokenizer(saved.tokenizer).encode
-batch = next(batching.batches([encode(t, 64)[0] for t in ("a fine film .", "dull and long", "no") * 11][:32], 32, 64))
+encoded = [encode(t, 64)[0] for t in ("a fine film .", "dull and long", "no") * 11][:32]
+batch = next(batching.batches(encoded, saved.shape))
 right = runner.run(batch).logits
-print(torch.equal(runner.run(batch).logits, right))
+print(numpy.array_equal(runner.run(batch).logits, right))
 for order in ((0, 2, 1), (1, 0, 2), (2, 1, 0)):
     ids, mask, types = (batch.inputs[i] for i in order)
+    other = batch._replace(input_ids=ids, attention_mask=mask, token_type_ids=types)
     try:
-        other = runner.run(batch._replace(input_ids=ids, attention_mask=mask, token_type_ids=types)).logits
-        print(torch.allclose(other, right, atol=1e-3))
+        print(numpy.allclose(runner.run(other).logits, right, atol=1e-3))
     except UserError as error:
         print("out of range" in str(error) and "refused")
 """
-    run = python("-c", code)
+
+
+def test_swapped_inputs_would_show(tmp_path, tiny, sst2, flow):
+    """The file's own logits are those of (ids, mask, types): any other order is refused or gives
+    other predictions."""
+    _, file, _, _ = flow
+    run = python("-c", f"import {PACKAGE}" + SWAP, file)
     assert run.code == 0, run.err
     assert run.out.split() == ["True", "False", "False", "refused"]
 
@@ -111,137 +129,179 @@ aie.time = types.SimpleNamespace(perf_counter=clock)
 """
 
 
-def test_copies_and_forward_are_synchronised_before_a_clock_or_a_result_is_read(tmp_path, flow, sst2):
-    """In the order of the double's events: set_device first; per batch the clock, three copies in, a wait, the clock, forward,
-    a wait, the clock, one copy out, the clock; finalize once, last."""
+def test_copies_and_forward_are_synchronised_before_a_clock_or_a_result_is_read(
+    tmp_path, flow, sst2
+):
+    """In the order of the double's events: set_device first; per batch the clock, three copies in,
+    a wait, the clock, forward, a wait, the clock, one copy out, the clock; finalize once, last."""
     _, file, _, _ = flow
     log = tmp_path / "events.log"
-    run = changed(CLOCK, "run_aie_eval.py", "--aie_model_dir", file, "--data_dir", sst2, STRICT_AIE_EVENTS=str(log))
+    env = {"STRICT_AIE_EVENTS": str(log)}
+    run = changed(CLOCK, EVALUATE, env, aie_model_dir=file, data_dir=sst2)
     assert run.code == 0, run.err
     first, *batches, last = log.read_text().split()
     assert (first, last) == ("set_device", "finalize")
-    batch = ["clock", *["copy_to_npu"] * 3, "synchronize", "clock", "forward", "synchronize", "clock", "copy_to_cpu", "clock"]
+    copied = ["clock", *["copy_to_npu"] * 3, "synchronize"]
+    batch = [*copied, "clock", "forward", "synchronize", "clock", "copy_to_cpu", "clock"]
     assert batches == batch * (28 + 3)
 
 
 def test_a_card_other_than_the_first(tmp_path, tiny, sentences):
-    card, two = ["--device_id", 1, "--data_dir", sentences], {"STRICT_AIE_DEVICES": "2"}
-    run = export(tiny, tmp_path, "--batch_size", 4, "--max_seq_length", 32, "--compare_cpu", *card, **two)
+    given = {"data_dir": sentences, "device_id": 1, "env": {"STRICT_AIE_DEVICES": "2"}}
+    run = export(tiny, tmp_path, compare_cpu=True, **SMALL, **given)
     assert run.code == 0 and "compare_cpu PASS" in run.out, run.out + run.err
     (file,) = tmp_path.glob("*.pt")
-    run = script("run_aie_eval.py", "--aie_model_dir", file, "--output_dir", tmp_path, *card, **two)
-    assert run.code == 0 and "aie on npu:1, fused graph" in run.out, run.err
+    run = script(EVALUATE, aie_model_dir=file, output_dir=tmp_path, **given)
+    assert run.code == 0 and "aie on npu:1, precision fp16" in run.out, run.err
     assert json.loads((tmp_path / "eval.json").read_text())["device"] == "npu:1"
 
 
 def test_compile_gets_keywords_that_both_packages_take(flow):
     folder, _, _, _ = flow
-    line = next(line for line in (folder / "export.log").read_text().splitlines() if line.startswith("compile "))
+    lines = (folder / "export.log").read_text().splitlines()
+    line = next(line for line in lines if line.startswith("compile "))
     assert json.loads(line[len("compile ") :]) == {
         "optimization_level": "0",
-        "precision_policy": next(f"{kind}.FP16" for kind in ("Policy63", "Policy100") if kind.endswith(_POLICY)),
+        "precision_policy": {"torch_aie": "Policy63", "mindietorch": "Policy100"}[PACKAGE]
+        + ".FP16",
         "soc_version": "Ascend310P3",
     }
 
 
-_POLICY = "63" if PACKAGE == "torch_aie" else "100"
-
-
 @pytest.mark.parametrize(
-    "flags, wanted",
+    "given, wanted",
     [
-        (["--aie_input_dtype", "int64"], {"truncate_long_and_double": True, "input_dtype": "int64"}),
-        (["--precision", "fp32", "--require_full_compilation"], {"require_full_compilation": True, "input_dtype": "int32"}),
-        (["--pack", "--optimization_level", 1], {"optimization_level": 1, "input_dtype": "int32"}),
+        (
+            {"aie_input_dtype": "int64"},
+            {"truncate_long_and_double": True, "input_dtype": "int64"},
+        ),
+        (
+            {"precision": "fp32", "require_full_compilation": True},
+            {"require_full_compilation": True, "input_dtype": "int32"},
+        ),
+        (
+            {"pack": True, "optimization_level": 1},
+            {"optimization_level": 1, "input_dtype": "int32"},
+        ),
     ],
 )
-def test_options_pass_the_comparison_and_stand_in_the_manifest(tmp_path, tiny, sst2, flags, wanted):
-    shape = ["--batch_size", 8, "--max_seq_length", 64]
-    run = export(tiny, tmp_path, *shape, "--compare_cpu", "--data_dir", sst2, "--compare_rows", 60, *flags)
+def test_options_pass_the_comparison_and_stand_in_the_manifest(tmp_path, tiny, sst2, given, wanted):
+    common = {"data_dir": sst2, "compare_cpu": True, "compare_rows": 60}
+    run = export(tiny, tmp_path, batch_size=8, max_seq_length=64, **common, **given)
     assert run.code == 0 and "compare_cpu PASS" in run.out, run.out + run.err
     (file,) = tmp_path.glob("*.pt")
-    run = script("run_aie_eval.py", "--aie_model_dir", file, "--data_dir", sst2, "--output_dir", tmp_path)
-    assert "872 of 872 rows scored" in run.out, run.err
+    run = script(EVALUATE, aie_model_dir=file, data_dir=sst2, output_dir=tmp_path)
+    assert "872 of 872 sentences scored" in run.out, run.err
     manifest = json.loads((tmp_path / "eval.json").read_text())["manifest"]
     assert wanted.items() <= manifest["options"].items()
 
 
 def test_a_wrong_constant_fails_the_comparison(tmp_path, tiny, sentences):
-    """A mask of finfo.min is infinite in fp16 and makes NaN of every logit: exit 1, not a file that looks fine."""
-    change = "import torch; from albert_aie import graph; graph.MASKED = torch.finfo(torch.float32).min"
-    flags = ["--backend", "aie", "--graph", "fused", "--pth_dir", tiny, "--save_dir", tmp_path, "--data_dir", sentences]
-    run = changed(change, "export_albert_aie.py", *flags, "--batch_size=4", "--max_seq_length=32", "--compare_cpu")
+    """A mask of finfo.min is infinite in fp16 and makes NaN of every logit: exit 1, not a file that
+    looks fine."""
+    change = (
+        "import torch; from albert_aie import graph; graph.MASKED = torch.finfo(torch.float).min"
+    )
+    given = {"backend": "aie", "graph": "fused", "compare_cpu": True, **SMALL}
+    folders = {"pth_dir": tiny, "save_dir": tmp_path, "data_dir": sentences}
+    run = changed(change, EXPORT, **folders, **given)
     assert run.code == 1 and "compare_cpu FAIL" in run.out, run.err
 
 
 @pytest.mark.parametrize("slots", [0, 4])
 def test_the_fused_graph_holds_no_operator_known_to_trouble(tiny, slots):
-    source = checkpoint.load(tiny)
-    module = graph.build(source, "fused", 4, 32, slots=slots, form=form("fp16"))
-    program = graph.trace(module, graph.example_inputs(source.config, 4, 32, torch.int32))
-    assert not TROUBLE & set(graph.operators(program))
+    checkpoint = load(tiny)
+    shape = Shape(4, 32, slots)
+    module = graph.build(checkpoint, "fused", shape, form=form("fp16"))
+    inputs = graph.example_inputs(checkpoint.config, shape, torch.int32)
+    assert not TROUBLE & set(graph.operators(graph.trace(module, inputs)))
 
 
 def test_every_product_with_a_weight_has_two_dimensions(tiny, monkeypatch):
-    source, ranks, linear = checkpoint.load(tiny), [], torch.nn.functional.linear
-    monkeypatch.setattr(graph.F, "linear", lambda x, *weights: ranks.append(x.dim()) or linear(x, *weights))
-    graph.build(source, "fused", 4, 32, form=form("fp16"))(*graph.example_inputs(source.config, 4, 32))
-    assert len(ranks) == 4 * source.config.num_hidden_layers + 2 and set(ranks) == {2}
+    checkpoint, ranks, real = load(tiny), [], torch.nn.functional.linear
+
+    def linear(x, *weights):
+        ranks.append(x.dim())
+        return real(x, *weights)
+
+    monkeypatch.setattr(graph.F, "linear", linear)
+    module = graph.build(checkpoint, "fused", Shape(4, 32), form=form("fp16"))
+    module(*graph.example_inputs(checkpoint.config, Shape(4, 32)))
+    assert len(ranks) == 4 * checkpoint.config.num_hidden_layers + 2 and set(ranks) == {2}
 
 
 def test_the_mask_is_expanded_once(tiny, monkeypatch):
-    """To [batch, 1, seq, seq] by one addition, as the vendor's ONNX route has it; every layer but the last adds that."""
-    source, layer, masks, additions = checkpoint.load(tiny), graph.FusedAlbert._layer, [], []
-    monkeypatch.setattr(graph.FusedAlbert, "_layer", lambda *given: masks.append([*map(int, given[-1].shape)]) or layer(*given))
+    """To [batch, 1, seq, seq] by one addition, as the vendor's ONNX route has it; every layer but
+    the last adds that."""
+    checkpoint, real, masks, additions = load(tiny), graph.FusedAlbert._layer, [], []
+
+    def layer(*given):
+        masks.append([*map(int, given[-1].shape)])
+        return real(*given)
+
+    monkeypatch.setattr(graph.FusedAlbert, "_layer", layer)
     for written in (graph.PLAIN, form("fp16")):
-        program = graph.trace(graph.build(source, "fused", 4, 32, form=written), graph.example_inputs(source.config, 4, 32))
+        program = traced(checkpoint, Shape(4, 32), form=written)
         additions.append(graph.operators(program)["aten::add"])
     assert additions[1] == additions[0] + 1
     assert masks == [[4, 1, 1, 32]] * 2 + [[4, 1, 32, 32]] * 2
 
 
 def test_the_upstream_graph_returns_the_reference_s_logits_bare(tiny, sentences):
-    source = checkpoint.load(tiny)
-    program = graph.trace(graph.build(source, "upstream", 4, 32, STUB), graph.example_inputs(source.config, 4, 32))
-    assert isinstance(program(*graph.example_inputs(source.config, 4, 32)), torch.Tensor)
+    checkpoint = load(tiny)
+    program = traced(checkpoint, Shape(4, 32), "upstream", STUB)
+    answer = program(*graph.example_inputs(checkpoint.config, Shape(4, 32)))
+    assert isinstance(answer, torch.Tensor)
     assert (TROUBLE - {"aten::div"}).isdisjoint(graph.operators(program))
-    encoded = tokens(source, sentences)
-    reference, name = compare.reference_logits(source, encoded)
+    encoded = tokens(checkpoint.tokenizer, sentences)
+    reference, name = compare.reference_logits(checkpoint, encoded)
     assert "transformers" in name
-    torch.testing.assert_close(fused_logits(source, encoded, 4, 32, "upstream", STUB), reference, rtol=0, atol=1e-5)
+    got = fused_logits(checkpoint, encoded, Shape(4, 32), "upstream", STUB)
+    torch.testing.assert_close(got, reference, rtol=0, atol=1e-5)
 
 
-def test_the_default_graph_is_upstream_s_and_compiles_in_full_unless_it_ends_in_a_tuple(tmp_path, tiny, sentences):
-    flags = ["--backend", "aie", "--prefix_dir", STUB, "--pth_dir", tiny, "--save_dir", tmp_path, "--data_dir", sentences]
-    flags += ["--batch_size", 4, "--max_seq_length", 32, "--require_full_compilation", "--compare_cpu"]
-    change = "from albert_aie.graph import UpstreamAlbert as U; bare = U.forward; U.forward = lambda *inputs: (bare(*inputs),)"
-    run = changed(change, "export_albert_aie.py", *flags)
-    assert run.code == 2 and "tuple" in run.err and not list(tmp_path.iterdir()), run.out + run.err
-    run = script("export_albert_aie.py", *flags)
-    assert run.code == 0 and "upstream graph, fp16" in run.out and "compare_cpu PASS" in run.out, run.out + run.err
+TUPLE = """
+from albert_aie.upstream import UpstreamAlbert
+bare = UpstreamAlbert.forward
+UpstreamAlbert.forward = lambda *inputs: (bare(*inputs),)
+"""
+
+
+def test_the_default_graph_is_upstream_s_and_compiles_in_full_unless_it_ends_in_a_tuple(
+    tmp_path, tiny, sentences
+):
+    given = {"backend": "aie", "require_full_compilation": True, "compare_cpu": True, **SMALL}
+    given.update(prefix_dir=STUB, pth_dir=tiny, save_dir=tmp_path, data_dir=sentences)
+    run = changed(TUPLE, EXPORT, **given)
+    assert run.code == 2 and "tuple" in run.err, run.out + run.err
+    assert not list(tmp_path.iterdir())
+    run = script(EXPORT, **given)
+    assert run.code == 0 and "upstream graph, fp16" in run.out, run.out + run.err
+    assert "compare_cpu PASS" in run.out
 
 
 @pytest.mark.upstream
-def test_the_patched_upstream_graph_compares_and_holds_no_operator_known_to_trouble(tmp_path, tiny, sst2):
-    import shutil
-
-    tree = shutil.copytree(upstream_tree(), tmp_path / "albert_pytorch", ignore=shutil.ignore_patterns(".git"))
-    with open(ROOT / "albert.patch") as patch:
-        subprocess.run(["patch", "-p1", "-s"], cwd=tree, stdin=patch, check=True)
-    flags = ["--graph", "upstream", "--prefix_dir", tree, "--batch_size", 8, "--max_seq_length", 64]
-    run = export(tiny, tmp_path, *flags, "--compare_cpu", "--data_dir", sst2, "--require_full_compilation")
-    assert run.code == 0 and "albert_pytorch in" in run.out and "872 rows" in run.out, run.out + run.err
+def test_the_patched_upstream_graph_compares_and_holds_no_operator_known_to_trouble(
+    tmp_path, tiny, sst2, patched_tree
+):
+    given = {"graph": "upstream", "prefix_dir": patched_tree, "data_dir": sst2, "batch_size": 8}
+    given.update(max_seq_length=64, compare_cpu=True, require_full_compilation=True)
+    run = export(tiny, tmp_path, **given)
+    assert run.code == 0, run.out + run.err
+    assert "albert_pytorch in" in run.said and "872 sentences" in run.said
     file = tmp_path / "albert_seq64_bs8.pt"
-    run = script("run_aie_eval.py", "--aie_model_dir", file, "--data_dir", sst2, "--output_dir", tmp_path)
-    assert "872 of 872 rows scored" in run.out and "upstream graph" in run.out, run.err
+    run = script(EVALUATE, aie_model_dir=file, data_dir=sst2, output_dir=tmp_path)
+    assert "872 of 872 sentences scored" in run.out and "upstream graph" in run.out, run.err
     operators = json.loads((tmp_path / "eval.json").read_text())["manifest"]["operators"]
-    # division by sqrt(64) and the (absent) dropout are upstream's own; both are plain arithmetic to a compiler
-    assert (TROUBLE - {"aten::div", "aten::dropout"}).isdisjoint(operators) and operators["aten::softmax"] == 3
+    # division by sqrt(64) and the (absent) dropout are upstream's own; both are plain arithmetic to
+    # a compiler
+    assert (TROUBLE - {"aten::div", "aten::dropout"}).isdisjoint(operators)
+    assert operators["aten::softmax"] == 3
 
 
 def test_the_published_batch_sizes_in_one_sweep(tiny, sentences):
-    flags = ["--backend", "aie", "--graph", "fused", "--pth_dir", tiny, "--max_seq_length", 32, "--data_dir", sentences]
-    run = script("benchmarks/batch_sizes.py", *flags)
+    given = {"backend": "aie", "graph": "fused", "pth_dir": tiny, "data_dir": sentences}
+    run = script("benchmarks/batch_sizes", max_seq_length=32, **given)
     assert run.code == 0, run.err
     rows = [line.split("|")[1].strip() for line in run.out.splitlines() if " of 11 |" in line]
     assert rows == ["1", "4", "8", "16", "32", "64"]
@@ -249,74 +309,99 @@ def test_the_published_batch_sizes_in_one_sweep(tiny, sentences):
 
 
 def test_the_report_to_send_in(tmp_path, tiny, sentences):
-    flags = ["--graph", "fused", "--pth_dir", tiny, "--max_seq_length", 32, "--data_dir", sentences, "--batch_sizes", 1, 8]
-    run = script("benchmarks/report.py", "--output", tmp_path / "report.json", *flags)
+    file = tmp_path / "report.json"
+    given = {"graph": "fused", "pth_dir": tiny, "data_dir": sentences, "output": file}
+    given.update(max_seq_length=32, batch_sizes=[1, 8])
+    run = script("benchmarks/report", **given)
     assert run.code == 0, run.err
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert [(r["batch_size"], r["comparison"], r["evaluation"]["rows_scored"]) for r in report["results"]] == [
-        (1, "PASS", 11),
-        (8, "PASS", 11),
+    report = json.loads(file.read_text())
+    results = [
+        (r["batch_size"], r["comparison"], r["evaluation"]["sentences_scored"])
+        for r in report["results"]
     ]
+    assert results == [(1, "PASS", 11), (8, "PASS", 11)]
     assert report["machine"]["packages"][PACKAGE] and report["machine"]["npu_smi"] is None
-    run = script("benchmarks/report.py", "--output", tmp_path / "report.json", *flags, STRICT_AIE_FAULT="compile")
+    run = script("benchmarks/report", {"STRICT_AIE_FAULT": "compile"}, **given)
     assert run.code == 1
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads(file.read_text())
     assert "Create infer builder failed" in report["results"][0]["error"]
 
 
 WHEEL = {"torch_aie": "torch 2.0.1 on Python 3.9", "mindietorch": "torch 2.1 or 2.6"}[PACKAGE]
-FAILURES = {  # flags, environment -> words of the one sentence
-    "no wheel": ([], {"PYTHONPATH": ""}, ["neither torch_aie nor mindietorch is installed", "pip install torch_aie-"]),
-    "CANN not sourced": ([], {"STRICT_AIE_FAULT": "library"}, ["libascendcl.so", "source /usr/local/Ascend/"]),
-    "static TLS": ([], {"STRICT_AIE_FAULT": "static_tls"}, ["export LD_PRELOAD="]),
-    "wheel for another torch": ([], {"STRICT_AIE_FAULT": "other_torch"}, ["built for another torch", WHEEL]),
-    "wheel for a newer Linux": ([], {"STRICT_AIE_FAULT": "old_os"}, ["GLIBC_2.34", "newer OS image"]),
-    "wheel's own error": ([], {"STRICT_AIE_FAULT": "own_start"}, ["installed but cannot be imported", "_jit_flatten"]),
-    "unknown chip": (["--soc_version", "Ascend310"], {}, ["failed for Ascend310:", "Ascend310P3", "npu-smi info"]),
-    "no such card": (["--device_id", 1], {}, ["--device_id 1:", "npu-smi info lists the cards"]),
+FAILURES = {  # options, environment -> words of the one sentence
+    "no wheel": (
+        {}, {"PYTHONPATH": ""},
+        ["neither torch_aie nor mindietorch is installed", "pip install torch_aie-"],
+    ),
+    "CANN not sourced": (
+        {}, {"STRICT_AIE_FAULT": "library"},
+        ["libascendcl.so", "source /usr/local/Ascend/"],
+    ),
+    "static TLS": ({}, {"STRICT_AIE_FAULT": "static_tls"}, ["export LD_PRELOAD="]),
+    "wheel for another torch": (
+        {}, {"STRICT_AIE_FAULT": "other_torch"},
+        ["built for another torch", WHEEL],
+    ),
+    "wheel for a newer Linux": (
+        {}, {"STRICT_AIE_FAULT": "old_os"},
+        ["GLIBC_2.34", "newer OS image"],
+    ),
+    "wheel's own error": (
+        {}, {"STRICT_AIE_FAULT": "own_start"},
+        ["installed but cannot be imported", "_jit_flatten"],
+    ),
+    "unknown chip": (
+        {"soc_version": "Ascend310"}, {},
+        ["failed for Ascend310:", "Ascend310P3", "npu-smi info"],
+    ),
+    "no such card": ({"device_id": 1}, {}, ["--device_id 1:", "npu-smi info lists the cards"]),
     "compiler": (
-        [], {"STRICT_AIE_FAULT": "compile"},
+        {}, {"STRICT_AIE_FAULT": "compile"},
         ["Create infer builder failed", "aten::linear", "TORCH_AIE_LOG_LEVEL=0", "torch_aie_log"],
     ),
-    "bf16": (["--precision", "bf16"], {}, ["--precision bf16", "fp16, fp32"]),
+    "bf16": ({"precision": "bf16"}, {}, ["--precision bf16", "fp16, fp32"]),
 }  # fmt: skip
+MINIMAL = {"batch_size": 2, "max_seq_length": 16}
 
 
 @pytest.mark.parametrize("fault", FAILURES)
 def test_a_failure_says_its_cure(tmp_path, tiny, fault):
-    flags, environment, words = FAILURES[fault]
-    log = tmp_path / "events.log"
-    environment = {"STRICT_AIE_EVENTS": str(log), **environment}
-    run = export(tiny, tmp_path / "out", "--batch_size", 2, "--max_seq_length", 16, *flags, **environment)
-    assert refused(run, *words)
-    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+    given, environment, words = FAILURES[fault]
+    log, out = tmp_path / "events.log", tmp_path / "out"
+    env = {"STRICT_AIE_EVENTS": str(log), **environment}
+    assert refused(export(tiny, out, env, **MINIMAL, **given), *words)
+    assert not out.exists() or not list(out.iterdir())
     events = log.read_text().split() if log.exists() else []
-    assert ("set_device" in events) == ("finalize" in events) and events.count("finalize") <= 1  # also after an error
+    assert ("set_device" in events) == ("finalize" in events)  # also after an error
+    assert events.count("finalize") <= 1
 
 
 def test_torch_npu_beside_torch_aie_is_refused(tmp_path, tiny):
     (tmp_path / "torch_npu").mkdir()
     (tmp_path / "torch_npu" / "__init__.py").write_text("")
-    path = os.pathsep.join([str(tmp_path), str(DOUBLES), str(DOUBLES / "torch_aie_63")])
-    run = export(tiny, tmp_path / "out", "--batch_size", 2, "--max_seq_length", 16, PYTHONPATH=path)
+    path = os.pathsep.join(map(str, (tmp_path, DOUBLES, DOUBLES / "torch_aie_63")))
+    run = export(tiny, tmp_path / "out", {"PYTHONPATH": path}, **MINIMAL)
     assert run.code == 2 and "pip uninstall torch_npu" in run.err
 
 
 def test_auto_without_a_card_says_what_it_took_instead_and_why(tmp_path, tiny):
-    flags = ["--pth_dir", tiny, "--save_dir", tmp_path, "--batch_size", 2, "--max_seq_length", 16]
-    run = script("export_albert_aie.py", *flags, PYTHONPATH="")
-    assert run.code == 0 and "aie on npu not: neither torch_aie nor mindietorch is installed" in run.out, run.err
-    run = script("export_albert_aie.py", *flags, STRICT_AIE_FAULT="library")
-    assert run.code == 0 and "libascendcl.so" in run.out and "ascend-toolkit/set_env.sh" in run.out, run.out + run.err
-    run = script("export_albert_aie.py", *flags, "--graph", "fused")
-    assert run.code == 0 and "aie on npu (the first in the order of preference)" in run.out, run.err
+    given = {"pth_dir": tiny, "save_dir": tmp_path, **MINIMAL}
+    run = script(EXPORT, {"PYTHONPATH": ""}, **given)
+    assert run.code == 0, run.err
+    assert "not aie on npu: neither torch_aie nor mindietorch is installed" in run.said
+    run = script(EXPORT, {"STRICT_AIE_FAULT": "library"}, **given)
+    assert run.code == 0, run.out + run.err
+    assert "libascendcl.so" in run.said and "ascend-toolkit/set_env.sh" in run.said
+    run = script(EXPORT, graph="fused", **given)
+    assert run.code == 0, run.err
+    assert "aie on npu (the first in the order of preference)" in run.said
 
 
 def test_a_file_of_the_other_package_or_chip_is_refused(tmp_path, flow, sentences):
     _, file, _, _ = flow
     other = {"torch_aie": "mindietorch", "mindietorch": "torch_aie"}[PACKAGE]
-    flags = ["--aie_model_dir", file, "--data_dir", sentences]
-    run = script("run_aie_eval.py", *flags, PYTHONPATH=double_environment(other)["PYTHONPATH"])
+    given = {"aie_model_dir": file, "data_dir": sentences}
+    run = script(EVALUATE, double_environment(other), **given)
     assert run.code == 2 and f"compiled by {PACKAGE}, but {other}" in run.err
-    run = script("run_aie_eval.py", *flags, STRICT_AIE_SOC="Ascend910B4")
+    run = script(EVALUATE, {"STRICT_AIE_SOC": "Ascend910B4"}, **given)
     assert run.code == 2 and "compiled for Ascend310P3, this chip is another" in run.err, run.err

@@ -1,4 +1,5 @@
-"""Wrong input, through the scripts: one sentence that names the file and the cure, exit code 2, nothing half-written."""
+"""Wrong input, through the scripts: one sentence that names the file and the cure, exit code 2,
+nothing half-written."""
 
 import json
 import os
@@ -12,48 +13,57 @@ import zipfile
 
 import pytest
 import torch
-from conftest import ROOT, TINY, refused, write_checkpoint
+from helpers import ROOT, TINY, flags, python, refused, write_checkpoint
+
+import export_albert_aie
+
+README = ROOT / "README.md"
+SMALL = {"batch_size": 2, "max_seq_length": 16}  # albert_seq16_bs2.pt
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory, tiny):
     """A good .pt of 4 x 32."""
-    import export_albert_aie
-
     folder = tmp_path_factory.mktemp("compiled")
-    assert (
-        export_albert_aie.main(
-            ["--pth_dir", str(tiny), "--save_dir", str(folder), "--batch_size=4", "--max_seq_length=32", "--backend=torchscript"]
-        )
-        == 0
-    )
+    given = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
+    assert export_albert_aie.main(flags(pth_dir=tiny, save_dir=folder, **given)) == 0
     return folder / "albert_seq32_bs4.pt"
 
 
 @pytest.mark.parametrize(
-    "flags, words",
+    "given, words",
     [
-        (["--pth_dir", "./nowhere"], ["nowhere: no such folder", "--demo"]),
-        (["--pth_dir", ROOT / "README.md"], ["is a file"]),
-        (["--batch_size", 0], ["--batch_size 0"]),
-        (["--max_seq_length", 2], ["--max_seq_length 2", "3 or more"]),
-        (["--max_seq_length", 513], ["--max_seq_length 513", "512 positions"]),
-        (["--compare_cpu", "--compare_rows", 0], ["--compare_rows 0"]),
-        (["--spm_model_file", "nowhere.model"], ["nowhere.model: no such file"]),
-        (["--spm_model_file", ROOT / "README.md"], ["not a sentencepiece model"]),
-        (["--graph", "upstream", "--prefix_dir", "nowhere"], ["nowhere: not an albert_pytorch checkout", "--graph fused"]),
-        (["--backend", "openvino", "--device", "cuda"], ["does not run on --device cuda"]),
-        (["--backend", "torchscript", "--precision", "fp16", "--device", "cpu"], ["no fp16 kernels"]),
-        (["--backend", "openvino", "--precision", "fp16"], ["--precision fp16 on --backend openvino"]),
-        (["--slots", 3], ["--slots", "--pack"]),
-        (["--pack", "--slots", 6], ["--slots 6", "1 to 5"]),
-        (["--pack", "--graph", "upstream"], ["one sentence a row"]),
-        (["--compare_cpu", "--data_dir", "nowhere"], ["dev.tsv: no such file", "--demo"]),
-        (["--compare_rows", 5], ["--compare_rows", "--compare_cpu"]),
+        ({"pth_dir": "./nowhere"}, ["nowhere: no such folder", "--demo"]),
+        ({"pth_dir": README}, ["is a file"]),
+        ({"batch_size": 0}, ["--batch_size 0"]),
+        ({"max_seq_length": 2}, ["--max_seq_length 2", "3 or more"]),
+        ({"max_seq_length": 513}, ["--max_seq_length 513", "512 positions"]),
+        ({"compare_cpu": True, "compare_rows": 0}, ["--compare_rows 0"]),
+        ({"spm_model_file": "nowhere.model"}, ["nowhere.model: no such file"]),
+        ({"spm_model_file": README}, ["not a sentencepiece model"]),
+        (
+            {"graph": "upstream", "prefix_dir": "nowhere"},
+            ["nowhere: not an albert_pytorch checkout", "--graph fused"],
+        ),
+        ({"backend": "openvino", "device": "cuda"}, ["does not run on --device cuda"]),
+        (
+            {"backend": "torchscript", "precision": "fp16", "device": "cpu"},
+            ["no fp16 kernels"],
+        ),
+        (
+            {"backend": "openvino", "precision": "fp16"},
+            ["--precision fp16 on --backend openvino"],
+        ),
+        ({"slots": 3}, ["--slots", "--pack"]),
+        ({"pack": True, "slots": 6}, ["--slots 6", "1 to 5"]),
+        ({"pack": True, "graph": "upstream"}, ["one sentence a row"]),
+        ({"compare_cpu": True, "data_dir": "nowhere"}, ["dev.tsv: no such file", "--demo"]),
+        ({"compare_rows": 5}, ["--compare_rows", "--compare_cpu"]),
+        ({"compare_output": "x.json"}, ["--compare_output", "--compare_cpu"]),
     ],
 )
-def test_flags_of_export(tmp_path, tiny, export, flags, words):
-    run = export("--pth_dir", tiny, "--save_dir", tmp_path / "out", "--batch_size", 2, "--max_seq_length", 16, *flags)
+def test_flags_of_export(tmp_path, tiny, export, given, words):
+    run = export(**{"pth_dir": tiny, "save_dir": tmp_path / "out", **SMALL, **given})
     assert refused(run, *words) and not (tmp_path / "out").exists()
 
 
@@ -66,9 +76,9 @@ def test_a_checkpoint_without_config_weights_or_vocabulary(tmp_path, tiny, expor
         folder = tmp_path / missing
         shutil.copytree(tiny, folder)
         (folder / missing).unlink()
-        assert refused(export("--pth_dir", folder, "--save_dir", tmp_path), words)
+        assert refused(export(pth_dir=folder, save_dir=tmp_path), words)
     (folder / "config.json").write_text("{")
-    assert refused(export("--pth_dir", folder, "--save_dir", tmp_path), "not a readable JSON file")
+    assert refused(export(pth_dir=folder, save_dir=tmp_path), "not a readable JSON file")
 
 
 def test_cut_weights_and_a_program_for_weights(tmp_path, tiny, export):
@@ -76,36 +86,38 @@ def test_cut_weights_and_a_program_for_weights(tmp_path, tiny, export):
     shutil.copytree(tiny, folder)
     weights = folder / "pytorch_model.bin"
     weights.write_bytes(weights.read_bytes()[:5000])
-    assert refused(export("--pth_dir", folder, "--save_dir", tmp_path), "pytorch_model.bin: cut short")
+    assert refused(export(pth_dir=folder, save_dir=tmp_path), "pytorch_model.bin: cut short")
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(weights))
-    assert refused(export("--pth_dir", folder, "--save_dir", tmp_path), "holds a TorchScript program")
+    assert refused(export(pth_dir=folder, save_dir=tmp_path), "holds a TorchScript program")
 
 
 def test_cuda_without_a_gpu(tmp_path, tiny, export, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert refused(export("--pth_dir", tiny, "--save_dir", tmp_path, "--device", "cuda"), "no CUDA device")
+    assert refused(export(pth_dir=tiny, save_dir=tmp_path, device="cuda"), "no CUDA device")
 
 
 @pytest.mark.parametrize(
-    "flags, words",
+    "given, words",
     [
-        (["--batch_size", 8], ["--batch_size 8", "compiled for 4"]),
-        (["--max_seq_length", 128], ["--max_seq_length 128", "compiled for 32"]),
-        (["--task_name", "MRPC"], ["--task_name MRPC"]),
-        (["--spm_model_file", "nowhere.model"], ["nowhere.model: no such file"]),
-        (["--spm_model_file", ROOT / "README.md"], ["sha256"]),
-        (["--data_dir", "nowhere"], ["dev.tsv: no such file"]),
-        (["--compare_cpu"], ["--pth_dir"]),
-        (["--streams", 0], ["--streams 0", "1 or more"]),
-        (["--streams", 2], ["--streams 2", "only openvino"]),
-        (["--threads", -1], ["--threads -1"]),
-        (["--device_id", 1], ["--device_id 1", "Ascend cards"]),
-        (["--compare_rows", 5], ["--compare_rows", "--compare_cpu"]),
-        (["--aie_model_dir", "nowhere.pt"], ["nowhere.pt: no such file"]),
+        ({"batch_size": 8}, ["--batch_size 8", "compiled for 4"]),
+        ({"max_seq_length": 128}, ["--max_seq_length 128", "compiled for 32"]),
+        ({"task_name": "MRPC"}, ["--task_name MRPC"]),
+        ({"spm_model_file": "nowhere.model"}, ["nowhere.model: no such file"]),
+        ({"spm_model_file": README}, ["sha256"]),
+        ({"data_dir": "nowhere"}, ["dev.tsv: no such file"]),
+        ({"compare_cpu": True}, ["--pth_dir"]),
+        ({"streams": 0}, ["--streams 0", "must be 1"]),
+        ({"streams": 2}, ["--streams 2", "torchscript on cpu"]),
+        ({"threads": -1}, ["--threads -1"]),
+        ({"device_id": 1}, ["--device_id", "torchscript on cpu"]),
+        ({"compare_rows": 5}, ["--compare_rows", "--compare_cpu"]),
+        ({"compare_output": "x.json"}, ["--compare_output", "--compare_cpu"]),
+        ({"aie_model_dir": "nowhere.pt"}, ["nowhere.pt: no such file"]),
     ],
 )
-def test_flags_of_evaluate(tmp_path, compiled, sentences, evaluate, flags, words):
-    run = evaluate("--aie_model_dir", compiled, "--data_dir", sentences, "--output_dir", tmp_path / "out", *flags)
+def test_flags_of_evaluate(tmp_path, compiled, sentences, evaluate, given, words):
+    common = {"aie_model_dir": compiled, "data_dir": sentences, "output_dir": tmp_path / "out"}
+    run = evaluate(**{**common, **given})
     assert refused(run, *words) and not (tmp_path / "out").exists()
 
 
@@ -124,31 +136,37 @@ def test_flags_of_evaluate(tmp_path, compiled, sentences, evaluate, flags, words
 )
 def test_a_broken_tsv_is_named_with_its_line(tmp_path, compiled, evaluate, content, words):
     (tmp_path / "dev.tsv").write_bytes(content)
-    run = evaluate("--aie_model_dir", compiled, "--data_dir", tmp_path, "--output_dir", tmp_path / "out")
+    run = evaluate(aie_model_dir=compiled, data_dir=tmp_path, output_dir=tmp_path / "out")
     assert refused(run, words) and not (tmp_path / "out").exists()
 
 
 def test_evaluate_refuses_before_it_computes(tmp_path, compiled, sentences, evaluate, export):
-    """An output folder that cannot be, and a checkpoint of another architecture: nothing is evaluated or written."""
+    """An output folder that cannot be, and a checkpoint of another architecture: nothing is
+    evaluated or written."""
     (tmp_path / "file").write_text("")
-    given = ["--aie_model_dir", compiled, "--data_dir", sentences]
-    run = evaluate(*given, "--output_dir", tmp_path / "file" / "out")
+    given = {"aie_model_dir": compiled, "data_dir": sentences}
+    run = evaluate(output_dir=tmp_path / "file" / "out", **given)
     assert refused(run, "cannot be written") and run.out == ""
+    given.update(output_dir=tmp_path / "out", compare_cpu=True)
+    run = evaluate(pth_dir=tmp_path / "nowhere", **given)
+    assert refused(run, "no such folder") and run.out == "" and not (tmp_path / "out").exists()
     other = write_checkpoint(tmp_path / "other", {**TINY, "num_hidden_layers": 2})
-    for checkpoint, words in ((other, "num_hidden_layers is 2, but"), (tmp_path / "nowhere", "no such folder")):
-        run = evaluate(*given, "--output_dir", tmp_path / "out", "--compare_cpu", "--pth_dir", checkpoint)
-        assert refused(run, words) and run.out == "" and not (tmp_path / "out").exists()
+    run = evaluate(pth_dir=other, **given)
+    assert refused(run, "num_hidden_layers is 2, but")
+    assert run.out == "" and not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_without_permission(tmp_path, tiny, export):
     shutil.copytree(tiny, tmp_path / "c")
     (tmp_path / "c" / "pytorch_model.bin").chmod(0)
-    assert refused(export("--pth_dir", tmp_path / "c", "--save_dir", tmp_path), "pytorch_model.bin: Permission denied")
+    run = export(pth_dir=tmp_path / "c", save_dir=tmp_path)
+    assert refused(run, "pytorch_model.bin: Permission denied")
 
 
 def test_a_path_that_no_system_takes(tmp_path, tiny, export):
-    assert refused(export("--pth_dir", tiny, "--spm_model_file", "x" * 5000, "--save_dir", tmp_path), "File name too long")
+    run = export(pth_dir=tiny, save_dir=tmp_path, spm_model_file="x" * 5000)
+    assert refused(run, "File name too long")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +180,7 @@ def test_a_path_that_no_system_takes(tmp_path, tiny, export):
 def test_a_malformed_config(tmp_path, export, change, words):
     folder = write_checkpoint(tmp_path / "c")
     (folder / "config.json").write_text(json.dumps({**TINY, **change}))
-    assert refused(export("--pth_dir", folder, "--save_dir", tmp_path), "config.json: ", words)
+    assert refused(export(pth_dir=folder, save_dir=tmp_path), "config.json: ", words)
 
 
 def rewrite(compiled, path, manifest=None, drop=()):
@@ -174,14 +192,15 @@ def rewrite(compiled, path, manifest=None, drop=()):
                 continue
             data = old.read(entry)
             if manifest is not None and name == "extra/albert_aie/manifest.json":
-                data = manifest if isinstance(manifest, bytes) else json.dumps({**json.loads(data), **manifest}).encode()
+                whole = isinstance(manifest, bytes)
+                data = manifest if whole else json.dumps({**json.loads(data), **manifest}).encode()
             new.writestr(entry.filename, data)
     return path
 
 
 def test_a_pt_that_is_cut_short_foreign_or_newer(tmp_path, compiled, sentences, evaluate):
     def run(path):
-        return evaluate("--aie_model_dir", path, "--data_dir", sentences)
+        return evaluate(aie_model_dir=path, data_dir=sentences)
 
     cut = tmp_path / "cut.pt"
     cut.write_bytes(compiled.read_bytes()[:-5000])
@@ -192,55 +211,68 @@ def test_a_pt_that_is_cut_short_foreign_or_newer(tmp_path, compiled, sentences, 
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(foreign))
     assert refused(run(foreign), "has no albert_aie/manifest.json")
     path = tmp_path / "changed.pt"
-    assert refused(run(rewrite(compiled, path, {"format_version": 99})), "format version 99")
-    assert refused(run(rewrite(compiled, path, {"format": "other"})), "another program's")
-    assert refused(run(rewrite(compiled, path, b"{")), "not JSON")
-    assert refused(run(rewrite(compiled, path, {"batch_size": "4"})), "no usable 'batch_size'")
-    assert refused(run(rewrite(compiled, path, {"batch_size": 0})), "no usable 'batch_size'")
-    assert refused(run(rewrite(compiled, path, {"backend": "tpu"})), "no usable 'backend'")
-    assert refused(run(rewrite(compiled, path, {"config": {}})), "no usable 'config'")
-    assert refused(run(rewrite(compiled, path, drop=["extra/albert_aie/tokenizer.model"])), "has no albert_aie/tokenizer.model")
+    for manifest, words in (
+        ({"format_version": 99}, "format version 99"),
+        ({"format": "other"}, "another program's"),
+        (b"{", "not JSON"),
+        ({"batch_size": "4"}, "no usable 'batch_size'"),
+        ({"batch_size": 0}, "no usable 'batch_size'"),
+        ({"backend": "tpu"}, "no usable 'backend'"),
+        ({"config": {}}, "no usable 'config'"),
+    ):
+        assert refused(run(rewrite(compiled, path, manifest)), words)
+    rewrite(compiled, path, drop=["extra/albert_aie/tokenizer.model"])
+    assert refused(run(path), "has no albert_aie/tokenizer.model")
     assert run(rewrite(compiled, path)).code == 0  # the helper itself breaks nothing
 
 
 def test_save_dir_below_a_regular_file(tmp_path, tiny, export):
     (tmp_path / "file").write_text("")
-    run = export("--pth_dir", tiny, "--save_dir", tmp_path / "file" / "out", "--batch_size", 2, "--max_seq_length", 16)
-    assert refused(run, "cannot be written")
+    assert refused(
+        export(pth_dir=tiny, save_dir=tmp_path / "file" / "out", **SMALL), "cannot be written"
+    )
 
 
-EXPORT = [sys.executable, str(ROOT / "export_albert_aie.py"), "--batch_size=2", "--max_seq_length=16", "--backend=torchscript"]
+SCRIPT = ROOT / "export_albert_aie.py"
 
 
-@pytest.mark.parametrize("backend, words", [("torchscript", "could not be written"), ("openvino", "cannot be written there")])
+def limit_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+@pytest.mark.parametrize(
+    "backend, words",
+    [("torchscript", "could not be written"), ("openvino", "cannot be written there")],
+)
 def test_a_full_disk_leaves_the_old_file(tmp_path, tiny, backend, words):
     old = tmp_path / "albert_seq16_bs2.pt"
     old.write_bytes(b"the old file")
-    done = subprocess.run(
-        [*EXPORT, f"--pth_dir={tiny}", f"--save_dir={tmp_path}", f"--backend={backend}"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
-    )
-    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    given = flags(pth_dir=tiny, save_dir=tmp_path, backend=backend, **SMALL)
+    assert refused(python(SCRIPT, *given, preexec_fn=limit_files), words)
     assert os.listdir(tmp_path) == [old.name] and old.read_bytes() == b"the old file"
+
+
+SLOW = """
+import sys, time, torch, export_albert_aie
+def save(*given, **more):
+    print("written", flush=True)
+    time.sleep(60)
+torch.jit.save = save
+sys.exit(export_albert_aie.main(sys.argv[1:]))
+"""
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_export_leaves_the_old_file(tmp_path, tiny, how):
-    """Stopped in the middle of writing: the writer is held up until the temporary file is there."""
+    """Stopped in the middle of writing: held up when the temporary file is there."""
     old = tmp_path / "albert_seq16_bs2.pt"
     old.write_bytes(b"the old file")
-    slow = (
-        "import sys, time, torch, export_albert_aie as e; real = torch.jit.save\n"
-        "def save(*a, **k):\n    print('written', flush=True); time.sleep(60)\n"
-        "torch.jit.save = save; sys.exit(e.main(sys.argv[1:]))"
-    )
+    given = flags(pth_dir=tiny, save_dir=tmp_path, backend="torchscript", **SMALL)
     process = subprocess.Popen(
-        [sys.executable, "-c", slow, *EXPORT[2:], f"--pth_dir={tiny}", f"--save_dir={tmp_path}"],
+        [sys.executable, "-c", SLOW, *given],
         cwd=ROOT,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell starts us with it ignored
+        # a background shell starts us with it ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -257,23 +289,27 @@ def test_an_interrupted_export_leaves_the_old_file(tmp_path, tiny, how):
         assert os.listdir(tmp_path) == [old.name]
     else:  # what a killed process left is swept away by the next export, which succeeds
         time.sleep(0.1)
-        subprocess.run([*EXPORT, f"--pth_dir={tiny}", f"--save_dir={tmp_path}"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        assert python(SCRIPT, *given).code == 0
         assert os.listdir(tmp_path) == [old.name] and old.stat().st_size > 100_000
 
 
 def test_an_error_through_the_command_line_itself(tmp_path):
-    done = subprocess.run([*EXPORT, f"--pth_dir={tmp_path}"], capture_output=True, text=True, cwd=tmp_path)
-    assert (done.returncode, done.stdout.count("\n")) == (2, 1)
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    given = flags(pth_dir=tmp_path, backend="torchscript", **SMALL)
+    run = python(SCRIPT, *given, cwd=tmp_path)
+    assert (run.code, run.out.count("\n")) == (2, 1)
+    assert run.err.startswith("error: ") and run.err.count("\n") == 1
 
 
 def test_a_vocabulary_of_another_model(tmp_path, tiny, albert_files, export):
-    run = export("--pth_dir", tiny, "--save_dir", tmp_path, "--spm_model_file", albert_files / "30k-clean.model")
+    model = albert_files / "30k-clean.model"
+    run = export(pth_dir=tiny, save_dir=tmp_path, spm_model_file=model)
     assert refused(run, "has 30000 pieces", f"vocab_size is {TINY['vocab_size']}")
 
 
 def test_a_pre_trained_model_without_classifier(tmp_path, export):
     folder = write_checkpoint(tmp_path)
     state = torch.load(folder / "pytorch_model.bin", weights_only=True)
-    torch.save({k: v for k, v in state.items() if "classifier" not in k}, folder / "pytorch_model.bin")
-    assert refused(export("--pth_dir", folder, "--save_dir", tmp_path), "without a classifier")
+    torch.save(
+        {k: v for k, v in state.items() if "classifier" not in k}, folder / "pytorch_model.bin"
+    )
+    assert refused(export(pth_dir=folder, save_dir=tmp_path), "without a classifier")

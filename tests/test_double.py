@@ -1,17 +1,18 @@
-"""The strict double of torch_aie and mindietorch refuses what a card would refuse: every rule is broken here on purpose.
+"""The strict double of torch_aie and mindietorch refuses what a card would refuse.
 
-tests/doubles/README.md says where each rule comes from. The rules run in one process per package, because what they are
-about (the device, finalize) is the state of a process.
+Every rule is broken here on purpose; tests/doubles/README.md says where each comes from. The rules
+run in one process per package, because what they are about (the device, finalize) is the state of a
+process.
 """
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
-from conftest import DOUBLES, double_environment
 from doubles.strict_aie import build
+from helpers import DOUBLES, double_environment
+from helpers import python as fresh
 
 SETUP = """
 import io, json, sys, torch
@@ -41,19 +42,21 @@ class Sized(torch.nn.Module):
         return torch.arange(ids.size(1)) + mask
 
 def traced(module=None, inputs=None):
-    return torch.jit.trace((module or Net()).eval(), inputs or (ids, mask), check_trace=False, strict=False)
+    module, inputs = (module or Net()).eval(), inputs or (ids, mask)
+    return torch.jit.trace(module, inputs, check_trace=False, strict=False)
 
 def spec(shape=(2, 3), **given):
     return aie.Input(shape, **{{"dtype": torch.int32, "format": aie.TensorFormat.ND, **given}})
 
 def compiled(module=None, **options):
-    options = {{"inputs": [spec(), spec()], "precision_policy": aie.PrecisionPolicy.FP16, **options}}
-    return aie.compile(module or traced(), **options)
+    given = {{"inputs": [spec(), spec()], "precision_policy": aie.PrecisionPolicy.FP16}}
+    return aie.compile(module or traced(), **{{**given, **options}})
 
 def engine_by_hand():
     program, shapes = io.BytesIO(), [[[2, 3], [2, 3]]]
     torch.jit.save(traced(), program)
-    return torch.classes.strict_aie.Engine((program.getvalue(), "Ascend310P3", shapes, shapes, [3, 3]))
+    state = (program.getvalue(), "Ascend310P3", shapes, shapes, [3, 3])
+    return torch.classes.strict_aie.Engine(state)
 
 def run(program, *inputs):
     stream = aie.npu.Stream("npu:0")
@@ -62,6 +65,7 @@ def run(program, *inputs):
         stream.synchronize()
     return answer.cpu()
 
+ND = aie.TensorFormat.ND
 aie.set_device(0)
 here = [ids.to("npu:0"), mask.to("npu:0")]
 """
@@ -69,16 +73,17 @@ here = [ids.to("npu:0"), mask.to("npu:0")]
 # rule -> (what breaks it, the exception, words of its message)
 RULES = {
     "input: two positionals": ("aie.Input((2, 3), (2, 3))", ValueError, "one positional"),
-    "input: shape and min_shape": ("aie.Input((2, 3), min_shape=(1, 3))", ValueError, "either shape"),
+    "input: shape and min_shape": (
+        "aie.Input((2, 3), min_shape=(1, 3))", ValueError, "either shape"),
     "input: min_shape alone": ("aie.Input(min_shape=(1, 3))", ValueError, "either shape"),
     "input: no shape": ("aie.Input(dtype=torch.int32)", ValueError, "no shape"),
     "input: shape of floats": ("spec((2.0, 3))", TypeError, "no tuple"),
     "input: rank 9": ("spec((1,) * 9)", ValueError, "rank 9"),
     "input: negative": ("spec((-1, 3))", ValueError, "a dimension"),
     "input: ranks differ": (
-        "aie.Input(min_shape=(1,), max_shape=(1, 2), format=aie.TensorFormat.ND)", ValueError, "different rank"),
+        "aie.Input(min_shape=(1,), max_shape=(1, 2), format=ND)", ValueError, "different rank"),
     "input: min above max": (
-        "aie.Input(min_shape=(4, 3), max_shape=(2, 3), format=aie.TensorFormat.ND)", ValueError, "from 4 to 2"),
+        "aie.Input(min_shape=(4, 3), max_shape=(2, 3), format=ND)", ValueError, "from 4 to 2"),
     "input: unknown keyword": ("spec(layout='x')", TypeError, "layout"),
     "input: dtype as a word": ("spec(dtype='int32')", TypeError, "dtype"),
     "input: dtype uint8": ("spec(dtype=torch.uint8)", TypeError, "dtype torch.uint8"),
@@ -94,31 +99,43 @@ RULES = {
     "stream: a word": ("aie.npu.stream('npu:0')", TypeError, "wants a Stream"),
     "compile: inputs left out": ("aie.compile(traced())", TypeError, "inputs"),
     "compile: no Input": ("compiled(inputs=[(2, 3), (2, 3)])", TypeError, "list of Input"),
-    "compile: an nn.Module": ("aie.compile(Net(), inputs=[spec(), spec()])", TypeError, "torch.jit.trace"),
+    "compile: an nn.Module": (
+        "aie.compile(Net(), inputs=[spec(), spec()])", TypeError, "torch.jit.trace"),
     "compile: one Input too few": ("compiled(inputs=[spec()])", ValueError, "takes 2 inputs"),
-    "compile: gears of different length": ("compiled(inputs=[[spec(), spec()], [spec()]])", ValueError, "takes 2 inputs"),
+    "compile: gears of different length": (
+        "compiled(inputs=[[spec(), spec()], [spec()]])", ValueError, "takes 2 inputs"),
     "compile: unknown keyword": ("compiled(device='npu:0')", TypeError, "device"),
-    "compile: precision as a word": ("compiled(precision_policy='FP16')", TypeError, "precision_policy"),
+    "compile: precision as a word": (
+        "compiled(precision_policy='FP16')", TypeError, "precision_policy"),
     "compile: unlisted chip": ("compiled(soc_version='Ascend310P4')", ValueError, "Ascend310P4"),
     "compile: level 3": ("compiled(optimization_level=3)", ValueError, "optimization_level 3"),
     "compile: int64 as it is": (
-        "compiled(inputs=[spec(dtype=torch.int64), spec(dtype=torch.int64)])", RuntimeError, "truncate_long_and_double"),
+        "compiled(inputs=[spec(dtype=torch.int64), spec(dtype=torch.int64)])",
+        RuntimeError, "truncate_long_and_double"),
     "compile: full, unsupported operator": (
         "compiled(traced(Sized()), require_full_compilation=True)", RuntimeError, "aten::arange"),
-    "compile: full, a tuple at the end": ("compiled(traced(Pair()), require_full_compilation=True)", RuntimeError, "tuple"),
-    "compile: full, a dict at the end": ("compiled(traced(Named()), require_full_compilation=True)", RuntimeError, "dict"),
+    "compile: full, a tuple at the end": (
+        "compiled(traced(Pair()), require_full_compilation=True)", RuntimeError, "tuple"),
+    "compile: full, a dict at the end": (
+        "compiled(traced(Named()), require_full_compilation=True)", RuntimeError, "dict"),
     "forward: one input": ("compiled()(here[0])", RuntimeError, "missing value for argument 'x1'"),
     "forward: on the cpu": ("compiled()(ids, mask)", RuntimeError, "not on npu"),
-    "forward: another dtype": ("compiled()(ids.long().to('npu:0'), here[1])", RuntimeError, "MIE08E000001"),
-    "forward: a smaller batch": ("compiled()(ids[:1].to('npu:0'), mask[:1].to('npu:0'))", RuntimeError, "shapes"),
-    "forward: floats by default": ("compiled(inputs=[aie.Input((2, 3), format=aie.TensorFormat.ND)] * 2)(*here)",
-        RuntimeError, "MIE08E000001"),
-    "forward: between two gears": ("compiled(inputs=[[spec((1, 3))] * 2, [spec((4, 3))] * 2])(*here)", RuntimeError, "shapes"),
+    "forward: another dtype": (
+        "compiled()(ids.long().to('npu:0'), here[1])", RuntimeError, "MIE08E000001"),
+    "forward: a smaller batch": (
+        "compiled()(ids[:1].to('npu:0'), mask[:1].to('npu:0'))", RuntimeError, "shapes"),
+    "forward: floats by default": (
+        "compiled(inputs=[aie.Input((2, 3), format=ND)] * 2)(*here)", RuntimeError, "MIE08E000001"),
+    "forward: between two gears": (
+        "compiled(inputs=[[spec((1, 3))] * 2, [spec((4, 3))] * 2])(*here)", RuntimeError, "shapes"),
     "forward: beyond the range": (
-        "compiled(inputs=[aie.Input(min_shape=(3, 3), max_shape=(8, 3), dtype=torch.int32, format=aie.TensorFormat.ND)] * 2)"
-        "(*here)", RuntimeError, "shapes"),
-    "forward: not contiguous": ("compiled()(here[0].as_strided((2, 3), (1, 2)), here[1])", RuntimeError, "not contiguous"),
-    "forward: an id out of range": ("run(compiled(), (ids + 90).to('npu:0'), here[1])", RuntimeError, "out of range"),
+        "compiled(inputs=[aie.Input("
+        "min_shape=(3, 3), max_shape=(8, 3), dtype=torch.int32, format=ND)] * 2)(*here)",
+        RuntimeError, "shapes"),
+    "forward: not contiguous": (
+        "compiled()(here[0].as_strided((2, 3), (1, 2)), here[1])", RuntimeError, "not contiguous"),
+    "forward: an id out of range": (
+        "run(compiled(), (ids + 90).to('npu:0'), here[1])", RuntimeError, "out of range"),
     "npu: arithmetic": ("here[0] + 1", RuntimeError, "move the tensor to the cpu"),
     "npu: printing": ("print(here[0])", RuntimeError, "on npu"),
     "npu: numpy": ("here[0].numpy()", (RuntimeError, TypeError), "cpu"),
@@ -127,28 +144,28 @@ RULES = {
 }  # fmt: skip
 ONLY = {
     "torch_aie": {
-        "input: unbounded": ("aie.Input(min_shape=(-1, 3), max_shape=(-1, 3))", ValueError, "a dimension"),
+        "input: unbounded": (
+            "aie.Input(min_shape=(-1, 3), max_shape=(-1, 3))", ValueError, "a dimension"),
         "input: a name": ("spec(name='ids')", TypeError, "name"),
-        "compile: positional inputs": ("aie.compile(traced(), [spec(), spec()])", TypeError, "positional"),
+        "compile: positional inputs": (
+            "aie.compile(traced(), [spec(), spec()])", TypeError, "positional"),
         "policy: PREF_FP16": ("aie.PrecisionPolicy.PREF_FP16", AttributeError, "PREF_FP16"),
     },
     "mindietorch": {
-        "input: default format": ("aie.Input((2, 3), dtype=torch.int32)", ValueError, "give format=ND"),
-        "compile: positional inputs": ("aie.compile(traced(), [spec(), spec()])", TypeError, "keyword"),
+        "input: default format": (
+            "aie.Input((2, 3), dtype=torch.int32)", ValueError, "give format=ND"),
+        "compile: positional inputs": (
+            "aie.compile(traced(), [spec(), spec()])", TypeError, "keyword"),
     },
-}
+}  # fmt: skip
 CASES = [(package, rule) for package in ONLY for rule in {**RULES, **ONLY[package]}]
 
 
-def python(package, code, **environment):
+def python(package, code, env=None):
     if build.missing():
         pytest.skip(build.missing())
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        capture_output=True,
-        text=True,
-        env={**double_environment(package), **environment},
-    )
+    env = {**double_environment(package), **(env or {})}
+    return fresh("-W", "ignore", "-c", code, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -165,13 +182,15 @@ def broken():
             "        seen[rule] = [[kind.__name__ for kind in type(error).__mro__], str(error)]\n"
             "print('\\n' + json.dumps(seen))"
         )
-        done = python(package, code)
-        assert done.returncode == 0, done.stderr
-        result[package] = json.loads(done.stdout.splitlines()[-1])
+        run = python(package, code)
+        assert run.code == 0, run.err
+        result[package] = json.loads(run.out.splitlines()[-1])
     return result
 
 
-@pytest.mark.parametrize("package, rule", CASES, ids=[f"{package}-{rule}" for package, rule in CASES])
+@pytest.mark.parametrize(
+    "package, rule", CASES, ids=[f"{package}-{rule}" for package, rule in CASES]
+)
 def test_a_broken_rule_is_refused(broken, package, rule):
     _, wanted, words = {**RULES, **ONLY[package]}[rule]
     seen = broken[package][rule]
@@ -180,15 +199,16 @@ def test_a_broken_rule_is_refused(broken, package, rule):
     assert any(kind.__name__ in seen[0] for kind in wanted) and words in seen[1], seen
 
 
-def printed(package, code, **environment):
-    done = python(package, SETUP.format(package=package) + code, **environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+def printed(package, code):
+    run = python(package, SETUP.format(package=package) + code)
+    assert run.code == 0, run.err
+    return run.out.splitlines()
 
 
 @pytest.mark.parametrize("package", ONLY)
 def test_what_is_right_is_let_through(package):
-    """One process: the right answer after synchronize and NaN before, fp16 rounding, tuples, gears, ranges, nested streams."""
+    """One process: the right answer after synchronize and NaN before, fp16 rounding, tuples, gears,
+    ranges, nested streams."""
     lines = printed(
         package,
         """
@@ -210,16 +230,18 @@ print(torch.equal(swapped, got))
 pair = compiled(traced(Pair()))(*here)
 print(type(pair).__name__, len(pair))
 print(run(compiled(inputs=[[spec((2, 3))] * 2, [spec((4, 3))] * 2]), *here).shape == wanted.shape)
-wide = aie.Input(min_shape=(1, 3), max_shape=(8, 3), dtype=torch.int32, format=aie.TensorFormat.ND)
+wide = aie.Input(min_shape=(1, 3), max_shape=(8, 3), dtype=torch.int32, format=ND)
 print(run(compiled(inputs=[wide, wide]), *here).shape == wanted.shape)
 print(here[0].view(3, 2).cpu().tolist() == ids.view(3, 2).tolist(), here[0].shape == ids.shape)
 long = [spec(dtype=torch.int64), spec(dtype=torch.int64)]
-program = compiled(traced(inputs=(ids.long(), mask.long())), inputs=long, truncate_long_and_double=True)
+program = traced(inputs=(ids.long(), mask.long()))
+program = compiled(program, inputs=long, truncate_long_and_double=True)
 print(torch.equal(run(program, ids.long().to("npu:0"), mask.long().to("npu:0")), got))
 """,
     )
     assert lines == [
-        "False True", "True", "True", "True", "False", "tuple 2", "True", "True", "True True", "True",
+        "False True", "True", "True", "True", "False", "tuple 2", "True", "True", "True True",
+        "True",
     ]  # fmt: skip
 
 
@@ -227,7 +249,7 @@ def test_the_successor_takes_a_dimension_without_bounds():
     lines = printed(
         "mindietorch",
         """
-free = aie.Input(min_shape=(-1, 3), max_shape=(-1, 3), dtype=torch.int32, format=aie.TensorFormat.ND)
+free = aie.Input(min_shape=(-1, 3), max_shape=(-1, 3), dtype=torch.int32, format=ND)
 program = compiled(inputs=[free, free])
 for rows in (1, 2):
     print(list(run(program, ids[:rows].to("npu:0"), mask[:rows].to("npu:0")).shape))
@@ -258,14 +280,16 @@ for module in (Masked(), Lowest()):
 def test_a_compiled_file_needs_the_package_its_chip_and_a_living_process(package, tmp_path):
     file = tmp_path / "program.pt"
     printed(package, f"compiled().save({str(file)!r})")
-    assert printed(package, f"print(run(torch.jit.load({str(file)!r}), *here).isfinite().all().item())") == ["True"]
-    done = python(package, f"import torch; torch.jit.load({str(file)!r})")
-    assert done.returncode == 1 and "strict_aie" in done.stderr
-    done = python(package, SETUP.format(package=package) + f"torch.jit.load({str(file)!r})(*here)", STRICT_AIE_SOC="Ascend910B4")
-    assert done.returncode == 1 and "compiled for Ascend310P3" in done.stderr
+    load = f"torch.jit.load({str(file)!r})"
+    assert printed(package, f"print(run({load}, *here).isfinite().all().item())") == ["True"]
+    done = python(package, f"import torch; {load}")
+    assert done.code == 1 and "strict_aie" in done.err
+    code = SETUP.format(package=package) + f"{load}(*here)"
+    done = python(package, code, env={"STRICT_AIE_SOC": "Ascend910B4"})
+    assert done.code == 1 and "compiled for Ascend310P3" in done.err
     late = [
-        "program(*here)", "ids.to('npu:0')", "here[0].cpu()", "aie.set_device(0)", "aie.finalize()", "compiled()",
-        "aie.npu.Stream('npu:0')", "with aie.npu.stream(stream): pass", f"torch.jit.load({str(file)!r})",
+        "program(*here)", "ids.to('npu:0')", "here[0].cpu()", "aie.set_device(0)", "aie.finalize()",
+        "compiled()", "aie.npu.Stream('npu:0')", "with aie.npu.stream(stream): pass", load,
     ]  # fmt: skip
     lines = printed(
         package,
@@ -277,12 +301,13 @@ for late in {late!r}:
         exec(late)
         print("let through:", late)
     except RuntimeError as error:
-        print("refused" if "after finalize()" in str(error) or "finalize() twice" in str(error) else error)
+        told = "after finalize()" in str(error) or "finalize() twice" in str(error)
+        print("refused" if told else error)
 """,
     )
     assert lines == ["refused"] * len(late)
     done = python(package, f"import torch, {package}; torch.ones(1).to('npu:0')")
-    assert done.returncode == 1 and "before set_device()" in done.stderr
+    assert done.code == 1 and "before set_device()" in done.err
 
 
 def test_what_its_build_lacks_is_said_by_name(tmp_path, monkeypatch):
@@ -298,6 +323,8 @@ def test_what_its_build_lacks_is_said_by_name(tmp_path, monkeypatch):
 
 def test_every_rule_stands_in_the_readme():
     text = (DOUBLES / "README.md").read_text(encoding="utf-8")
-    missing = [rule for own in ONLY.values() for rule in {**RULES, **own} if f"`{rule}`" not in text]
+    missing = [
+        rule for own in ONLY.values() for rule in {**RULES, **own} if f"`{rule}`" not in text
+    ]
     assert not missing
     assert os.path.isdir(DOUBLES / "strict_aie")

@@ -2,46 +2,32 @@
 
 import json
 
+import numpy
 import pytest
 import torch
-from conftest import SPM
+from helpers import SPM, logits, tokens, traced
 
-from albert_aie import checkpoint, compare, graph
-from albert_aie.batching import batches, pack, scatter
-from albert_aie.evaluate import encode
-from albert_aie.text import Tokenizer, read_sst2
-
-
-def tokens(spm, folder, count=None, length=128):
-    return encode(Tokenizer(spm.read_bytes()), read_sst2(folder).sentences[:count], length)[0]
-
-
-def build(source, batch_size, seq, slots):
-    module = graph.build(source, "fused", batch_size, seq, slots=slots)
-    return graph.trace(module, graph.example_inputs(source.config, batch_size, seq))
-
-
-def logits(program, encoded, batch_size, seq, slots):
-    result = torch.full((len(encoded), 2), float("nan"))
-    with torch.no_grad():
-        for batch in batches(encoded, batch_size, seq, slots):
-            scatter(program(*batch.inputs), batch, result)
-    return result
+from albert_aie import compare, graph
+from albert_aie.batching import Shape, batches, pack
+from albert_aie.checkpoint import load
 
 
 def test_every_sentence_is_packed_once_and_rows_are_full(sst2, albert_files):
-    """The fill that the README quotes: SST-2 dev in ALBERT's own tokens, and in those of the embedded checkpoint."""
+    """The fill that the README quotes: SST-2 dev in ALBERT's own tokens, and in those of the
+    embedded checkpoint."""
     for spm in (albert_files / "30k-clean.model", SPM):
         lengths = [len(ids) for ids in tokens(spm, sst2)]
         rows = pack(lengths, 128, 16)
         assert sorted(i for row in rows for i in row) == list(range(872))
-        assert max(sum(lengths[i] for i in row) for row in rows) <= 128 and max(map(len, rows)) <= 16
+        assert max(sum(lengths[i] for i in row) for row in rows) <= 128
+        assert max(map(len, rows)) <= 16
         assert sum(lengths) / (128 * len(rows)) >= 0.95
 
 
 def test_rows_keep_to_their_slots():
     rows = pack([3] * 2500, 128, 5)
-    assert [len(row) for row in rows] == [5] * 500 and sorted(i for row in rows for i in row) == list(range(2500))
+    assert [len(row) for row in rows] == [5] * 500
+    assert sorted(i for row in rows for i in row) == list(range(2500))
     assert pack([128, 128], 128, 4) == [[0], [1]] and pack([], 128, 4) == []
 
 
@@ -50,7 +36,7 @@ def test_a_long_file_streams_and_only_its_last_batch_is_short(slots):
     """Batches come out before all sentences were read; none is short because a window ended."""
     read = []
     encoded = (read.append(i) or [2, i % 9 + 5, 3] for i in range(2500))
-    stream = batches(encoded, 8, 16, slots)
+    stream = batches(encoded, Shape(8, 16, slots))
     first = next(stream)
     assert len(read) == 1024
     rest = [first, *stream]
@@ -58,51 +44,57 @@ def test_a_long_file_streams_and_only_its_last_batch_is_short(slots):
     rows = [len(set(batch.rows)) for batch in rest]
     assert set(rows[:-1]) == {8} and rows[-1] <= 8 and len(read) == 2500
     for batch in rest[::40]:
-        for sentence, row, slot in zip(batch.sentences, batch.rows, batch.slots or [0] * len(batch.rows)):
-            assert sentence % 9 + 5 in batch.input_ids[row][batch.attention_mask[row] == slot + 1]
+        places = zip(batch.sentences, batch.rows, batch.slots or [0] * len(batch.rows))
+        for sentence, row, slot in places:
+            ids = batch.input_ids[row][batch.attention_mask[row] == slot + 1]
+            assert sentence % 9 + 5 in ids
 
 
-@pytest.mark.parametrize("batch_size, seq, slots", [(1, 128, 16), (4, 128, 16), (8, 64, 3), (2, 300, 37)])
-def test_packed_logits_equal_the_reference(tiny, sst2, batch_size, seq, slots):
-    source = checkpoint.load(tiny)
-    encoded = tokens(source.tokenizer, sst2, 90, min(seq, 64))
-    reference, _ = compare.reference_logits(source, encoded)
-    got = logits(build(source, batch_size, seq, slots), encoded, batch_size, seq, slots)
+SHAPES = Shape(1, 128, 16), Shape(4, 128, 16), Shape(8, 64, 3), Shape(2, 300, 37)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(map(str, shape)))
+def test_packed_logits_equal_the_reference(tiny, sst2, shape):
+    checkpoint = load(tiny)
+    encoded = tokens(checkpoint.tokenizer, sst2, 90, min(shape.max_seq_length, 64))
+    reference, _ = compare.reference_logits(checkpoint, encoded)
+    got = logits(traced(checkpoint, shape), encoded, shape)
     torch.testing.assert_close(got, reference, rtol=0, atol=1e-5)
 
 
 def test_row_mates_do_not_see_each_other(tiny, sst2):
-    """Another sentence of the same length in its place: the row-mates' fp32 logits stay the same, bit by bit."""
-    source = checkpoint.load(tiny)
-    program = build(source, 2, 128, 16)
-    encoded = tokens(source.tokenizer, sst2, 12)
-    before = logits(program, encoded, 2, 128, 16)
-    for changed in range(len(encoded)):
-        ids = encoded[changed]
-        other = encoded[:changed] + [[ids[0], *(i + 7 for i in ids[1:-1]), ids[-1]]] + encoded[changed + 1 :]
-        after = logits(program, other, 2, 128, 16)
-        mates = torch.arange(len(encoded)) != changed
-        assert torch.equal(after[mates], before[mates])
-        assert not torch.equal(after[changed], before[changed])
+    """Another sentence of the same length in its place: the row-mates' fp32 logits stay the same,
+    bit by bit."""
+    checkpoint = load(tiny)
+    shape = Shape(2, 128, 16)
+    program = traced(checkpoint, shape)
+    encoded = tokens(checkpoint.tokenizer, sst2, 12)
+    before = logits(program, encoded, shape)
+    for changed, ids in enumerate(encoded):
+        other = [*encoded]
+        other[changed] = [ids[0], *(i + 7 for i in ids[1:-1]), ids[-1]]
+        after = logits(program, other, shape)
+        mates = numpy.arange(len(encoded)) != changed
+        assert numpy.array_equal(after[mates], before[mates])
+        assert not numpy.array_equal(after[changed], before[changed])
 
 
 def test_an_ordinary_mask_gives_the_ordinary_answer_in_slot_1(tiny, sst2):
-    source = checkpoint.load(tiny)
-    encoded = tokens(source.tokenizer, sst2, 8)
-    batch = next(batches(encoded, 8, 64))
+    checkpoint = load(tiny)
+    batch = next(batches(tokens(checkpoint.tokenizer, sst2, 8), Shape(8, 64)))
+    inputs = [torch.from_numpy(array) for array in batch.inputs]
     with torch.no_grad():
-        packed, plain = build(source, 8, 64, 5)(*batch.inputs), build(source, 8, 64, 0)(*batch.inputs)
+        packed, plain = (traced(checkpoint, Shape(8, 64, slots))(*inputs) for slots in (5, 0))
     assert packed.shape == (8, 5, 2) and plain.shape == (8, 2)
     torch.testing.assert_close(packed[:, 0], plain, rtol=0, atol=1e-5)
     assert packed.isfinite().all()  # empty slots too, also in half precision:
-    module = graph.build(source, "fused", 8, 64, slots=5).to(torch.bfloat16)
-    assert module(*batch.inputs).isfinite().all()
+    module = graph.build(checkpoint, "fused", Shape(8, 64, 5)).to(torch.bfloat16)
+    assert module(*inputs).isfinite().all()
 
 
 def test_positions_are_exact_in_bf16_beyond_256(tiny):
     """bf16 counts 256, 256, 258: the count is taken in float32 whatever the module's dtype."""
-    source = checkpoint.load(tiny)
-    module = graph.build(source, "fused", 1, 512, slots=4).to(torch.bfloat16)
+    module = graph.build(load(tiny), "fused", Shape(1, 512, 4)).to(torch.bfloat16)
     numbers = torch.tensor([[1] * 400 + [2] * 100 + [0] * 12])
     position, select, _, _ = module._unpack(numbers.to(torch.float32), torch.int64)
     wanted = torch.cat([torch.arange(400), torch.arange(100), torch.arange(12)])
@@ -111,35 +103,38 @@ def test_positions_are_exact_in_bf16_beyond_256(tiny):
 
 
 def test_the_packed_graph_is_static(tiny):
-    names = graph.operators(build(checkpoint.load(tiny), 2, 32, 4))
-    assert not {"aten::size", "aten::arange", "aten::expand", "aten::masked_fill", "aten::nonzero", "aten::where"} & set(names)
+    names = graph.operators(traced(load(tiny), Shape(2, 32, 4)))
+    for forbidden in ("size", "arange", "expand", "masked_fill", "nonzero", "where"):
+        assert f"aten::{forbidden}" not in names
 
 
 @pytest.mark.parametrize("engine", ["torchscript", "openvino"])
 def test_all_modes_predict_the_same_on_all_of_dev(tmp_path, tiny, sst2, export, evaluate, engine):
-    """872 rows through the two scripts: plain at 64 and 128, packed at several batch sizes, one stream and two."""
+    """872 rows through the two scripts: plain at 64 and 128, packed at several batch sizes, one
+    stream and two."""
+    modes = ((16, 64, False), (8, 128, False), (1, 128, True), (8, 128, True), (4, 64, True))
+    target = {"pth_dir": tiny, "save_dir": tmp_path, "backend": engine, "precision": "fp32"}
     seen = {}
     streams = 0
-    for batch_size, seq, flags in ((16, 64, []), (8, 128, []), (1, 128, ["--pack"]), (8, 128, ["--pack"]), (4, 64, ["--pack"])):
-        target = ["--backend", engine, "--precision", "fp32", "--save_dir", tmp_path]
-        run = export("--pth_dir", tiny, "--batch_size", batch_size, "--max_seq_length", seq, *target, *flags)
+    for batch_size, seq, packed in modes:
+        run = export(batch_size=batch_size, max_seq_length=seq, pack=packed, **target)
         assert run.code == 0, run.err
-        file = tmp_path / f"albert_seq{seq}_bs{batch_size}{'_packed' if flags else ''}.pt"
+        file = tmp_path / f"albert_seq{seq}_bs{batch_size}{'_packed' if packed else ''}.pt"
         streams = streams % 2 + 1 if engine == "openvino" else 1
-        run = evaluate("--aie_model_dir", file, "--data_dir", sst2, "--output_dir", tmp_path, "--streams", streams)
+        run = evaluate(aie_model_dir=file, data_dir=sst2, output_dir=tmp_path, streams=streams)
         assert f"{streams} stream(s)" in run.out
-        assert run.code == 0 and "872 of 872 rows scored" in run.out
+        assert run.code == 0 and "872 of 872 sentences scored" in run.out
         report = json.loads((tmp_path / "eval.json").read_text())
-        if flags:
+        if packed:
             assert report["padding"] < 0.05 and report["sentences_per_row"] > 4 * seq / 128
-        rows = [line.split("\t")[:3] for line in (tmp_path / "predictions.tsv").read_text().splitlines()]
-        seen[file.name] = json.dumps(rows)
+        lines = (tmp_path / "predictions.tsv").read_text().splitlines()
+        seen[file.name] = json.dumps([line.split("\t")[:3] for line in lines])
     assert len(seen) == 5 and len(set(seen.values())) == 1
 
 
 def test_compare_cpu_holds_a_packed_file_to_the_reference(tmp_path, tiny, sentences, export):
-    shape = ["--batch_size", 2, "--max_seq_length", 48, "--pack", "--slots", 6]
-    run = export(
-        "--pth_dir", tiny, "--data_dir", sentences, "--save_dir", tmp_path, *shape, "--precision", "fp32", "--compare_cpu"
-    )
-    assert run.code == 0 and "compare_cpu PASS" in run.out and "11 rows" in run.out and "up to 6 sentences a row" in run.out
+    folders = {"pth_dir": tiny, "data_dir": sentences, "save_dir": tmp_path}
+    shape = {"batch_size": 2, "max_seq_length": 48, "pack": True, "slots": 6}
+    run = export(precision="fp32", compare_cpu=True, **folders, **shape)
+    assert run.code == 0 and "compare_cpu PASS" in run.out
+    assert "11 sentences" in run.out and "up to 6 sentences a row" in run.said

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from albert_aie.text import Tokenizer, read_sst2
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "tokens.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads((ROOT / "tests" / "golden" / "tokens.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,8 @@ def tokenizer(albert_files):
 def test_tokens_of_sst2_equal_upstreams(tokenizer, sst2, split):
     rows = [tokenizer.encode(sentence)[0] for sentence in read_sst2(sst2, split).sentences]
     text = "".join(" ".join(map(str, row)) + "\n" for row in rows)
-    made = {"sentences": len(rows), "tokens": sum(map(len, rows)), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    made = {"sentences": len(rows), "tokens": sum(map(len, rows)), "sha256": digest}
     assert made == GOLDEN["files"][split]
 
 

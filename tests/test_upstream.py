@@ -1,7 +1,7 @@
 """albert.patch and the golden tokens against the real lonePatient/albert_pytorch.
 
-ALBERT_PYTORCH_DIR names a clean checkout of 46de9ec; it is copied, never changed. Each look at it is a fresh
-interpreter, because its package is called `model` whether patched or not.
+ALBERT_PYTORCH_DIR names a clean checkout of 46de9ec; it is copied, never changed. Each look at it
+is a fresh interpreter, because its package is called `model` whether patched or not.
 """
 
 import json
@@ -9,15 +9,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT, flags, python
 
-ROOT = Path(__file__).resolve().parents[1]
 PATCH = ROOT / "albert.patch"
 GOLDEN = ROOT / "tests" / "golden"
-UPSTREAM = os.environ.get("ALBERT_PYTORCH_DIR")
 PATCHED_FILES = {
     "model/configuration_utils.py",
     "model/file_utils.py",
@@ -28,18 +26,17 @@ PATCHED_FILES = {
 }
 
 
-def upstream(test):
-    reason = "needs a clean checkout of lonePatient/albert_pytorch at 46de9ec: set ALBERT_PYTORCH_DIR"
-    return pytest.mark.upstream(pytest.mark.skipif(not UPSTREAM, reason=reason)(test))
-
-
 # --- the patch as a file: needs no checkout
 
 
 def test_patch_has_unix_line_endings_and_no_stray_blanks():
     text = PATCH.read_bytes()
     assert b"\r" not in text and text.endswith(b"\n")
-    added = [line for line in text.decode("ascii").splitlines() if line.startswith("+") and not line.startswith("+++")]
+    added = [
+        line
+        for line in text.decode("ascii").splitlines()
+        if line.startswith("+") and not line.startswith("+++")
+    ]
     assert [line for line in added if line != line.rstrip() or "\t" in line] == []
 
 
@@ -70,44 +67,21 @@ def test_patch_leaves_the_classifier_and_its_0_1_alone():
 # --- the patch on the real tree
 
 
-def copy_tree(folder):
-    ignore = shutil.ignore_patterns(".git", "__pycache__", "dataset", "prev_trained_model", "outputs")
-    return Path(shutil.copytree(UPSTREAM, folder, ignore=ignore))
-
-
 def git_apply(tree, *flags):
-    env = dict(os.environ, GIT_CEILING_DIRECTORIES=str(tree.parent))  # not as part of a repository further up
-    return subprocess.run(["git", "apply", *flags, str(PATCH)], cwd=tree, env=env, capture_output=True, text=True)
+    env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.parent)}  # no part of a repository
+    command = ["git", "apply", *flags, str(PATCH)]
+    return subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="session")
-def clean(tmp_path_factory):
-    """Folder that holds the unpatched tree as `albert_pytorch`."""
-    parent = tmp_path_factory.mktemp("clean")
-    copy_tree(parent / "albert_pytorch")
-    return parent
+def printed(code, cwd, *args):
+    """What `code` prints as JSON, in a fresh interpreter: each tree has its own package `model`."""
+    env = {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    run = python("-W", "ignore", "-c", code, *args, env=env, cwd=cwd)
+    assert run.code == 0, run.err
+    return json.loads(run.out.splitlines()[-1])
 
 
-@pytest.fixture(scope="session")
-def patched(tmp_path_factory):
-    """Folder that holds the patched tree as `albert_pytorch`."""
-    parent = tmp_path_factory.mktemp("patched")
-    done = git_apply(copy_tree(parent / "albert_pytorch"))
-    assert done.returncode == 0, done.stderr
-    return parent
-
-
-def python(code, cwd, *args):
-    """What `code` prints as JSON, run in a fresh interpreter so that each tree's package `model` is its own."""
-    env = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1", PYTHONPATH="")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-# Unpatched upstream imports these at the top although a local checkpoint needs none of them: empty stand-ins.
+# Unpatched upstream imports these although a local checkpoint needs none of them: empty stand-ins.
 STAND_INS = """
 import sys, types
 def stand_in(name, **attributes):
@@ -115,7 +89,8 @@ def stand_in(name, **attributes):
     vars(sys.modules[name]).update(attributes)
 stand_in("six", PY2=False, string_types=(str,))
 stand_in("boto3"), stand_in("requests"), stand_in("tqdm", tqdm=None), stand_in("botocore")
-stand_in("botocore.config", Config=None), stand_in("botocore.exceptions", ClientError=type("Error", (Exception,), {}))
+stand_in("botocore.config", Config=None)
+stand_in("botocore.exceptions", ClientError=type("Error", (Exception,), {}))
 """
 
 BLOCK = """
@@ -134,8 +109,9 @@ from model.modeling_albert import AlbertForSequenceClassification
 def make():
     torch.manual_seed(0)
     model = AlbertForSequenceClassification(AlbertConfig(
-        vocab_size_or_config_json_file=100, embedding_size=16, hidden_size=32, num_hidden_layers=3,
-        num_attention_heads=4, intermediate_size=64, max_position_embeddings=40, num_labels=2)).eval()
+        vocab_size_or_config_json_file=100, embedding_size=16, hidden_size=32,
+        num_hidden_layers=3, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=40, num_labels=2)).eval()
     with torch.no_grad():
         for parameter in model.parameters():  # biases and LayerNorms off their 0 and 1
             parameter.add_(0.2 * torch.randn(parameter.shape))
@@ -152,34 +128,36 @@ model = make()
 """
 
 
-@upstream
+@pytest.mark.upstream
 @pytest.mark.skipif(not shutil.which("patch"), reason="patch is not installed")
-def test_git_apply_and_patch_p1_give_the_same_tree(clean, patched, tmp_path):
-    tree = copy_tree(tmp_path / "tree")
+def test_git_apply_and_patch_p1_give_the_same_tree(upstream_tree, patched_tree, tmp_path):
+    tree = Path(shutil.copytree(upstream_tree, tmp_path / "tree"))
     with open(PATCH, "rb") as file:
-        done = subprocess.run(["patch", "-p1"], cwd=tree, stdin=file, capture_output=True, text=True)
+        done = subprocess.run(
+            ["patch", "-p1"], cwd=tree, stdin=file, capture_output=True, text=True
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fuzz" not in done.stdout and "offset" not in done.stdout
-    trees = clean / "albert_pytorch", patched / "albert_pytorch", tree
-    before, by_git, by_patch = (_files(folder) for folder in trees)
+    before, by_git, by_patch = map(_files, (upstream_tree, patched_tree, tree))
     assert by_git == by_patch and set(before) == set(by_git)
     assert {name for name in before if before[name] != by_git[name]} == PATCHED_FILES
 
 
 def _files(tree):
-    return {path.relative_to(tree).as_posix(): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
+    files = (path for path in tree.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {path.relative_to(tree).as_posix(): path.read_bytes() for path in files}
 
 
-@upstream
-def test_patch_is_refused_where_it_is_already_applied_and_can_be_taken_back(patched, tmp_path):
-    tree = Path(shutil.copytree(patched / "albert_pytorch", tmp_path / "tree"))
+@pytest.mark.upstream
+def test_patch_is_refused_where_it_is_already_applied_and_can_be_taken_back(patched_tree, tmp_path):
+    tree = Path(shutil.copytree(patched_tree, tmp_path / "tree"))
     assert git_apply(tree).returncode != 0
     assert git_apply(tree, "-R").returncode == 0
     assert git_apply(tree).returncode == 0
 
 
-@upstream
-def test_same_keys_and_the_very_same_logits(clean, patched):
+@pytest.mark.upstream
+def test_same_keys_and_the_very_same_logits(upstream_tree, patched_tree):
     code = (
         MODEL
         + """
@@ -189,18 +167,20 @@ with torch.no_grad():
     ids, mask, types = inputs(4, 17)
     given = model(ids, mask, types, position_ids=torch.arange(17).unsqueeze(0))[0].tolist()
     bare = model(ids)[0].tolist()
-print(json.dumps({"keys": list(model.state_dict()), "logits": logits, "given": given, "bare": bare}))
+keys = list(model.state_dict())
+print(json.dumps({"keys": keys, "logits": logits, "given": given, "bare": bare}))
 """
     )
-    before, after = python(STAND_INS + code, clean), python(BLOCK + code, patched)
+    before = printed(STAND_INS + code, upstream_tree.parent)
+    after = printed(BLOCK + code, patched_tree.parent)
     assert len(after["keys"]) == 27
     assert after == before  # floats travel through JSON exactly
     assert after["given"] == after["logits"][1] != after["bare"]
 
 
-@upstream
+@pytest.mark.upstream
 @pytest.mark.parametrize("package", ["model", "albert_pytorch.model"])
-def test_imports_without_six_boto3_requests_tqdm(patched, package):
+def test_imports_without_six_boto3_requests_tqdm(patched_tree, package):
     code = (
         BLOCK
         + """
@@ -208,20 +188,21 @@ import importlib, json
 root = sys.argv[1]
 sys.path.insert(0, "albert_pytorch" if root == "model" else ".")
 files, utils, albert, modeling, _, _ = [importlib.import_module(root + "." + name) for name in (
-    "file_utils", "configuration_utils", "configuration_albert", "modeling_utils", "modeling_albert",
-    "tokenization_albert")]
+    "file_utils", "configuration_utils", "configuration_albert", "modeling_utils",
+    "modeling_albert", "tokenization_albert")]
+one = utils.PretrainedConfig
 print(json.dumps({
-    "one PretrainedConfig": modeling.PretrainedConfig is utils.PretrainedConfig in albert.AlbertConfig.__mro__,
+    "one PretrainedConfig": modeling.PretrainedConfig is one in albert.AlbertConfig.__mro__,
     "exception": issubclass(files.ClientError, Exception),
     "no twin": root == "model" or "model" not in sys.modules,
 }))
 """
     )
-    assert all(python(code, patched, package).values())
+    assert all(printed(code, patched_tree.parent, package).values())
 
 
-@upstream
-def test_a_saved_checkpoint_loads_back_and_a_pickle_with_code_does_not(patched, tmp_path):
+@pytest.mark.upstream
+def test_a_saved_checkpoint_loads_back_and_a_pickle_with_code_does_not(patched_tree, tmp_path):
     code = (
         BLOCK
         + MODEL
@@ -242,16 +223,23 @@ try:
     refused = False
 except pickle.UnpicklingError:
     refused = True
-print(json.dumps({"same": same, "info": info, "refused": refused, "ran": os.path.exists(os.path.join(folder, "ran"))}))
+ran = os.path.exists(os.path.join(folder, "ran"))
+print(json.dumps({"same": same, "info": info, "refused": refused, "ran": ran}))
 """
     )
-    result = python(code, patched, tmp_path)
+    result = printed(code, patched_tree.parent, tmp_path)
     assert result["same"] and result["refused"] and not result["ran"]
     assert not any(result["info"].values())
 
 
-@upstream
-def test_trace_holds_no_shape_operator_whether_positions_are_given_or_not(patched):
+SHAPE_OPERATORS = {
+    "aten::size", "aten::Int", "aten::ScalarImplicit", "prim::NumToTensor", "aten::arange",
+    "aten::expand", "aten::expand_as", "aten::unflatten", "aten::flatten", "aten::reshape",
+}  # fmt: skip
+
+
+@pytest.mark.upstream
+def test_trace_holds_no_shape_operator_whether_positions_are_given_or_not(patched_tree):
     code = (
         BLOCK
         + MODEL
@@ -273,8 +261,9 @@ for name, wrapper in (("given", Given()), ("buffer", Buffer())):
     with torch.no_grad():
         traced = torch.jit.trace(wrapper.eval(), inputs(4, 17))
         frozen = torch.jit.freeze(traced)
-        entry = {"difference": [float((program(*inputs(rows, 17)) - wrapper(*inputs(rows, 17))).abs().max())
-                                for program in (traced, frozen) for rows in (4, 1, 9)]}
+        pairs = [(program(*inputs(rows, 17)), wrapper(*inputs(rows, 17)))
+                 for program in (traced, frozen) for rows in (4, 1, 9)]
+        entry = {"difference": [float((one - other).abs().max()) for one, other in pairs]}
         try:
             frozen(*inputs(4, 34))
             entry["other length"] = "ran"
@@ -286,28 +275,18 @@ for name, wrapper in (("given", Given()), ("buffer", Buffer())):
 print(json.dumps(result))
 """
     )
-    for entry in python(code, patched).values():
-        assert max(entry["difference"]) < 2e-6  # 0.0 on torch 2.13; 2.0.1 fuses on the CPU, patched or not
+    for entry in printed(code, patched_tree.parent).values():
+        assert (
+            max(entry["difference"]) < 2e-6
+        )  # 0.0 on torch 2.13; 2.0.1 fuses on the CPU, patched or not
         assert entry["other length"] == "refused"
         for stage in ("traced", "frozen"):
-            shape_ops = {
-                "aten::size",
-                "aten::Int",
-                "aten::ScalarImplicit",
-                "prim::NumToTensor",
-                "aten::arange",
-                "aten::expand",
-                "aten::expand_as",
-                "aten::unflatten",
-                "aten::flatten",
-                "aten::reshape",
-            }
-            assert shape_ops.isdisjoint(entry[stage]), stage
+            assert SHAPE_OPERATORS.isdisjoint(entry[stage]), stage
             assert "aten::view" in entry[stage]
 
 
-@upstream
-def test_reader_of_the_unlabelled_test_file_and_fixed_length_batches(patched, tmp_path):
+@pytest.mark.upstream
+def test_reader_of_the_unlabelled_test_file_and_fixed_length_batches(patched_tree, tmp_path):
     (tmp_path / "test.tsv").write_text('index\tsentence\n0\ta " b \n1\tc\n', encoding="utf-8")
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\nd e \t1\nf\t0\n", encoding="utf-8")
     code = (
@@ -329,19 +308,22 @@ result = {}
 for split, read in (("test", processor.get_test_examples), ("dev", processor.get_dev_examples)):
     examples = read(sys.argv[1])
     features = glue_convert_examples_to_features(
-        examples, Words(), max_seq_length=12, label_list=processor.get_labels(), output_mode="classification")
+        examples, Words(), max_seq_length=12, label_list=processor.get_labels(),
+        output_mode="classification")
     cache = sys.argv[1] + "/cached_" + split
     torch.save(features, cache)
     features = torch.load(cache)  # as run_classifier.py reads it: weights_only from torch 2.6 on
     names = ("input_ids", "attention_mask", "token_type_ids", "input_len", "label")
-    batch = collate_fn([[torch.tensor(getattr(feature, name)) for name in names] for feature in features])
-    result[split] = {"text": [e.text_a for e in examples], "label": [e.label for e in examples],
-                     "guid": [e.guid for e in examples], "shapes": [list(tensor.shape) for tensor in batch],
-                     "labels": batch[3].tolist(), "lengths": batch[1].sum(1).tolist()}
+    batch = collate_fn([[torch.tensor(getattr(feature, name)) for name in names]
+                        for feature in features])
+    result[split] = {
+        "text": [e.text_a for e in examples], "label": [e.label for e in examples],
+        "guid": [e.guid for e in examples], "shapes": [list(tensor.shape) for tensor in batch],
+        "labels": batch[3].tolist(), "lengths": batch[1].sum(1).tolist()}
 print(json.dumps(result))
 """
     )
-    result = python(code, patched, tmp_path)
+    result = printed(code, patched_tree.parent, tmp_path)
     shapes = [[2, 12], [2, 12], [2, 12], [2]]
     assert result["test"] == {
         "text": ['a " b ', "c"],
@@ -361,29 +343,18 @@ print(json.dumps(result))
     }
 
 
-@upstream
-def test_golden_tokens_are_what_upstream_makes(patched, tmp_path, albert_files, sst2):
+@pytest.mark.upstream
+def test_golden_tokens_are_what_upstream_makes(patched_tree, tmp_path, albert_files, sst2):
     script = shutil.copy(GOLDEN / "make_tokens.py", tmp_path)  # it writes tokens.json beside itself
-    command = [
-        sys.executable,
-        script,
-        "--upstream",
-        patched / "albert_pytorch",
-        "--spm",
-        albert_files / "30k-clean.model",
-        "--data",
-        sst2,
-    ]
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1"),
+    options = flags(upstream=patched_tree, spm=albert_files / "30k-clean.model", data=sst2)
+    run = python(script, *options, cwd=tmp_path, env={"PYTHONDONTWRITEBYTECODE": "1"})
+    assert run.code == 0, run.err
+    golden, made = (
+        json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
+        for folder in (GOLDEN, tmp_path)
     )
-    assert done.returncode == 0, done.stderr
-    golden, made = (json.loads((folder / "tokens.json").read_text(encoding="utf-8")) for folder in (GOLDEN, tmp_path))
-    assert {split: entry["sentences"] for split, entry in made["files"].items()} == {"dev": 872, "test": 1821, "train": 67349}
+    counts = {split: entry["sentences"] for split, entry in made["files"].items()}
+    assert counts == {"dev": 872, "test": 1821, "train": 67349}
     for versions in ("python", "sentencepiece"):
         del golden[versions], made[versions]
     assert made == golden

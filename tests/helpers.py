@@ -1,0 +1,154 @@
+"""What the tests share and is no fixture: places, small checkpoints, scripts as processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+import safetensors.torch
+import sentencepiece
+import torch
+
+from albert_aie import checkpoint, graph
+from albert_aie.batching import batches, scatter
+from albert_aie.text import Tokenizer, encode_all, read_sst2
+from albert_aie.upstream import to_upstream
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("ALBERT_SHARED", ROOT.parent / "shared")) / "data"
+SPM = ROOT / "demo" / "checkpoint" / "spiece.model"
+DOUBLES = ROOT / "tests" / "doubles"
+# The lane with the Ascend stack's torch runs the double of torch_aie 6.3, the current one that of
+# its successor.
+PACKAGE = "torch_aie" if torch.__version__.startswith("2.0.") else "mindietorch"
+TINY = {
+    "vocab_size": sentencepiece.SentencePieceProcessor(model_file=str(SPM)).get_piece_size(),
+    "embedding_size": 32,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu_new",
+    "layer_norm_eps": 1e-12,
+    "num_hidden_groups": 1,
+    "inner_group_num": 1,
+    "num_labels": 2,
+}
+BASE = {
+    "vocab_size": TINY["vocab_size"],
+    "embedding_size": 128,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu_new",
+}
+
+
+class Run:
+    """What a script did: its exit code and what it printed."""
+
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def said(self):
+        """stdout with every run of blanks and line ends as one blank: a long line is wrapped."""
+        return " ".join(self.out.split())
+
+
+def flags(**options):
+    """Keywords as a command line: batch_size=4 -> --batch_size=4, pack=True -> --pack, a list ->
+    its values after the flag; None and False are left out."""
+    line = []
+    for name, value in options.items():
+        if value is True:
+            line.append(f"--{name}")
+        elif isinstance(value, (list, tuple)):
+            line += [f"--{name}", *map(str, value)]
+        elif value is not None and value is not False:
+            line.append(f"--{name}={value}")
+    return line
+
+
+def python(*arguments, env=None, cwd=ROOT, **given):
+    """Run of a fresh interpreter; `env`: what its environment has beside, or instead of, ours."""
+    command = [sys.executable, *map(str, arguments)]
+    given = {"cwd": cwd, "env": {**os.environ, **(env or {})}, **given}
+    done = subprocess.run(command, capture_output=True, text=True, **given)
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+def refused(run, *words):
+    """Whether a script did what it must on bad input: exit code 2 and one sentence with these words
+    in it, the last line of stderr; only notes may stand before it."""
+    *notes, error = run.err.splitlines() or [""]
+    assert run.code == 2, (run.code, run.err)
+    assert error.startswith("error: ") and run.err.endswith("\n"), run.err
+    assert all(line.startswith("note") for line in notes), run.err
+    for word in words:
+        assert word in error, (word, run.err)
+    return True
+
+
+def double_environment(package=PACKAGE):
+    """Where the strict double can be imported as `package`, and as nothing else: for `env`."""
+    own = DOUBLES / {"torch_aie": "torch_aie_63", "mindietorch": "mindietorch_100"}[package]
+    return {"PYTHONPATH": os.pathsep.join(map(str, (DOUBLES, own))), "PYTHONWARNINGS": "ignore"}
+
+
+def write_checkpoint(folder, config=TINY, layout="upstream", spm=SPM, dtype=None, **random):
+    """A folder of random weights; `layout`: upstream (zip), hf (safetensors), or legacy pickle."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(spm, folder / ("30k-clean.model" if layout == "upstream" else "spiece.model"))
+    raw = {**config} if layout == "upstream" else {**config, "model_type": "albert"}
+    (folder / "config.json").write_text(json.dumps(raw))
+    tensors = checkpoint.draw(folder, **random).tensors
+    if dtype:
+        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    if layout == "hf":
+        safetensors.torch.save_file(tensors, str(folder / "model.safetensors"))
+    else:
+        torch.save(
+            to_upstream(tensors),
+            folder / "pytorch_model.bin",
+            _use_new_zipfile_serialization=layout == "upstream",
+        )
+    return folder
+
+
+def needs_nncf():
+    pytest.importorskip("nncf", reason="--precision int8 needs nncf")
+
+
+def tokens(spm, folder, count=None, length=128):
+    """The id lists of the first `count` sentences of dev.tsv."""
+    sentences = read_sst2(folder).sentences[:count]
+    return encode_all(Tokenizer(spm.read_bytes()), sentences, length)[0]
+
+
+def traced(checkpoint, shape, graph_name="fused", upstream_dir=None, form=graph.PLAIN):
+    module = graph.build(checkpoint, graph_name, shape, upstream_dir, form)
+    return graph.trace(module, graph.example_inputs(checkpoint.config, shape))
+
+
+def logits(program, encoded, shape, classes=2):
+    """float32 [sentences, class] of a program of that shape; NaN where nothing was written."""
+    result = numpy.full((len(encoded), classes), numpy.nan, numpy.float32)
+    with torch.no_grad():
+        for batch in batches(encoded, shape):
+            scatter(program(*map(torch.from_numpy, batch.inputs)).numpy(), batch, result)
+    return result
+
+
+def fused_logits(checkpoint, encoded, shape, graph_name="fused", upstream_dir=None):
+    """float32 [sentences, class] of the traced graph."""
+    return logits(traced(checkpoint, shape, graph_name, upstream_dir), encoded, shape)
