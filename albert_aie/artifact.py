@@ -179,7 +179,7 @@ class Artifact:
 
         try:
             with torchscript_warnings_off():
-                program = torch.jit.load(str(self.path), map_location=device)
+                program = torch.jit.load(_openable(self.path), map_location=device)
         except Exception as error:  # RuntimeError mostly, also others by version
             raise UserError(
                 f"{self.path}: its program cannot be loaded ({first_line(error)}); {AGAIN}"
@@ -294,6 +294,15 @@ def _read(archive, path, name):
             f"{path}: has no {PREFIX}{name} inside; it was not written by export_albert_aie.py"
         )
     return archive.read(EXTRA + name)
+
+
+def _openable(path):
+    """What torch.jit.load takes: the name, or the bytes where the name is not UTF-8."""
+    try:
+        str(path).encode()
+        return str(path)
+    except UnicodeEncodeError:
+        return io.BytesIO(path.read_bytes())
 
 
 def _stamp(path):
