@@ -2,7 +2,7 @@
 needed to run it.
 
 extra/albert_aie/manifest.json     backend, precision, shape, labels, origin, digests, versions
-extra/albert_aie/tokenizer.model   the sentencepiece model
+extra/albert_aie/tokenizer.model   the sentencepiece model, or tokenizer.json in its place
 extra/albert_aie/<name>            a backend's own blobs (OpenVINO: ir.xml, ir.bin)
 """
 
@@ -19,7 +19,8 @@ from . import UserError, __version__, backends, first_line, some
 from .archive import Archive, Damaged, append
 from .batching import TOKENS, Shape
 from .config import problem as config_problem
-from .files import check_readable, parse_json, replacing, sha256
+from .files import check_readable, parse_json, replacing
+from .text import KINDS, TokenizerFile, is_description
 
 FORMAT = "albert_aie"
 FORMAT_VERSION = 2
@@ -27,6 +28,7 @@ PREFIX = "albert_aie/"
 EXTRA = f"extra/{PREFIX}"
 MANIFEST = EXTRA + "manifest.json"
 AGAIN = "export the file again"
+_SPM = {"kind": "spm", "options": {}}  # the tokenizer of files that do not say which
 _KEYS = {
     "backend": str,
     "device": str,
@@ -67,6 +69,7 @@ def manifest(checkpoint, compiled, target, graph_name, shape):
         "graph": graph_name,
         **shape._asdict(),
         "task": "SST-2",
+        "tokenizer": checkpoint.tokenizer.description,
         "label_names": list(checkpoint.config.label_names),
         "config": asdict(checkpoint.config),
         "random_weights": checkpoint.random,
@@ -75,7 +78,7 @@ def manifest(checkpoint, compiled, target, graph_name, shape):
             "checkpoint": checkpoint.origin.encode("utf-8", "backslashreplace").decode(),
             "layout": checkpoint.layout,
             "sha256": checkpoint.sha256,
-            "tokenizer_sha256": sha256(checkpoint.tokenizer),
+            "tokenizer_sha256": checkpoint.tokenizer.sha256,
             "upstream_commit": UPSTREAM_COMMIT if graph_name == "upstream" else None,
         },
         "operators": compiled.operators,
@@ -93,14 +96,14 @@ def save(path, compiled, manifest, tokenizer):
     """Write the .pt. It appears under `path` whole or not at all: written beside it, flushed,
     renamed.
 
-    `tokenizer`: the sentencepiece model's bytes. The manifest comes last, with the digests of all
+    `tokenizer`: the checkpoint's TokenizerFile. The manifest comes last, with the digests of all
     that stands before it. Raises UserError if the folder cannot be written or the disk is full."""
     import torch
 
     from .graph import torchscript_warnings_off
 
     extra = {
-        PREFIX + "tokenizer.model": tokenizer,
+        PREFIX + KINDS[tokenizer.kind].ENTRY: tokenizer.data,
         **{PREFIX + name: blob for name, blob in compiled.blobs.items()},
     }
     with replacing(path) as temporary:
@@ -137,7 +140,7 @@ class Artifact:
 
     path: Path
     manifest: dict
-    tokenizer: bytes
+    tokenizer: TokenizerFile
     stamp: tuple  # of the file when it was verified
 
     @property
@@ -176,7 +179,7 @@ class Artifact:
 
         try:
             with torchscript_warnings_off():
-                program = torch.jit.load(str(self.path), map_location=device)
+                program = torch.jit.load(_openable(self.path), map_location=device)
         except Exception as error:  # RuntimeError mostly, also others by version
             raise UserError(
                 f"{self.path}: its program cannot be loaded ({first_line(error)}); {AGAIN}"
@@ -209,11 +212,13 @@ def open_pt(path):
             raise UserError(f"{path}: its manifest is not JSON; {AGAIN}") from None
         _check_format(manifest, path)
         _verify(archive, manifest, path)
-        tokenizer = _read(archive, path, "tokenizer.model")
-    contradiction = _contradiction(manifest)
-    if contradiction:
-        raise UserError(f"{path}: its manifest has no usable {contradiction}; {AGAIN}")
-    if hashlib.sha256(tokenizer).hexdigest() != manifest["source"].get("tokenizer_sha256"):
+        contradiction = _contradiction(manifest)
+        if contradiction:
+            raise UserError(f"{path}: its manifest has no usable {contradiction}; {AGAIN}")
+        known = manifest.get("tokenizer", _SPM)
+        data = _read(archive, path, KINDS[known["kind"]].ENTRY)
+    tokenizer = TokenizerFile(known["kind"], path, data, known["options"])
+    if tokenizer.sha256 != manifest["source"].get("tokenizer_sha256"):
         raise UserError(f"{path}: its tokenizer is not the one it was made with; {AGAIN}")
     return Artifact(path, manifest, tokenizer, stamp)
 
@@ -266,6 +271,7 @@ def _contradiction(manifest):
         "label_names": len(names) >= 2 and all(isinstance(name, str) for name in names),
         "num_labels": config.get("num_labels") == len(names),
         "requires": all(isinstance(name, str) for name in manifest["requires"]),
+        "tokenizer": is_description(manifest.get("tokenizer", _SPM)),
     }
     return next((repr(key) for key, right in checks.items() if not right), None)
 
@@ -288,6 +294,15 @@ def _read(archive, path, name):
             f"{path}: has no {PREFIX}{name} inside; it was not written by export_albert_aie.py"
         )
     return archive.read(EXTRA + name)
+
+
+def _openable(path):
+    """What torch.jit.load takes: the name, or the bytes where the name is not UTF-8."""
+    try:
+        str(path).encode()
+        return str(path)
+    except UnicodeEncodeError:
+        return io.BytesIO(path.read_bytes())
 
 
 def _stamp(path):

@@ -5,13 +5,13 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
-from . import UserError, folders, some, text, upstream, weights
+from . import UserError, folders, some, upstream, vocabulary, weights
 from .config import Config, read_config
-from .files import check_readable, read_json, sha256
+from .files import sha256
+from .text import TokenizerFile
 
 # Random weights only: sharp attention and a quiet FFN let a sentence's words reach [CLS].
 _DRAW_SCALES = (("query", 2), ("key", 2), ("ffn_output", 0.5))
@@ -31,13 +31,13 @@ HF, UPSTREAM, UNSHIFTED = "huggingface", "albert_pytorch", "albert_pytorch witho
 class Checkpoint:
     """Config, weights {name: tensor} and where they came from.
 
-    `tokenizer` is the sentencepiece model's path; `layout` is HF, UPSTREAM, UNSHIFTED or "random";
+    `tokenizer` is the one it was trained with; `layout` is HF, UPSTREAM, UNSHIFTED or "random";
     `origin` is what the user named; `sha256` is the weight file's (of shards: of the index and the
     shards one after another; random: of the seed and the config)."""
 
     config: Config
     tensors: dict
-    tokenizer: Path
+    tokenizer: TokenizerFile
     layout: str
     origin: str
     sha256: str
@@ -47,17 +47,19 @@ class Checkpoint:
         return self.layout == "random"
 
 
-def load(folder, spm_model_file=None, upstream_dir=None, shift=True):
+def load(folder, spm_model_file=None, upstream_dir=None, shift=True, kind=None):
     """Checkpoint from a folder in either layout, or from a Hugging Face hub id such as "org/name".
 
-    `upstream_dir` is an albert_pytorch checkout, whose prev_trained_model/*/ is searched for the
-    sentencepiece model last. `shift` False: albert_pytorch from before 2020-01-01, whose classifier
+    `spm_model_file`, `upstream_dir` (an albert_pytorch checkout) and `kind` say which tokenizer it
+    has, see vocabulary.find. `shift` False: albert_pytorch from before 2020-01-01, whose classifier
     adds no 0.1. Raises UserError naming the file and what is missing, unexpected, misshapen or
     dangerous in it.
     """
     origin, folder = str(folder), folders.find(folder)
     config = read_config(folder / "config.json")
     path, layout, tensors = _weights(folder, config)
+    named = spm_model_file, upstream_dir, kind
+    tokenizer = vocabulary.find(folder, config.vocab_size, layout == HF, *named)
     if layout == UPSTREAM and shift:
         tensors = upstream.fold_shift(tensors)
     elif layout == UPSTREAM:
@@ -66,11 +68,10 @@ def load(folder, spm_model_file=None, upstream_dir=None, shift=True):
         raise UserError(
             f"--no_shift: {path} has {layout}'s layout, which never adds 0.1; leave the flag out"
         )
-    tokenizer = find_tokenizer(folder, config.vocab_size, spm_model_file, upstream_dir)
     return Checkpoint(config, tensors, tokenizer, layout, origin, sha256(*weights.files(path)))
 
 
-def draw(folder, spm_model_file=None, upstream_dir=None, seed=0):
+def draw(folder, spm_model_file=None, upstream_dir=None, kind=None, seed=0):
     """Checkpoint with the architecture of folder/config.json and weights drawn from `seed`: for
     speed, not accuracy.
 
@@ -93,79 +94,11 @@ def draw(folder, spm_model_file=None, upstream_dir=None, seed=0):
             tensors[name] = noise / shape[-1] ** 0.5
             tensors[name] *= next((scale for part, scale in _DRAW_SCALES if part in name), 1.0)
     tensors["classifier.weight"] *= 2
-    tokenizer = find_tokenizer(folder, config.vocab_size, spm_model_file, upstream_dir)
+    named = spm_model_file, upstream_dir, kind
+    tokenizer = vocabulary.find(folder, config.vocab_size, True, *named)
     recipe = f"seed {seed} {json.dumps(asdict(config), sort_keys=True)}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()
     return Checkpoint(config, tensors, tokenizer, "random", f"random weights, seed {seed}", digest)
-
-
-def find_tokenizer(folder, vocab_size, spm_model_file=None, upstream_dir=None):
-    """Path of the sentencepiece model: the flag's, else the checkpoint folder's, else the one in
-    prev_trained_model/*/ of `upstream_dir` that fits. Raises UserError if there is none, it does
-    not fit, or several different ones do."""
-    if spm_model_file:
-        path = Path(spm_model_file)
-        if not path.is_file():
-            raise UserError(
-                f"{path}: no such file; --spm_model_file wants ALBERT's sentencepiece model "
-                "(30k-clean.model)"
-            )
-        _check_vocabulary(path, vocab_size, folder)
-        return path
-    own = _tokenizers(folder)
-    if own:
-        _check_vocabulary(own[0], vocab_size, folder)
-        return own[0]
-    pretrained = sorted(Path(upstream_dir).glob("prev_trained_model/*/")) if upstream_dir else []
-    found = [path for place in pretrained for path in _tokenizers(place)]
-    fitting, reason = [], None
-    for path in found:
-        try:
-            _check_vocabulary(path, vocab_size, folder)
-            fitting.append(path)
-        except UserError as error:
-            reason = reason or error
-    if len({path.read_bytes() for path in fitting}) > 1:
-        raise UserError(
-            f"{folder}: has no sentencepiece model, and different ones fit it "
-            f"({some(map(str, fitting))}); name the one it was trained with by --spm_model_file"
-        )
-    if fitting:
-        return fitting[0]
-    raise reason or UserError(
-        f"{folder}: no {' or '.join(folders.SPM_NAMES)} here"
-        + (f" or in {upstream_dir}/prev_trained_model/*/" if upstream_dir else "")
-        + "; name the sentencepiece model with --spm_model_file"
-    )
-
-
-def _tokenizers(folder):
-    paths = [Path(folder) / name for name in folders.SPM_NAMES]
-    return [path for path in paths if path.is_file()]
-
-
-def _check_vocabulary(path, vocab_size, folder):
-    """A row of the embedding for every piece. There may be more: tokens that were added, and what
-    fills the table up to a multiple of 128. Anything else is how a wrong vocabulary is noticed."""
-    check_readable(path)
-    pieces = text.Tokenizer(path.read_bytes(), str(path)).vocab_size
-    if not pieces <= vocab_size <= _multiple(pieces + _added_tokens(folder), 128):
-        raise UserError(
-            f"{path}: has {pieces} pieces, but the checkpoint's vocab_size is {vocab_size}; "
-            "name the model it was trained with by --spm_model_file"
-        )
-
-
-def _multiple(number, of):
-    """The next multiple at or above a number."""
-    return -(-number // of) * of
-
-
-def _added_tokens(folder):
-    """How many tokens were added to the tokenizer's own, by transformers' file of that name."""
-    path = Path(folder) / "added_tokens.json"
-    added = read_json(path) if path.is_file() else {}
-    return len(added) if isinstance(added, dict) else 0
 
 
 def _weights(folder, config):

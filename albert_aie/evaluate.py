@@ -10,7 +10,7 @@ import numpy
 
 from . import UserError, artifact, backends, process
 from .batching import batches, scatter
-from .text import Tokenizer, encode_all
+from .text import encode_all
 
 # Batches run before the clock starts: engines allocate, specialise and pick kernels in their first.
 WARMUP = 3
@@ -132,6 +132,6 @@ def _logits(path, target, sentences):
     saved = artifact.open_pt(path)
     runner = backends.get(target.backend).load(saved, target)
     try:
-        return evaluate(runner, saved, Tokenizer(saved.tokenizer, path), sentences).logits
+        return evaluate(runner, saved, saved.tokenizer.load(), sentences).logits
     finally:
         runner.close()

@@ -6,9 +6,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from . import UserError, first_line, some, weights
-
-SPM_NAMES = ("30k-clean.model", "spiece.model")
+from . import UserError, first_line, some, vocabulary, weights
 
 
 def find(source):
@@ -79,7 +77,8 @@ def _from_hub(name):
         return path
 
     config = need("config.json")
-    fetch(*SPM_NAMES)  # may come from --spm_model_file instead
+    for names in vocabulary.NAMES:  # a sentencepiece model may come from --spm_model_file instead
+        fetch(*names)
     for shard in weights.files(need(*weights.NAMES))[1:]:
         need(shard.name)
     return config.parent

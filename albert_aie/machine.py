@@ -7,8 +7,8 @@ from pathlib import Path
 
 from . import UserError
 
-# The most that --threads and --streams take: where more than the system gives are asked for, libgomp
-# ends the process.
+# The most that --threads and --streams take: libgomp ends a process that asks for more threads than
+# the system gives.
 THREADS = max(64, os.cpu_count() or 1)
 # A container's limit: cgroup 2, then 1.
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

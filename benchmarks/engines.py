@@ -24,10 +24,10 @@ LENGTH = 128
 
 def load(pth_dir):
     """(Checkpoint, Tokenizer) of --pth_dir."""
-    from albert_aie import checkpoint, text
+    from albert_aie import checkpoint
 
     source = checkpoint.load(pth_dir)
-    return source, text.Tokenizer(source.tokenizer.read_bytes())
+    return source, source.tokenizer.load()
 
 
 def padded(rows, length=None):
@@ -248,11 +248,11 @@ class Ours:
     """The file that export_albert_aie.py wrote, run as run_aie_eval.py runs it."""
 
     def __init__(self, spec):
-        from albert_aie import artifact, backends, text
+        from albert_aie import artifact, backends
 
         saved = artifact.open_pt(spec["file"])
         self.label, self.manifest, self.config = spec["label"], saved.manifest, saved.manifest["config"]
-        self.tokenizer = text.Tokenizer(saved.tokenizer)
+        self.tokenizer = saved.tokenizer.load()
         name, device, precision = (saved.manifest[key] for key in ("backend", "device", "precision"))
         target = backends.Target(name, device, precision, streams=spec.get("streams", 1))
         self.runner = backends.get(name).load(saved, target)
