@@ -218,7 +218,10 @@ def test_a_pt_that_is_cut_short_foreign_or_newer(tmp_path, compiled, sentences, 
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(foreign))
     assert refused(run(foreign), "has no albert_aie/manifest.json")
     path = tmp_path / "changed.pt"
+    listless = {"format": "albert_aie", "format_version": 2, "entries": [1]}
+    listless["sha256"] = artifact.digest(listless)
     for manifest, words in (
+        (json.dumps(listless).encode(), "not as it was written"),
         ({"format_version": 99}, "format version 99"),
         ({"format": "other"}, "another program's"),
         (b"{", "not JSON"),
