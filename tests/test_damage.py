@@ -18,7 +18,7 @@ import torch
 from helpers import ROOT, SPM, flags, logits, refused, rewrite, tokens, write_checkpoint
 
 import export_albert_aie
-from albert_aie import UserError, artifact, files, weights
+from albert_aie import UserError, artifact, checkpoint, files, weights
 from albert_aie.artifact import open_pt
 from albert_aie.batching import Shape
 
@@ -49,7 +49,7 @@ def packed(tmp_path_factory, tiny):
 
 @pytest.fixture(scope="module")
 def encoded(tiny, sentences):
-    return tokens(tiny / "30k-clean.model", sentences, length=32)
+    return tokens(checkpoint.load(tiny).tokenizer, sentences, length=32)
 
 
 def flip(data, bit):
@@ -167,7 +167,7 @@ def test_a_tokenizer_that_was_exchanged_is_refused(
     tmp_path, compiled, sentences, evaluate, version
 ):
     """Every digest and CRC is right, but the file was made with another."""
-    other = SPM.read_bytes().replace("\u2581film".encode(), "\u2581flim".encode())
+    other = SPM.read_bytes().replace("\u2581film".encode(), "\u2581qxzj".encode())
     change = {"extra/albert_aie/tokenizer.model": other}
     manifest = {"format_version": version}
     path = rewrite(compiled["torchscript"], tmp_path / NAME, manifest, change=change)
@@ -396,7 +396,10 @@ def test_an_odd_tensor_is_one_sentence(tmp_path, export, kind):
     folder = write_checkpoint(tmp_path / "c")
     state = torch.load(folder / "pytorch_model.bin", weights_only=True)
     state["bert.pooler.dense.weight"] = _odd(kind)
-    torch.save(state, folder / "pytorch_model.bin")
+    try:
+        torch.save(state, folder / "pytorch_model.bin")
+    except RuntimeError:
+        pytest.skip(f"torch {torch.__version__} cannot save a {kind} tensor")
     run = export(pth_dir=folder, save_dir=tmp_path / "out")
     assert refused(run, "pytorch_model.bin") and run.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
