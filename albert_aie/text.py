@@ -255,11 +255,7 @@ def disagreement(file, sentences):
     which is used, and an example; else an empty text."""
     if file.beside is None:
         return ""
-    used = file.load()
-    try:
-        other = file.beside.load()
-    except UserError as error:
-        return f"not used, and not usable: {error}"
+    used, other = file.load(), file.beside.load()
     differing = [s for s in sentences if used.encode(s)[0] != other.encode(s)[0]]
     if not differing:
         return ""
