@@ -33,6 +33,7 @@ def parse_args(argv):
         help="sentencepiece model (default: in --pth_dir, else in "
         "--prefix_dir/prev_trained_model/*/)",
     )
+    command.add_label_map(add)
     add(
         "--random_weights",
         action="store_true",
@@ -96,7 +97,7 @@ def parse_args(argv):
 
 
 def run(args):
-    from albert_aie import artifact, calibration, compare, evaluate, text
+    from albert_aie import artifact, calibration, compare, evaluate, tasks
 
     command.check_comparison(args)
     shape = batching.shape(args.batch_size, args.max_seq_length, args.pack, args.slots)
@@ -104,11 +105,12 @@ def run(args):
     checkpoint = read_checkpoint(args, shape)
     sentences = []
     if target.precision == "int8":
-        sentences, note = calibration.read(args.data_dir, checkpoint.config.num_labels)
+        sentences, note = calibration.read(args.data_dir)
         command.note(note)
     if args.compare_cpu:
-        examples = text.read_sst2(args.data_dir, "dev", checkpoint.config.num_labels)
+        examples = tasks.read(args.data_dir).for_model(checkpoint.config.label_names)
         examples = examples.first(args.compare_rows)
+        command.note(examples.note)
     path = Path(args.save_dir) / artifact.file_name(shape)
     files.check_writable(path)
 
@@ -143,7 +145,7 @@ def read_checkpoint(args, shape):
     from albert_aie import checkpoint
 
     read = checkpoint.draw if args.random_weights else checkpoint.load
-    found = read(args.pth_dir, args.spm_model_file, args.prefix_dir)
+    found = read(args.pth_dir, args.spm_model_file, args.prefix_dir).named(args.label_map)
     limit = found.config.max_position_embeddings
     if shape.max_seq_length > limit:
         raise UserError(
@@ -180,7 +182,7 @@ def export(path, checkpoint, target, shape, args, sentences):
 
 
 def main(argv=None):
-    """Exit code: 0 success, 1 the comparison failed, 2 invalid input, 130 interrupted."""
+    """Exit code; command.main says what each means."""
     return command.main(parse_args, run, argv)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from . import UserError, __version__, backends, first_line
 from .batching import Shape
 from .files import replacing, sha256
+from .tasks import SST2
 
 FORMAT = "albert_aie"
 FORMAT_VERSION = 1
@@ -123,6 +124,11 @@ class Artifact:
     @property
     def num_labels(self):
         return len(self.manifest["label_names"])
+
+    def classes(self, label_map=None, task=SST2):
+        """The names of the program's classes; `label_map` {number: name} replaces some."""
+        names = self.manifest["label_names"]
+        return task.model_classes(names, len(names), label_map, str(self.path))
 
     @property
     def target(self):

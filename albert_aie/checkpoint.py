@@ -6,13 +6,13 @@ import json
 import os
 import re
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
 
-from . import UserError, first_line, some, text, upstream, weights
+from . import UserError, first_line, some, tasks, text, upstream, weights
 from .config import Config, read_config
 from .files import sha256
 
@@ -43,6 +43,12 @@ class Checkpoint:
     @property
     def random(self):
         return self.layout == "random"
+
+    def named(self, label_map=None, task=tasks.SST2):
+        """The same checkpoint whose config has names for all its classes."""
+        known, count = self.config.label_names, self.config.num_labels
+        names = task.model_classes(known, count, label_map, self.origin)
+        return replace(self, config=replace(self.config, label_names=names))
 
 
 def load(folder, spm_model_file=None, upstream_dir=None):
@@ -94,7 +100,10 @@ def draw(folder, spm_model_file=None, upstream_dir=None, seed=0):
             tensors[name] *= next((scale for part, scale in _DRAW_SCALES if part in name), 1.0)
     tensors["classifier.weight"] *= 2
     tokenizer = find_tokenizer(folder, config.vocab_size, spm_model_file, upstream_dir)
-    recipe = f"seed {seed} {json.dumps(asdict(config), sort_keys=True)}"
+    # With the names that files of format version 1 were made with: the digest stays theirs.
+    names = config.label_names or tasks.SST2.model_classes(None, config.num_labels)
+    known = {**asdict(config), "label_names": names}
+    recipe = f"seed {seed} {json.dumps(known, sort_keys=True)}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()
     return Checkpoint(config, tensors, tokenizer, "random", f"random weights, seed {seed}", digest)
 

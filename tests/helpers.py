@@ -13,9 +13,9 @@ import safetensors.torch
 import sentencepiece
 import torch
 
-from albert_aie import checkpoint, graph
+from albert_aie import checkpoint, graph, tasks
 from albert_aie.batching import batches, scatter
-from albert_aie.text import Tokenizer, encode_all, read_sst2
+from albert_aie.text import Tokenizer, encode_all
 from albert_aie.upstream import to_upstream
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,7 +131,7 @@ def needs_nncf():
 
 def tokens(spm, folder, count=None, length=128):
     """The id lists of the first `count` sentences of dev.tsv."""
-    sentences = read_sst2(folder).sentences[:count]
+    sentences = tasks.read(folder).sentences[:count]
     return encode_all(Tokenizer(spm.read_bytes()), sentences, length)[0]
 
 
