@@ -88,7 +88,7 @@ class Comparison:
                 f"worst cosine {self.worst_cosine:.6f}",
             )
         if self.not_finite:
-            yield "not finite", f"{self.not_finite} sentences; each counts as a label flip"
+            yield "not finite", f"{self.not_finite} of the sentences; each counts as a label flip"
         if self.accuracy is not None:
             yield (
                 "accuracy",

@@ -83,7 +83,8 @@ def _not_scored_line(r):
     if not count:
         return ""
     first = [f"{x['index']}: {x['sentence'][:40]!r}" for x in r["not_scored"]]
-    return "\n".join([f"{count} sentences without finite logits, the first:", *first])
+    plural = "s" if count > 1 else ""
+    return "\n".join([f"{count} sentence{plural} without finite logits, the first:", *first])
 
 
 def _accuracy(s):

@@ -63,6 +63,12 @@ SST2 = Task(
 )
 
 
+_WANTED = (
+    "--data_dir wants the folder of GLUE's SST-2 (train.tsv, dev.tsv, test.tsv; README, "
+    '"Your own checkpoint", says where to download it); --demo takes this repository\'s own'
+)
+
+
 def own_names(names):
     """The same names, or None where they say nothing but the number: LABEL_0, LABEL_1, ... or
     0, 1, ..."""
@@ -123,8 +129,8 @@ def read(data_dir, split="dev", task=SST2):
     no labels, and a label column of -1 has none. GLUE has no quoting: a quote is text. Raises
     UserError with file and line for anything else."""
     path = Path(data_dir) / task.files[split]
-    header, rows = _table(path)
-    columns = dict(zip(header, zip(*rows)))
+    first, *rows = _lines(path)
+    header = [name.strip().lower() for name in first]
     needed = [*task.text] if split.startswith("test") else [*task.text, task.label]
     wrong = [name for name in needed if name not in header]
     wrong += [name for name in (*task.text, task.label, *INDEX) if header.count(name) > 1]
@@ -134,6 +140,8 @@ def read(data_dir, split="dev", task=SST2):
             f"{some([name[:30] for name in header], 8)}; GLUE's {task.name} {split} file begins "
             f"with a line that names {' and '.join(needed)}, apart by tabs"
         )
+    _check(rows, header, path)
+    columns = dict(zip(header, zip(*rows)))
     texts = [columns[name] for name in task.text]
     sentences = list(texts[0] if len(texts) == 1 else zip(*texts))
     index = next((columns[name] for name in INDEX if name in columns), range(len(rows)))
@@ -141,13 +149,13 @@ def read(data_dir, split="dev", task=SST2):
     return Examples(task, path, sentences, labels, list(index), task.classes, _quoted(texts, path))
 
 
-def _table(path):
-    """(names of the columns, rows of as many fields) of a TSV file."""
+def _lines(path):
+    """The fields of each line of a TSV file; blank lines at its end are none."""
     if not path.is_file():
         others = [other.name for other in sorted(path.parent.glob("*.tsv"))]
         raise UserError(
             f"{path}: no such file; "
-            + (f"the folder has {some(others)}: give one of them this name" if others else _HINT)
+            + (f"of {some(others)} there, give the right one this name" if others else _WANTED)
         )
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -161,26 +169,23 @@ def _table(path):
         lines.pop()
     if not lines:
         raise UserError(f"{path}: is empty; download it again")
-    header, *rows = [line.split("\t") for line in lines]
+    return [line.split("\t") for line in lines]
+
+
+def _check(rows, header, path):
+    """Raises UserError unless there are rows of as many fields as the header."""
     if not rows:
         raise UserError(f"{path}: holds a header and no sentence; download it again")
-    for number, row in enumerate(rows, start=2):
+    for line, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise UserError(
-                f"{path}, line {number}: {len(row)} column{'s'[: len(row) != 1]} instead of "
+                f"{path}, line {line}: {len(row)} column{'s'[: len(row) != 1]} instead of "
                 f"{len(header)} ({'<TAB>'.join(header)[:100]}); correct the line"
             )
-        if "\r" in lines[number - 1]:
+        if any("\r" in field for field in row):
             raise UserError(
-                f"{path}, line {number}: a carriage return within the line; write a blank for it"
+                f"{path}, line {line}: a carriage return within the line; write a blank for it"
             )
-    return [name.strip().lower() for name in header], rows
-
-
-_HINT = (
-    "--data_dir wants the folder of GLUE's SST-2 (train.tsv, dev.tsv, test.tsv; README, "
-    '"Your own checkpoint", says where to download it); --demo takes this repository\'s own'
-)
 
 
 def _labels(column, path, task):
