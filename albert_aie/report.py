@@ -141,7 +141,7 @@ def _padding(s):
     return {
         "padding": 1 - s.evaluation.tokens / positions,
         "positions": positions,
-        "sentences_per_row": int(s.finite.sum()) / s.evaluation.rows,
+        "sentences_per_row": len(s.finite) / s.evaluation.rows,
     }
 
 
