@@ -10,7 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from albert_aie import UserError, backends, batching, command, files
+from albert_aie import UserError, backends, batching, command, machine
 from albert_aie.compare import GATES
 
 
@@ -34,6 +34,18 @@ def parse_args(argv):
         "--prefix_dir/prev_trained_model/*/)",
     )
     command.add_label_map(add)
+    add(
+        "--tokenizer",
+        choices=("spm", "json"),
+        help="sentencepiece model or tokenizer.json (default: json where a Hugging Face folder has "
+        "it, else spm)",
+    )
+    add(
+        "--no_shift",
+        action="store_true",
+        help="the checkpoint is of albert_pytorch before 2020-01-01, whose classifier did not add "
+        "0.1",
+    )
     add(
         "--random_weights",
         action="store_true",
@@ -97,12 +109,13 @@ def parse_args(argv):
 
 
 def run(args):
-    from albert_aie import artifact, calibration, compare, evaluate, tasks
+    from albert_aie import artifact, calibration, compare, evaluate, tasks, text
 
     command.check_comparison(args)
     shape = batching.shape(args.batch_size, args.max_seq_length, args.pack, args.slots)
     target = choose_target(args)
-    checkpoint = read_checkpoint(args, shape)
+    checkpoint = read_checkpoint(args, shape).named(args.label_map)
+    machine.check_memory(shape, target.device, checkpoint.config.intermediate_size)
     sentences = []
     if target.precision == "int8":
         sentences, note = calibration.read(args.data_dir)
@@ -111,8 +124,9 @@ def run(args):
         examples = tasks.read(args.data_dir).for_model(checkpoint.config.label_names)
         examples = examples.first(args.compare_rows)
         command.note(examples.note)
+        command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
     path = Path(args.save_dir) / artifact.file_name(shape)
-    files.check_writable(path)
+    command.check_outputs(path, args.compare_output)
 
     export(path, checkpoint, target, shape, args, sentences)
     if not args.compare_cpu:
@@ -144,8 +158,11 @@ def choose_target(args):
 def read_checkpoint(args, shape):
     from albert_aie import checkpoint
 
-    read = checkpoint.draw if args.random_weights else checkpoint.load
-    found = read(args.pth_dir, args.spm_model_file, args.prefix_dir).named(args.label_map)
+    where = args.pth_dir, args.spm_model_file, args.prefix_dir
+    if args.random_weights:
+        found = checkpoint.draw(*where, kind=args.tokenizer)
+    else:
+        found = checkpoint.load(*where, shift=not args.no_shift, kind=args.tokenizer)
     limit = found.config.max_position_embeddings
     if shape.max_seq_length > limit:
         raise UserError(
@@ -153,17 +170,17 @@ def read_checkpoint(args, shape):
             f"{limit} or less"
         )
     command.say("checkpoint", f"{found.origin}\n{found.layout} layout, sha256 {found.sha256[:12]}")
+    command.say("tokenizer", str(found.tokenizer))
     return found
 
 
 def export(path, checkpoint, target, shape, args, sentences):
     """Build, trace, compile and save; int8 takes its ranges from `sentences`."""
-    from albert_aie import artifact, calibration, graph, text
+    from albert_aie import artifact, calibration, graph
 
     engine = backends.get(target.backend)
     graph_name = args.graph or ("fused" if shape.slots else engine.GRAPH)
-    tokenizer = checkpoint.tokenizer.read_bytes()
-    ranges = partial(calibration.batches, text.Tokenizer(tokenizer), sentences, shape)
+    ranges = partial(calibration.batches, checkpoint.tokenizer.load(), sentences, shape)
     started = time.perf_counter()
     steps = command.bar(total=2, desc="trace and compile", unit="step")
     form = engine.form(target.precision)
@@ -172,7 +189,7 @@ def export(path, checkpoint, target, shape, args, sentences):
     compiled = engine.compile(module, inputs, target, ranges)
     steps.update()
     manifest = artifact.manifest(checkpoint, compiled, target, graph_name, shape)
-    artifact.save(path, compiled, manifest, tokenizer)
+    artifact.save(path, compiled, manifest, checkpoint.tokenizer)
     steps.close()
     seconds = time.perf_counter() - started
     command.say("compiled", f"{graph_name} graph, {target.precision}, {shape}, {seconds:.1f} s")

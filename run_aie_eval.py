@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from albert_aie import UserError, artifact, backends, command, files
+from albert_aie import UserError, artifact, backends, command, files, machine
 
 
 def parse_args(argv):
@@ -46,6 +46,7 @@ def parse_args(argv):
     known.add_argument("--batch_size", type=int)
     known.add_argument("--max_seq_length", type=int)
     known.add_argument("--spm_model_file")
+    known.add_argument("--tokenizer", choices=("spm", "json"))
     known.add_argument(
         "--task_name", default="SST-2", help="SST-2 is the only task (default: %(default)s)"
     )
@@ -55,7 +56,7 @@ def parse_args(argv):
         "--model_name_or_path", help="upstream names its feature cache after it; nothing is cached"
     )
     inert.add_argument(
-        "--do_lower_case", action="store_true", help="ALBERT's tokenizer always lower-cases"
+        "--do_lower_case", action="store_true", help="the file's tokenizer knows what it does"
     )
     args = parser.parse_args(argv)
     return command.folders(args, None, "./albert_pytorch/dataset/SST-2")
@@ -73,17 +74,19 @@ def run(args):
     saved = artifact.open_pt(args.aie_model_dir)
     target = read_target(args, saved)
     check_known(args, saved)
+    machine.check_memory(saved.shape, target.device, saved.manifest["config"]["intermediate_size"])
     examples = tasks.read(args.data_dir, args.split).for_model(saved.classes(args.label_map))
     command.note(examples.note)
     if args.compare_cpu:
         where = args.pth_dir, args.spm_model_file, args.prefix_dir
         checkpoint, note = compare.checkpoint_of(saved, *where)
         command.note(note)
-    for name in report.RESULTS if args.output_dir else ():
-        files.check_writable(Path(args.output_dir) / name)
+        command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
+    results = [Path(args.output_dir) / name for name in report.RESULTS] if args.output_dir else []
+    command.check_outputs(*results, args.compare_output)
 
     started = time.perf_counter()
-    tokenizer = text.Tokenizer(saved.tokenizer, str(saved.path))
+    tokenizer = saved.tokenizer.load()
     runner = backends.get(target.backend).load(saved, target)
     load = time.perf_counter() - started
     try:
@@ -91,10 +94,12 @@ def run(args):
     finally:
         runner.close()
     result = report.report(report.Scored(evaluation, saved, runner, examples, load))
+    paths = []
+    if args.output_dir:  # before anything is printed: a terminal may fail
+        paths = report.write_results(args.output_dir, result, evaluation.logits, examples)
     for name, line in report.lines(result, args.verbose):
         command.say(name, line)
-    if args.output_dir:
-        paths = report.write_results(args.output_dir, result, evaluation.logits, examples)
+    if paths:
         command.say("wrote", "\n".join(map(str, paths)))
     code = 0 if result["sentences_scored"] == result["sentences_total"] else 1
     if not args.compare_cpu:
@@ -123,25 +128,26 @@ def check_known(args, saved):
     """A flag that says something else than the file is an error that names both."""
     if args.task_name.upper() != "SST-2":
         raise UserError(f"--task_name {args.task_name}: only SST-2 can be evaluated")
-    for flag in ("batch_size", "max_seq_length"):
-        given, known = getattr(args, flag), saved.manifest[flag]
+    facts = {**saved.shape._asdict(), "tokenizer": saved.tokenizer.kind}
+    for flag in ("batch_size", "max_seq_length", "tokenizer"):
+        given, known = getattr(args, flag), facts[flag]
         if given is not None and given != known:
             raise UserError(
                 f"--{flag} {given}: {saved.path} was compiled for {known}; leave the flag out, or "
                 f"export a file for {given}"
             )
     if args.spm_model_file:
-        path, known = Path(args.spm_model_file), saved.manifest["source"].get("tokenizer_sha256")
+        path, known = Path(args.spm_model_file), saved.tokenizer
         if not path.is_file():
             raise UserError(
                 f"{path}: no such file; leave --spm_model_file out, the .pt holds its tokenizer"
             )
         given = files.sha256(path)
-        if given != known:
+        if given != known.sha256:
             raise UserError(
                 f"--spm_model_file {path}: sha256 {given[:12]}, but {saved.path} holds the "
-                "tokenizer "
-                f"{str(known)[:12]}; leave the flag out, or export with this file"
+                f"{known.kind} tokenizer {known.sha256[:12]}; leave the flag out, or export with "
+                "this file"
             )
 
 

@@ -2,27 +2,34 @@
 needed to run it.
 
 extra/albert_aie/manifest.json     backend, precision, shape, labels, origin, digests, versions
-extra/albert_aie/tokenizer.model   the sentencepiece model
+extra/albert_aie/tokenizer.model   the sentencepiece model, or tokenizer.json in its place
 extra/albert_aie/<name>            a backend's own blobs (OpenVINO: ir.xml, ir.bin)
 """
 
+import contextlib
+import hashlib
 import io
 import json
 import platform
-import zipfile
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from . import UserError, __version__, backends, first_line
-from .batching import Shape
-from .files import replacing, sha256
+from . import UserError, __version__, backends, first_line, some
+from .archive import Archive, Damaged, append
+from .batching import TOKENS, Shape
+from .config import problem as config_problem
+from .files import check_readable, parse_json, replacing
 from .tasks import SST2
+from .text import KINDS, TokenizerFile, is_description
 
 FORMAT = "albert_aie"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PREFIX = "albert_aie/"
+EXTRA = f"extra/{PREFIX}"
+MANIFEST = EXTRA + "manifest.json"
 AGAIN = "export the file again"
+_SPM = {"kind": "spm", "options": {}}  # the tokenizer of files that do not say which
 _KEYS = {
     "backend": str,
     "device": str,
@@ -63,14 +70,16 @@ def manifest(checkpoint, compiled, target, graph_name, shape):
         "graph": graph_name,
         **shape._asdict(),
         "task": "SST-2",
+        "tokenizer": checkpoint.tokenizer.description,
         "label_names": list(checkpoint.config.label_names),
         "config": asdict(checkpoint.config),
         "random_weights": checkpoint.random,
         "source": {
-            "checkpoint": checkpoint.origin,
+            # a path need not be UTF-8, the manifest is
+            "checkpoint": checkpoint.origin.encode("utf-8", "backslashreplace").decode(),
             "layout": checkpoint.layout,
             "sha256": checkpoint.sha256,
-            "tokenizer_sha256": sha256(checkpoint.tokenizer),
+            "tokenizer_sha256": checkpoint.tokenizer.sha256,
             "upstream_commit": UPSTREAM_COMMIT if graph_name == "upstream" else None,
         },
         "operators": compiled.operators,
@@ -88,15 +97,14 @@ def save(path, compiled, manifest, tokenizer):
     """Write the .pt. It appears under `path` whole or not at all: written beside it, flushed,
     renamed.
 
-    `tokenizer`: the sentencepiece model's bytes. Raises UserError if the folder cannot be written
-    or the disk is full."""
+    `tokenizer`: the checkpoint's TokenizerFile. The manifest comes last, with the digests of all
+    that stands before it. Raises UserError if the folder cannot be written or the disk is full."""
     import torch
 
     from .graph import torchscript_warnings_off
 
     extra = {
-        PREFIX + "manifest.json": json.dumps(manifest, indent=1, ensure_ascii=False).encode(),
-        PREFIX + "tokenizer.model": tokenizer,
+        PREFIX + KINDS[tokenizer.kind].ENTRY: tokenizer.data,
         **{PREFIX + name: blob for name, blob in compiled.blobs.items()},
     }
     with replacing(path) as temporary:
@@ -106,6 +114,24 @@ def save(path, compiled, manifest, tokenizer):
         with torchscript_warnings_off():
             torch.jit.save(compiled.program, buffer, _extra_files=extra)
         temporary.write_bytes(buffer.getbuffer())
+        seal(temporary, manifest)
+
+
+def seal(path, manifest):
+    """Append the manifest to an archive that has none, with a digest of every other entry and one
+    of its own."""
+    with Archive(path) as archive:
+        manifest = {**manifest, "entries": archive.sha256(archive.names)}
+    manifest["sha256"] = digest(manifest)
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    append(path, MANIFEST, text.encode())
+
+
+def digest(manifest):
+    """sha256 of a manifest without its own: of its JSON with sorted keys and without blanks."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -115,7 +141,8 @@ class Artifact:
 
     path: Path
     manifest: dict
-    tokenizer: bytes
+    tokenizer: TokenizerFile
+    stamp: tuple  # of the file when it was verified
 
     @property
     def shape(self):
@@ -136,8 +163,18 @@ class Artifact:
         names = ("backend", "device", "precision")
         return backends.Target(*(self.manifest[name] for name in names))
 
+    @property
+    def logits_shape(self):
+        """Of what the program answers to one batch."""
+        rows = self.shape.batch_size
+        slots = (self.shape.slots,) if self.shape.slots else ()
+        return (rows, *slots, self.num_labels)
+
     def blob(self, name):
-        return _read(self.path, name)
+        with _archive(self.path) as archive:
+            found = _read(archive, self.path, name)
+        self._check_same()
+        return found
 
     def program(self, device="cpu"):
         """The TorchScript program on `device`. What manifest["requires"] names must have been
@@ -148,61 +185,133 @@ class Artifact:
 
         try:
             with torchscript_warnings_off():
-                return torch.jit.load(str(self.path), map_location=device)
-        except Exception as error:  # RuntimeError mostly; a damaged file raises others
+                program = torch.jit.load(_openable(self.path), map_location=device)
+        except Exception as error:  # RuntimeError mostly, also others by version
             raise UserError(
                 f"{self.path}: its program cannot be loaded ({first_line(error)}); {AGAIN}"
             ) from None
+        self._check_same()
+        return program
+
+    def _check_same(self):
+        """What was verified must be what was read: another export may have replaced the file."""
+        if _stamp(self.path) != self.stamp:
+            raise UserError(f"{self.path}: was replaced while it was being read; run this again")
 
 
 def open_pt(path):
-    """Artifact of a .pt written by export_albert_aie.py. The manifest is read before any program is
-    loaded. Raises UserError for a file that is missing, cut short, from another program or
-    newer."""
+    """Artifact of a .pt written by export_albert_aie.py, every entry of it verified before any
+    program is loaded. Raises UserError for a file that is missing, damaged, from another program
+    or newer, or whose manifest contradicts itself."""
     path = Path(path)
     if not path.is_file():
         raise UserError(
             f"{path}: no such file; write it with export_albert_aie.py and name it by "
             "--aie_model_dir"
         )
-    try:
-        manifest = json.loads(_read(path, "manifest.json"))
-    except ValueError:
-        raise UserError(f"{path}: its manifest is not JSON; {AGAIN}") from None
+    check_readable(path)
+    stamp = _stamp(path)
+    with _archive(path) as archive:
+        try:
+            manifest = parse_json(_read(archive, path, "manifest.json"))
+        except ValueError:
+            raise UserError(f"{path}: its manifest is not JSON; {AGAIN}") from None
+        _check_format(manifest, path)
+        _verify(archive, manifest, path)
+        contradiction = _contradiction(manifest)
+        if contradiction:
+            raise UserError(f"{path}: its manifest has no usable {contradiction}; {AGAIN}")
+        known = manifest.get("tokenizer", _SPM)
+        data = _read(archive, path, KINDS[known["kind"]].ENTRY)
+    tokenizer = TokenizerFile(known["kind"], path, data, known["options"])
+    if tokenizer.sha256 != manifest["source"].get("tokenizer_sha256"):
+        raise UserError(f"{path}: its tokenizer is not the one it was made with; {AGAIN}")
+    return Artifact(path, manifest, tokenizer, stamp)
+
+
+def _check_format(manifest, path):
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(
             f"{path}: its manifest is another program's; export the file with export_albert_aie.py"
         )
-    if manifest.get("format_version") != FORMAT_VERSION:
+    version = manifest.get("format_version")
+    if version not in (1, FORMAT_VERSION):
         raise UserError(
-            f"{path}: format version {manifest.get('format_version')}, this program reads "
-            f"{FORMAT_VERSION}; use the version of this program that wrote it, or {AGAIN}"
+            f"{path}: format version {version}, this program reads 1 to {FORMAT_VERSION}; use the "
+            f"version of this program that wrote it, or {AGAIN}"
         )
-    for key, kind in _KEYS.items():
-        if not isinstance(manifest.get(key), kind):
-            raise UserError(f"{path}: its manifest has no usable {key!r}; {AGAIN}")
-    wrong = [] if manifest["backend"] in backends.NAMES else ["backend"]
-    wrong += [key for key in ("batch_size", "max_seq_length") if manifest[key] < 1]
-    wrong += [] if {"num_labels", "hidden_size"} <= set(manifest["config"]) else ["config"]
+
+
+def _verify(archive, manifest, path):
+    """Version 2 by its digests; version 1, which has none, by the zip's CRCs."""
+    if manifest["format_version"] == 1:
+        archive.check_crcs()
+        return
+    if digest(manifest) != manifest.get("sha256"):
+        raise Damaged(f"{MANIFEST} is not as it was written")
+    found = archive.sha256([name for name in archive.names if name != MANIFEST])
+    known = manifest.get("entries")
+    wrong = [name for name in {**found, **known} if found.get(name) != known.get(name)]
     if wrong:
-        raise UserError(f"{path}: its manifest has no usable {wrong[0]!r}; {AGAIN}")
-    return Artifact(path, manifest, _read(path, "tokenizer.model"))
+        raise Damaged(f"{some(wrong)} not as written")
 
 
-def _read(path, name):
+def _contradiction(manifest):
+    """The first key whose value cannot be true, as it is printed, or None."""
+    for key, kind in _KEYS.items():
+        if type(manifest.get(key)) is not kind:
+            return repr(key)
+    config, names = manifest["config"], manifest["label_names"]
+    reason = config_problem(config)
+    if reason:
+        return f"'config': {reason}"
+    seq, slots = manifest["max_seq_length"], manifest["slots"]
+    known = (manifest["backend"], manifest["device"]) in backends.ORDER
+    checks = {
+        "backend": known,
+        "precision": known
+        and manifest["precision"] in backends.get(manifest["backend"]).PRECISIONS,
+        "batch_size": manifest["batch_size"] >= 1,
+        "max_seq_length": TOKENS <= seq <= config["max_position_embeddings"],
+        "slots": 0 <= slots <= seq // TOKENS,
+        "label_names": len(names) >= 2 and all(isinstance(name, str) for name in names),
+        "num_labels": config.get("num_labels") == len(names),
+        "requires": all(isinstance(name, str) for name in manifest["requires"]),
+        "tokenizer": is_description(manifest.get("tokenizer", _SPM)),
+    }
+    return next((repr(key) for key, right in checks.items() if not right), None)
+
+
+@contextlib.contextmanager
+def _archive(path):
     try:
-        with zipfile.ZipFile(path) as archive:
-            wanted = f"extra/{PREFIX}{name}"
-            entries = [e for e in archive.namelist() if e.split("/", 1)[-1] == wanted]
-            if not entries:
-                raise UserError(
-                    f"{path}: has no {PREFIX}{name} inside; it was not written by "
-                    "export_albert_aie.py"
-                )
-            return archive.read(entries[0])
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        with Archive(path) as archive:
+            yield archive
+    except (Damaged, OSError) as error:
         raise UserError(
-            f"{path}: not a whole .pt file ({error}); it was cut short or is no TorchScript "
-            "archive: "
-            f"{AGAIN}"
+            f"{path}: not a whole .pt file ({error}); it was cut short or changed, or is no "
+            f"TorchScript archive: {AGAIN}"
         ) from None
+
+
+def _read(archive, path, name):
+    if EXTRA + name not in archive.names:
+        raise UserError(
+            f"{path}: has no {PREFIX}{name} inside; it was not written by export_albert_aie.py"
+        )
+    return archive.read(EXTRA + name)
+
+
+def _openable(path):
+    """What torch.jit.load takes: the name, or the bytes where the name is not UTF-8."""
+    try:
+        str(path).encode()
+        return str(path)
+    except UnicodeEncodeError:
+        return io.BytesIO(path.read_bytes())
+
+
+def _stamp(path):
+    """Changes when the file is replaced or written to."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns

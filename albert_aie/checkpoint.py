@@ -3,39 +3,41 @@ Checkpoint. Its weights always have Hugging Face's names and bias convention, in
 
 import hashlib
 import json
-import os
 import re
-import socket
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import torch
 
-from . import UserError, first_line, some, tasks, text, upstream, weights
+from . import UserError, folders, some, tasks, upstream, vocabulary, weights
 from .config import Config, read_config
 from .files import sha256
+from .text import TokenizerFile
 
-SPM_NAMES = ("30k-clean.model", "spiece.model")
 # Random weights only: sharp attention and a quiet FFN let a sentence's words reach [CLS].
 _DRAW_SCALES = (("query", 2), ("key", 2), ("ffn_output", 0.5))
 # What a checkpoint may carry beside the classifier: old position buffers and pre-training heads.
 _IGNORED = re.compile(
     r"(albert|bert)\.embeddings\.(position_ids|token_type_ids)$|predictions\.|sop_classifier\.|cls\."
 )
+_WRAPPERS = re.compile(r"^(module\.|model\.)+")  # of data parallelism, and of a model in a model
+_COMPILED = "_orig_mod."  # torch.compile's, wherever it was applied
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Hugging Face's layout, albert_pytorch's, and what albert_pytorch wrote before its classifier added
+# 0.1.
+HF, UPSTREAM, UNSHIFTED = "huggingface", "albert_pytorch", "albert_pytorch without shift"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """Config, weights {name: tensor} and where they came from.
 
-    `tokenizer` is the sentencepiece model's path; `layout` is "albert_pytorch", "huggingface" or
-    "random"; `origin` is what the user named; `sha256` is the weight file's (random: of the seed
-    and the config)."""
+    `tokenizer` is the one it was trained with; `layout` is HF, UPSTREAM, UNSHIFTED or "random";
+    `origin` is what the user named; `sha256` is the weight file's (of shards: of the index and the
+    shards one after another; random: of the seed and the config)."""
 
     config: Config
     tensors: dict
-    tokenizer: Path
+    tokenizer: TokenizerFile
     layout: str
     origin: str
     sha256: str
@@ -51,39 +53,38 @@ class Checkpoint:
         return replace(self, config=replace(self.config, label_names=names))
 
 
-def load(folder, spm_model_file=None, upstream_dir=None):
+def load(folder, spm_model_file=None, upstream_dir=None, shift=True, kind=None):
     """Checkpoint from a folder in either layout, or from a Hugging Face hub id such as "org/name".
 
-    `upstream_dir` is an albert_pytorch checkout, whose prev_trained_model/*/ is searched for the
-    sentencepiece model last. Raises UserError naming the file and what is missing, unexpected,
-    misshapen or dangerous in it.
+    `spm_model_file`, `upstream_dir` (an albert_pytorch checkout) and `kind` say which tokenizer it
+    has, see vocabulary.find. `shift` False: albert_pytorch from before 2020-01-01, whose classifier
+    adds no 0.1. Raises UserError naming the file and what is missing, unexpected, misshapen or
+    dangerous in it.
     """
-    origin, folder = str(folder), _folder(folder)
+    origin, folder = str(folder), folders.find(folder)
     config = read_config(folder / "config.json")
-    path = weights.find(folder)
-    layout, tensors = _to_hf(weights.read(path), path)
-    _check(tensors, config, path)
-    tensors = {name: tensors[name].to(torch.float32) for name in config.shapes()}
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(
-                f"{path}: {name} holds NaN or infinity; the training run diverged, export another "
-                "checkpoint"
-            )
-    if layout == "albert_pytorch":
+    path, layout, tensors = _weights(folder, config)
+    named = spm_model_file, upstream_dir, kind
+    tokenizer = vocabulary.find(folder, config.vocab_size, layout == HF, *named)
+    if layout == UPSTREAM and shift:
         tensors = upstream.fold_shift(tensors)
-    tokenizer = find_tokenizer(folder, config.vocab_size, spm_model_file, upstream_dir)
-    return Checkpoint(config, tensors, tokenizer, layout, origin, sha256(path))
+    elif layout == UPSTREAM:
+        layout = UNSHIFTED
+    elif not shift:
+        raise UserError(
+            f"--no_shift: {path} has {layout}'s layout, which never adds 0.1; leave the flag out"
+        )
+    return Checkpoint(config, tensors, tokenizer, layout, origin, sha256(*weights.files(path)))
 
 
-def draw(folder, spm_model_file=None, upstream_dir=None, seed=0):
+def draw(folder, spm_model_file=None, upstream_dir=None, kind=None, seed=0):
     """Checkpoint with the architecture of folder/config.json and weights drawn from `seed`: for
     speed, not accuracy.
 
     The scales keep twelve passes through one layer alive (logits of different sentences differ),
     and every bias and LayerNorm is off its usual 0 and 1, so that a comparison on these weights
     notices a swapped or lost tensor."""
-    folder = _folder(folder)
+    folder = folders.find(folder)
     config = read_config(folder / "config.json")
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -99,7 +100,8 @@ def draw(folder, spm_model_file=None, upstream_dir=None, seed=0):
             tensors[name] = noise / shape[-1] ** 0.5
             tensors[name] *= next((scale for part, scale in _DRAW_SCALES if part in name), 1.0)
     tensors["classifier.weight"] *= 2
-    tokenizer = find_tokenizer(folder, config.vocab_size, spm_model_file, upstream_dir)
+    named = spm_model_file, upstream_dir, kind
+    tokenizer = vocabulary.find(folder, config.vocab_size, True, *named)
     # With the names that files of format version 1 were made with: the digest stays theirs.
     names = config.label_names or tasks.SST2.model_classes(None, config.num_labels)
     known = {**asdict(config), "label_names": names}
@@ -108,101 +110,51 @@ def draw(folder, spm_model_file=None, upstream_dir=None, seed=0):
     return Checkpoint(config, tensors, tokenizer, "random", f"random weights, seed {seed}", digest)
 
 
-def find_tokenizer(folder, vocab_size, spm_model_file=None, upstream_dir=None):
-    """Path of the sentencepiece model: the flag's, else the checkpoint folder's, else that in
-    prev_trained_model/*/ of `upstream_dir`. Raises UserError if there is none or it does not
-    fit."""
-    if spm_model_file:
-        path = Path(spm_model_file)
-        if not path.is_file():
-            raise UserError(
-                f"{path}: no such file; --spm_model_file wants ALBERT's sentencepiece model "
-                "(30k-clean.model)"
-            )
-    else:
-        folders = [Path(folder)]
-        folders += sorted(Path(upstream_dir).glob("prev_trained_model/*/")) if upstream_dir else []
-        found = [f / name for f in folders for name in SPM_NAMES if (f / name).is_file()]
-        if not found:
-            raise UserError(
-                f"{folder}: no {' or '.join(SPM_NAMES)} here"
-                + (f" or in {upstream_dir}/prev_trained_model/*/" if upstream_dir else "")
-                + "; name the sentencepiece model with --spm_model_file"
-            )
-        path = found[0]
-    pieces = text.Tokenizer(path.read_bytes(), str(path)).vocab_size
-    if pieces != vocab_size:
+def _weights(folder, config):
+    """(path, layout, fp32 tensors with Hugging Face's names) of a folder's weights. Of several
+    files any will do, so long as all hold the same."""
+    paths = weights.find(folder)
+    if not paths:
+        folders.check_whole(folder)
         raise UserError(
-            f"{path}: has {pieces} pieces, but the checkpoint's vocab_size is {vocab_size}; "
-            "name the model it was trained with by --spm_model_file"
+            f"{folder}: neither model.safetensors nor pytorch_model.bin is here, whole or in "
+            "shards; give the folder that fine-tuning wrote"
         )
-    return path
-
-
-def _folder(source):
-    path = Path(source)
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise UserError(
-            f"{path}: is a file; --pth_dir wants the folder that holds config.json and the weights"
-        )
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source)):
-        return _from_hub(str(source))
-    raise UserError(
-        f"{path}: no such folder; --pth_dir wants a fine-tuned checkpoint: albert_pytorch's "
-        "output folder, "
-        'a Hugging Face folder, or a hub id such as org/name (README, "Your own checkpoint"); '
-        "--demo takes the checkpoint in this repository"
-    )
-
-
-def _from_hub(name):
-    try:
-        from transformers.utils import cached_file
-    except ImportError:
-        raise UserError(
-            f"{name}: no such folder; to fetch it as a hub id, pip install transformers"
-        ) from None
-    wanted = [("config.json",), SPM_NAMES, ("model.safetensors", "pytorch_model.bin")]
-    folder, reason, offline = None, "no such repository", not _hub_answers()
-    for names in wanted:
-        hit = None
-        for file_name in names:
-            try:
-                hit = cached_file(name, file_name, local_files_only=offline)
-                break
-            except (
-                OSError,
-                ValueError,
-                RuntimeError,
-            ) as error:  # offline, unknown or forbidden: all reach us so
-                reason = first_line(error)
-        if hit:
-            folder = Path(hit).parent
-        elif names is not SPM_NAMES:  # the sentencepiece model may come from --spm_model_file
+    (path, layout, tensors), *others = [(path, *_read(path, config)) for path in paths]
+    for other, its_layout, theirs in others:
+        wrong = [name for name in tensors if not torch.equal(tensors[name], theirs[name])]
+        if wrong or its_layout != layout:
             raise UserError(
-                f"{name}: no such folder here, and as a hub id {names[0]} could not be fetched "
-                f"({reason}); "
-                "download the model and give its folder"
+                f"{folder}: {path.name} and {other.name} hold different weights "
+                f"({some(wrong or (layout, its_layout))}); move away the one that is not meant"
             )
-    return folder
+    return path, layout, tensors
 
 
-def _hub_answers():
-    """Whether the hub's host can be reached; without this the library retries for half a minute."""
-    from huggingface_hub import constants
+def _read(path, config):
+    """(layout, fp32 tensors) of a weight file that fits the config."""
+    layout, tensors = _to_hf(_unwrapped(weights.read(path), path), path)
+    _check(tensors, config, path)
+    tensors = {name: tensors[name].to(torch.float32) for name in config.shapes()}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f"{path}: {name} holds NaN or infinity; the training run diverged, export another "
+                "checkpoint"
+            )
+    return layout, tensors
 
-    if any(
-        os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
-    ):
-        return True
-    host = urlsplit(constants.ENDPOINT)
-    try:
-        socket.create_connection((host.hostname, host.port or 443), timeout=5).close()
-    except OSError:
-        return False
-    return True
+
+def _unwrapped(raw, path):
+    """The same tensors under the names of the model itself, without those of what held it while it
+    was trained."""
+    bare = {}
+    for name, tensor in raw.items():
+        short = _WRAPPERS.sub("", name.replace(_COMPILED, ""))
+        if short in bare:
+            raise UserError(f"{path}: holds {short} more than once; save the weights of one model")
+        bare[short] = tensor
+    return bare
 
 
 def _to_hf(raw, path):
@@ -210,9 +162,9 @@ def _to_hf(raw, path):
     is; buffers and pre-training heads are dropped."""
     raw = {name: tensor for name, tensor in raw.items() if not _IGNORED.match(name)}
     if any(name.startswith("albert.") for name in raw):
-        return "huggingface", raw
+        return HF, raw
     if upstream.is_upstream(raw):
-        return "albert_pytorch", upstream.rename(raw)
+        return UPSTREAM, upstream.rename(raw)
     raise UserError(
         f"{path}: keys of another model ({some(raw)}); expected albert_pytorch's bert.… with "
         "encoder.transformer.group, or Hugging Face's albert.…"
@@ -222,6 +174,13 @@ def _to_hf(raw, path):
 def _check(tensors, config, path):
     shapes = config.shapes()
     missing = [name for name in shapes if name not in tensors]
+    other_head = [name for name in tensors if re.match(r"classifier\.(?!weight$|bias$)", name)]
+    if other_head:
+        raise UserError(
+            f"{path}: its classifier is no single linear layer ({some(other_head)}); only "
+            "classifier.weight and classifier.bias can be run, as AlbertForSequenceClassification "
+            "has them"
+        )
     if any(name.startswith("classifier.") for name in missing):
         raise UserError(
             f"{path}: missing {some(missing)}: a pre-trained model without a classifier; "
@@ -236,7 +195,7 @@ def _check(tensors, config, path):
     wrong += [
         f"{name} is {tensors[name].dtype}"
         for name in shapes
-        if name in tensors and not tensors[name].is_floating_point()
+        if name in tensors and tensors[name].dtype not in _DTYPES
     ]
     parts = [
         f"{kind} {some(names)}"

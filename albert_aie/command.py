@@ -2,13 +2,14 @@
 bar."""
 
 import argparse
+import errno
 import re
 import sys
 import textwrap
 from pathlib import Path
 
-from . import UserError, backends
-from .files import replacing
+from . import UserError, backends, first_line, machine, terminal
+from .files import check_writable, replacing
 from .report import json_text
 
 COLUMNS, NAME = 80, 12
@@ -65,21 +66,53 @@ def add_label_map(add):
     )
 
 
+# What to do about an error of the system; by default its name or permissions are wrong.
+FIXES = {
+    errno.ENOSPC: "free disk space",
+    errno.EDQUOT: "free disk space",
+    errno.EROFS: "choose another folder",
+    errno.EIO: "check the disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.EAGAIN: "close other programs or raise the limit of processes (ulimit -u)",
+    errno.ENOMEM: "free memory or take a smaller --batch_size",
+}
+
+
 def main(parse_args, run, argv=None):
     """Exit code of a script: 0 success, 1 the comparison failed or a sentence has no finite
     logits, 2 invalid input, 130 interrupted."""
+    terminal.prepare()
     try:
         return run(parse_args(argv))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     except OSError as error:  # a file that is there and cannot be read
         where = f"{error.filename}: " if error.filename else ""
-        reason = error.strerror or error
-        print(f"error: {where}{reason}; correct its name or permissions", file=sys.stderr)
-        return 2
+        fix = FIXES.get(error.errno, "correct its name or permissions")
+        return _refuse(f"{where}{error.strerror or first_line(error)}; {fix}")
+    except (MemoryError, RuntimeError) as error:  # torch's and the engines' are RuntimeErrors
+        if not machine.lacks_memory(error):
+            raise
+        return _refuse(f"not enough memory ({first_line(error)}); {FIXES[errno.ENOMEM]}")
     except KeyboardInterrupt:
         return 130
+
+
+def _refuse(sentence):
+    _write(sys.stderr, f"error: {terminal.one_line(sentence)}")
+    return 2
+
+
+def _write(stream, text):
+    """Print. Where the reader has gone (`| head`) the work goes on, because files are its results;
+    where stdout cannot be written for another reason, that is an error."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError as error:
+        terminal.abandon(stream)
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            raise OSError(error.errno, error.strerror, "stdout") from None
 
 
 def say(name, text):
@@ -91,13 +124,13 @@ def say(name, text):
             part, COLUMNS - NAME, break_long_words=False, break_on_hyphens=False
         )
     ]
-    print(name.ljust(NAME) + ("\n" + NAME * " ").join(lines), flush=True)
+    _write(sys.stdout, name.ljust(NAME) + ("\n" + NAME * " ").join(lines))
 
 
 def note(text):
     """What the user should know beside the results, on stderr; nothing where there is nothing."""
     if text:
-        print("note".ljust(NAME) + text, file=sys.stderr, flush=True)
+        _write(sys.stderr, "note".ljust(NAME) + terminal.one_line(text))
 
 
 def bar(steps=None, **options):
@@ -167,6 +200,12 @@ def check_comparison(args):
                 f"--{name}: means something with --compare_cpu only; add --compare_cpu or leave "
                 "it out"
             )
+
+
+def check_outputs(*paths):
+    """Raises UserError if one of these files could not be written; None is no file."""
+    for path in filter(None, paths):
+        check_writable(path)
 
 
 def conclude(comparison, args):

@@ -50,6 +50,8 @@ class Comparison:
     reference_accuracy: Optional[float]
     precision: str
     reference: str
+    tokenizer: str
+    other_ids: int  # sentences to which the reference's tokenizer gave other ids
 
     @property
     def lost(self):
@@ -64,7 +66,8 @@ class Comparison:
     def passed(self):
         gate = GATES[self.precision]
         close = self.relative <= gate.relative  # False for NaN too
-        return close and self.flips <= self.allowed_flips and self.lost <= gate.accuracy
+        same = self.other_ids == 0
+        return same and close and self.flips <= self.allowed_flips and self.lost <= gate.accuracy
 
     def verdict(self):
         """What --compare_output holds."""
@@ -76,6 +79,10 @@ class Comparison:
         gate = GATES[self.precision]
         relative = "none" if math.isinf(gate.relative) else f"{gate.relative:.0e}"
         yield "reference", f"{self.reference}, {self.sentences} sentences"
+        yield (
+            "tokens",
+            f"by {self.tokenizer}\nother ids in {self.other_ids} sentences (gate 0)",
+        )
         yield (
             "difference",
             f"relative {self.relative:.2e} (gate {relative}), "
@@ -99,9 +106,9 @@ class Comparison:
 
 
 @numpy.errstate(all="ignore")  # NaN and infinity are counted and fail
-def compare(got, reference, labels, precision, name=""):
+def compare(got, reference, labels, precision, name="", tokenizer="", other_ids=0):
     """Comparison of two float32 [sentences, class] arrays of logits. `labels` may be None; `name`
-    is the reference's. NaN anywhere fails."""
+    and `tokenizer` are the reference's. NaN anywhere fails."""
     lost = ~(finite(got) & finite(reference))
     got64, reference64 = got.astype(numpy.float64), reference.astype(numpy.float64)
     centred, wanted = (x - x.mean(1, keepdims=True) for x in (got64, reference64))
@@ -123,6 +130,8 @@ def compare(got, reference, labels, precision, name=""):
         reference_accuracy=accuracies[1],
         precision=precision,
         reference=name,
+        tokenizer=tokenizer,
+        other_ids=other_ids,
     )
 
 
@@ -132,8 +141,12 @@ def checkpoint_of(saved, pth_dir, spm_model_file=None, upstream_dir=None):
     vocabulary."""
     from . import checkpoint
 
-    read = checkpoint.draw if saved.manifest["random_weights"] else checkpoint.load
-    found = read(pth_dir, spm_model_file, upstream_dir)
+    where = pth_dir, spm_model_file, upstream_dir
+    if saved.manifest["random_weights"]:
+        found = checkpoint.draw(*where, kind=saved.tokenizer.kind)
+    else:
+        shift = saved.manifest["source"].get("layout") != checkpoint.UNSHIFTED
+        found = checkpoint.load(*where, shift=shift, kind=saved.tokenizer.kind)
     config = found.config.to_json()
     for name, known in saved.manifest["config"].items():
         if name != "label_names" and config.get(name) != known:
@@ -150,12 +163,59 @@ def checkpoint_of(saved, pth_dir, spm_model_file=None, upstream_dir=None):
 
 
 def against_reference(got, saved, checkpoint, examples, upstream_dir, progress):
-    """Comparison of the logits `got` of the Artifact `saved` on `examples` with the reference's."""
-    tokenizer = text.Tokenizer(saved.tokenizer, str(saved.path))
-    encoded, _ = text.encode_all(tokenizer, examples.sentences, saved.shape.max_seq_length)
+    """Comparison of the logits `got` of the Artifact `saved` on `examples` with the reference's,
+    which tokenizes for itself."""
+    length = saved.shape.max_seq_length
+    encode, tokenizer = reference_tokenizer(checkpoint.tokenizer, upstream_dir)
+    encoded = [encode(sentence, length) for sentence in examples.sentences]
+    ours, _ = text.encode_all(saved.tokenizer.load(), examples.sentences, length)
     reference, name = reference_logits(checkpoint, encoded, upstream_dir, progress=progress)
     labels = None if checkpoint.random or not examples.labels else numpy.array(examples.labels)
-    return compare(got, reference, labels, saved.manifest["precision"], name)
+    return compare(
+        got,
+        reference,
+        labels,
+        saved.manifest["precision"],
+        name,
+        tokenizer=tokenizer,
+        other_ids=sum(ids != wanted for ids, wanted in zip(ours, encoded)),
+    )
+
+
+def reference_tokenizer(file, upstream_dir=None):
+    """(function of a sentence and its greatest length -> ids, its name) for a checkpoint's
+    TokenizerFile: not our code where there is another."""
+    from .upstream import has_upstream, upstream_tokenizer
+
+    if file.kind == "json":
+        return transformers_tokenizer(file), "transformers' PreTrainedTokenizerFast"
+    as_upstream = all(text.SPM_OPTIONS.get(name) == on for name, on in file.options.items())
+    if as_upstream and has_upstream(upstream_dir):
+        return upstream_tokenizer(file.path, upstream_dir), f"albert_pytorch in {upstream_dir}"
+    tokenizer = file.load()
+
+    def encode(sentence, max_seq_length):
+        return tokenizer.encode(sentence, max_seq_length)[0]
+
+    return encode, "albert_aie/text.py, whose ids are tested against albert_pytorch's"
+
+
+def transformers_tokenizer(file):
+    """A tokenizer.json as transformers runs it. Not by AutoTokenizer: transformers 5 builds
+    ALBERT's normalizer and pre-tokenizer anew instead of reading them."""
+    try:
+        from transformers import PreTrainedTokenizerFast
+    except ImportError:
+        raise UserError(
+            f"--compare_cpu: tokenizing by {file.path} needs a reference too; pip install "
+            "transformers"
+        ) from None
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file.path))
+
+    def encode(sentence, max_seq_length):
+        return tokenizer(sentence, truncation=True, max_length=max_seq_length)["input_ids"]
+
+    return encode
 
 
 def reference_logits(

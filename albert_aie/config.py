@@ -1,11 +1,12 @@
 """ALBERT's config.json -> Config: the architecture, and what we cannot run refused by name."""
 
-import json
+import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from reprlib import repr  # cuts what is long or deep
 from typing import Optional
 
-from . import UserError, some, tasks, upstream
+from . import UserError, some, tasks
+from .files import read_json
 
 ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu")
 SIZES = (
@@ -18,6 +19,9 @@ SIZES = (
     "max_position_embeddings",
     "type_vocab_size",
 )
+# The largest published ALBERT has 24 layers and 0.23e9 parameters. Tracing unrolls the layers.
+MOST_LAYERS, MOST_PARAMETERS, MOST_LABELS = 128, 10**9, 10_000
+RESTORE = "restore it from training"
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Config:
 
     def shapes(self):
         """Name -> shape of each of the 27 tensors of a checkpoint, in Hugging Face's layout."""
+        from . import upstream  # torch, which an OpenVINO file answers without
+
         h, e, i = self.hidden_size, self.embedding_size, self.intermediate_size
         shapes = {
             "albert.embeddings.word_embeddings.weight": (self.vocab_size, e),
@@ -78,16 +84,7 @@ class Config:
 def read_config(path):
     """Config from ALBERT's config.json, albert_pytorch's or Hugging Face's; what we cannot run is
     refused by name."""
-    try:
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; a checkpoint folder holds the config.json it was trained with"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: not a readable JSON file ({error}); copy it again from where it was trained"
-        ) from None
+    raw = read_json(path, "copy it again from where it was trained")
     if not isinstance(raw, dict):
         raise UserError(f"{path}: not a JSON object; copy it again from where it was trained")
     if raw.get("model_type", "albert") != "albert":
@@ -97,50 +94,72 @@ def read_config(path):
     for name in ("num_hidden_groups", "inner_group_num"):
         if raw.get(name, 1) != 1:
             raise UserError(
-                f"{path}: {name} is {raw[name]}; only ALBERTs that share one layer ({name} 1) can "
-                "be run"
+                f"{path}: {name} is {repr(raw[name])}; only ALBERTs that share one layer ({name} "
+                "1) can be run"
             )
-    sizes = {}
+    raw = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-12, **raw}
+    reason = problem(raw)
+    if reason:
+        raise UserError(f"{path}: {reason}")
+    num_labels = _num_labels(raw, path)
+    config = Config(
+        **{name: raw[name] for name in (*SIZES, "hidden_act", "layer_norm_eps")},
+        num_labels=num_labels,
+        label_names=_label_names(raw.get("id2label"), path),
+    )
+    parameters = sum(math.prod(shape) for shape in config.shapes().values())
+    if parameters > MOST_PARAMETERS:
+        raise UserError(
+            f"{path}: its sizes make {parameters:.2g} parameters, more than "
+            f"{MOST_PARAMETERS:.0e}; {RESTORE}"
+        )
+    return config
+
+
+def problem(raw):
+    """Why this architecture, with the names of config.json, cannot be run, and what to do: half a
+    sentence. None where it can."""
     for name in SIZES:
         value = raw.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(
-                f"{path}: {name} is {value!r}, not a whole number above 0; restore it from training"
-            )
-        sizes[name] = value
-    if sizes["hidden_size"] % sizes["num_attention_heads"]:
-        raise UserError(
-            f"{path}: hidden_size {sizes['hidden_size']} is not a multiple of num_attention_heads "
-            f"{sizes['num_attention_heads']}"
-        )
-    if sizes["embedding_size"] == sizes["hidden_size"]:
-        raise UserError(
-            f"{path}: embedding_size equals hidden_size ({sizes['hidden_size']}), where "
-            "albert_pytorch and "
-            "Hugging Face disagree on the model; only factorised embeddings can be run"
-        )
-    if raw.get("hidden_act", "gelu_new") not in ACTIVATIONS:
-        raise UserError(
-            f"{path}: hidden_act is {raw['hidden_act']!r}; one of {', '.join(ACTIVATIONS)} can be "
-            "run"
-        )
-    eps = raw.get("layer_norm_eps", 1e-12)
-    if not isinstance(eps, float) or eps <= 0:
-        raise UserError(
-            f"{path}: layer_norm_eps is {eps!r}, not a number such as 1e-12; restore it from "
-            "training"
-        )
-    labels = raw.get("id2label")
-    num_labels = len(labels) if isinstance(labels, dict) and labels else raw.get("num_labels", 2)
-    if not isinstance(num_labels, int) or num_labels < 2:
-        raise UserError(f"{path}: num_labels is {num_labels!r}; a classifier has two or more")
-    return Config(
-        hidden_act=raw.get("hidden_act", "gelu_new"),
-        layer_norm_eps=eps,
-        num_labels=num_labels,
-        label_names=_label_names(labels, path),
-        **sizes,
+            return f"{name} is {repr(value)}, not a whole number above 0; {RESTORE}"
+    layers, hidden, heads = (
+        raw[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")
     )
+    if layers > MOST_LAYERS:
+        return f"num_hidden_layers is {repr(layers)}; at most {MOST_LAYERS} can be run"
+    if hidden % heads:
+        return (
+            f"hidden_size {repr(hidden)} is not a multiple of num_attention_heads {repr(heads)}; "
+            f"{RESTORE}"
+        )
+    if raw["embedding_size"] == hidden:
+        return (
+            f"embedding_size equals hidden_size ({repr(hidden)}), where albert_pytorch and Hugging "
+            "Face disagree on the model; only factorised embeddings can be run"
+        )
+    activation, eps = raw.get("hidden_act"), raw.get("layer_norm_eps")
+    if activation not in ACTIVATIONS:
+        return f"hidden_act is {repr(activation)}; one of {', '.join(ACTIVATIONS)} can be run"
+    if not isinstance(eps, float) or not 0 < eps < 1:  # False for NaN too
+        return f"layer_norm_eps is {repr(eps)}, not a number such as 1e-12; {RESTORE}"
+    return None
+
+
+def _num_labels(raw, path):
+    labels, number = raw.get("id2label"), raw.get("num_labels")
+    names = list(labels.values()) if isinstance(labels, dict) else []
+    if names and number is not None and number != len(names):
+        raise UserError(
+            f"{path}: num_labels is {repr(number)}, but id2label has {len(names)} "
+            f"({some(map(str, names))}); correct the one that is wrong"
+        )
+    number = len(names) or (2 if number is None else number)
+    if not isinstance(number, int) or not 2 <= number <= MOST_LABELS:
+        raise UserError(
+            f"{path}: num_labels is {repr(number)}; a classifier has 2 to {MOST_LABELS} classes"
+        )
+    return number
 
 
 def _label_names(labels, path):

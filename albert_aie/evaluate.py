@@ -1,19 +1,16 @@
 """Run a compiled file over sentences: logits in their order, and what each stage took."""
 
 import math
-import signal
 import time
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 import numpy
 
-from . import UserError, artifact, backends
+from . import UserError, artifact, backends, process
 from .batching import batches, scatter
-from .text import Tokenizer, encode_all
+from .text import encode_all
 
 # Batches run before the clock starts: engines allocate, specialise and pick kernels in their first.
 WARMUP = 3
@@ -132,32 +129,19 @@ def union(intervals):
 def logits_in_fresh_process(path, target, sentences):
     """float32 [sentences, class] of a saved file, loaded and run by a process that knows nothing
     but the file."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        # Ctrl-C reaches every process of a terminal: the child inherits that it is ignored, and the
-        # parent answers
-        answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            result = pool.submit(_logits, str(path), target, sentences)
-            signal.signal(signal.SIGINT, answer)
-            return result.result()
-        except BrokenProcessPool:
-            raise UserError(
-                f"{path}: the process that ran it for the comparison was killed, perhaps for lack "
-                "of "
-                "memory; the file is written: compare it with run_aie_eval.py --compare_cpu, or "
-                "take a "
-                "smaller --batch_size"
-            ) from None
-        except KeyboardInterrupt:
-            for process in pool._processes.values():
-                process.terminate()
-            raise
+    try:
+        return process.call(_logits, str(path), target, sentences)
+    except process.Died as how:
+        raise UserError(
+            f"{path}: the process that ran it for the comparison {how}; the file is written: "
+            "compare it with run_aie_eval.py --compare_cpu, or take a smaller --batch_size"
+        ) from None
 
 
 def _logits(path, target, sentences):
     saved = artifact.open_pt(path)
     runner = backends.get(target.backend).load(saved, target)
     try:
-        return evaluate(runner, saved, Tokenizer(saved.tokenizer, path), sentences).logits
+        return evaluate(runner, saved, saved.tokenizer.load(), sentences).logits
     finally:
         runner.close()

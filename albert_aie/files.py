@@ -1,18 +1,67 @@
-"""Files: digests, and writing that leaves the old file or the new one, never half of one."""
+"""Files: reading what others wrote, digests, and writing that leaves the old file or the new one,
+never half of one."""
 
 import contextlib
+import fcntl
+import glob
 import hashlib
+import json
 import os
+import secrets
 from pathlib import Path
 
-from . import UserError
+from . import UserError, first_line
+
+AGAIN = "copy or download it again"
+_LFS = b"version https://git-lfs"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-def sha256(path):
+def check_readable(path):
+    """Raises UserError for a file that cannot be read, or that Git-LFS has not fetched yet."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(len(_LFS))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; correct its name") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{path}: cannot be read ({reason}); correct its name or permissions"
+        ) from None
+    if head == _LFS:
+        raise UserError(
+            f"{path}: is a Git-LFS pointer, not the file itself; run git lfs pull in its folder"
+        )
+
+
+def read_json(path, cure=AGAIN):
+    """What a JSON file holds. Raises UserError for what is not UTF-8 or not JSON."""
+    check_readable(path)
+    try:
+        return parse_json(Path(path).read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path}: not a readable JSON file ({first_line(error)}); {cure}") from None
+
+
+def parse_json(content):
+    """What JSON bytes hold, with or without a byte-order mark. Raises ValueError for any other
+    bytes, and for what no file or terminal takes later: text with half a surrogate pair in it."""
+    try:
+        value = json.loads(content.decode("utf-8-sig"))
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def sha256(*paths):
+    """Of the files one after another."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
+    for path in paths:
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -31,24 +80,20 @@ def replacing(path):
     """`with replacing(path) as temporary:` write `temporary`; it becomes `path` if all went well,
     else nothing changes. A write that fails is a UserError.
 
-    The temporary name carries our process id; the next export removes what a killed one left
-    behind."""
+    The next writer of `path` removes what a killed one left behind."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(0, "is a folder")
         _remove_stale(path)
-        temporary.touch()
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another folder"
-        ) from None
+        temporary, lock = _create(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be written ({reason}); choose another folder") from None
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        os.fsync(lock)
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(
@@ -58,20 +103,52 @@ def replacing(path):
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+        os.close(lock)
+
+
+# A temporary file carries the kernel's boot id and a random number, and its writer holds a lock on
+# it as long as it lives. Process numbers would not do: in two containers they are the same. The
+# lock alone would not do either: a network file system may keep locks apart on each machine.
+
+
+def _create(path):
+    """A new temporary file beside `path`: (its path, the descriptor that holds its lock)."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{_boot()}.{secrets.token_hex(8)}.tmp")
+        lock = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        if _lock(lock) is not False and os.fstat(lock).st_nlink:
+            return temporary, lock
+        os.close(lock)  # another writer swept it away between our two calls
 
 
 def _remove_stale(path):
-    for stale in path.parent.glob(f".{path.name}.*.tmp"):
-        process = stale.name.rsplit(".", 2)[-2]
-        if process.isdigit() and not _alive(int(process)):
-            stale.unlink()
+    if not _boot():
+        return
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.{_boot()}.*.tmp"):
+        with contextlib.suppress(OSError):  # gone, or another user's
+            file = os.open(stale, os.O_RDWR)
+            try:
+                if _lock(file):
+                    stale.unlink()
+            finally:
+                os.close(file)
 
 
-def _alive(process):
+def _lock(file):
+    """Whether the lock on an open file is ours now; None where the file system has no locks."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except PermissionError:
-        pass
+    except OSError:
+        return None
     return True
+
+
+def _boot():
+    """What tells this machine's boot from any other's; empty where the kernel does not say, and
+    nothing is swept there."""
+    try:
+        return _BOOT.read_text().replace("-", "")[:16]
+    except OSError:
+        return ""

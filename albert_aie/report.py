@@ -13,7 +13,7 @@ import numpy
 from .artifact import Artifact
 from .batching import Shape
 from .evaluate import WARMUP, Evaluation, finite, right
-from .files import replacing
+from .files import replacing, sha256
 from .flops import flops_per_row
 from .tasks import Examples
 
@@ -246,12 +246,15 @@ def lines(report, verbose=False):
 
 def write_results(folder, report, logits, examples):
     """eval.json and predictions.tsv, each whole or not at all; renamed only when both are written.
-    Returns their paths. Raises UserError if they cannot be written."""
+    eval.json holds the digest of its predictions.tsv, so that two that do not belong together (a
+    process was killed between the two renames) can be told. Returns their paths. Raises UserError
+    if they cannot be written."""
     table = ["\t".join(map(str, row)) for row in _predictions(logits, examples)]
     paths = [Path(folder) / name for name in RESULTS]
     with replacing(paths[0]) as first, replacing(paths[1]) as second:
-        first.write_text(json_text(report), encoding="utf-8")
         second.write_text("\n".join(table) + "\n", encoding="utf-8")
+        report = {**report, "predictions_sha256": sha256(second)}
+        first.write_text(json_text(report), encoding="utf-8")
     return paths
 
 
@@ -270,8 +273,10 @@ def _predictions(logits, examples):
 
 
 def json_text(value):
-    """Strict JSON: a number that is not finite is null."""
-    return json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """Strict JSON, fit for UTF-8: a number that is not finite is null, and what stands for a byte
+    of a path that is no UTF-8 is escaped."""
+    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
 
 
 def _finite(value):

@@ -107,7 +107,8 @@ def upstream_model(checkpoint, upstream_dir):
             "--prefix_dir wants a tree of lonePatient/albert_pytorch at "
             f"{UPSTREAM_COMMIT} with albert.patch applied, or use --graph fused, which needs none"
         )
-    configuration, modeling = _import(Path(upstream_dir).resolve())
+    names = "configuration_albert", "modeling_albert"
+    configuration, modeling = _import(Path(upstream_dir).resolve(), *names)
     c = checkpoint.config
     model = modeling.AlbertForSequenceClassification(
         configuration.AlbertConfig(
@@ -128,9 +129,24 @@ def upstream_model(checkpoint, upstream_dir):
     return model.eval()
 
 
-def _import(upstream_dir):
-    """albert_pytorch calls its package `model`: import it from this folder and from nowhere
-    else."""
+def upstream_tokenizer(spm_model_file, upstream_dir):
+    """Function of a sentence and its greatest length -> ids, by albert_pytorch's own code: what its
+    processors/glue.py does before it pads."""
+    (tokenization,) = _import(Path(upstream_dir).resolve(), "tokenization_albert")
+    tokenizer = tokenization.FullTokenizer(
+        vocab_file=None, do_lower_case=True, spm_model_file=str(spm_model_file)
+    )
+
+    def encode(sentence, max_seq_length):
+        tokens = tokenizer.tokenize(sentence)[: max_seq_length - 2]
+        return tokenizer.convert_tokens_to_ids(["[CLS]", *tokens, "[SEP]"])
+
+    return encode
+
+
+def _import(upstream_dir, *names):
+    """albert_pytorch calls its package `model`: import these modules of it from this folder and
+    from nowhere else."""
     loaded = sys.modules.get("model")
     if loaded is not None and str(upstream_dir) not in str(getattr(loaded, "__path__", "")):
         for name in [n for n in sys.modules if n == "model" or n.startswith("model.")]:
@@ -138,8 +154,7 @@ def _import(upstream_dir):
     sys.path.insert(0, str(upstream_dir))
     try:
         importlib.invalidate_caches()
-        configuration = importlib.import_module("model.configuration_albert")
-        return configuration, importlib.import_module("model.modeling_albert")
+        return [importlib.import_module(f"model.{name}") for name in names]
     except ImportError as error:
         raise UserError(
             f"{upstream_dir}: cannot be imported ({error}); apply albert.patch there: "

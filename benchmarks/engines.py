@@ -27,7 +27,7 @@ def load(pth_dir):
     from albert_aie import checkpoint, text
 
     source = checkpoint.load(pth_dir)
-    return source, text.Tokenizer(source.tokenizer.read_bytes())
+    return source, source.tokenizer.load()
 
 
 def padded(rows, length=None):
@@ -252,7 +252,7 @@ class Ours:
 
         saved = artifact.open_pt(spec["file"])
         self.label, self.manifest, self.config = spec["label"], saved.manifest, saved.manifest["config"]
-        self.tokenizer = text.Tokenizer(saved.tokenizer)
+        self.tokenizer = saved.tokenizer.load()
         name, device, precision = (saved.manifest[key] for key in ("backend", "device", "precision"))
         target = backends.Target(name, device, precision, streams=spec.get("streams", 1))
         self.runner = backends.get(name).load(saved, target)

@@ -15,7 +15,7 @@ import torch
 
 from albert_aie import checkpoint, graph, tasks
 from albert_aie.batching import batches, scatter
-from albert_aie.text import Tokenizer, encode_all
+from albert_aie.text import encode_all
 from albert_aie.upstream import to_upstream
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,10 +129,10 @@ def needs_nncf():
     pytest.importorskip("nncf", reason="--precision int8 needs nncf")
 
 
-def tokens(spm, folder, count=None, length=128):
+def tokens(tokenizer, folder, count=None, length=128):
     """The id lists of the first `count` sentences of dev.tsv."""
     sentences = tasks.read(folder).sentences[:count]
-    return encode_all(Tokenizer(spm.read_bytes()), sentences, length)[0]
+    return encode_all(tokenizer.load(), sentences, length)[0]
 
 
 def traced(checkpoint, shape, graph_name="fused", upstream_dir=None, form=graph.PLAIN):

@@ -179,8 +179,8 @@ def test_the_sentencepiece_model_is_looked_for_in_the_tree_last(tmp_path):
     shutil.move(str(folder / "30k-clean.model"), str(inside))
     with pytest.raises(UserError, match="--spm_model_file"):
         load(folder)
-    assert load(folder, upstream_dir=tmp_path / "tree").tokenizer == inside
-    assert load(folder, spm_model_file=inside).tokenizer == inside
+    assert load(folder, upstream_dir=tmp_path / "tree").tokenizer.path == inside
+    assert load(folder, spm_model_file=inside).tokenizer.path == inside
 
 
 def test_a_vocabulary_of_another_size_is_refused(tmp_path, albert_files):

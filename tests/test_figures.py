@@ -256,7 +256,7 @@ def test_every_figure_of_a_comparison():
     of the first sentence moves nothing; 0.5 to one of the second moves both centred ones by 0.25:
     sqrt(2 / 16 / 15). Cosines: 11 / sqrt(221) and 4 / (2 sqrt(4.25)), 1 and 1."""
     got = REFERENCE + numpy.array([[10, 10], [0.5, 0], [0, 0], [0, 0]], numpy.float32)
-    made = compare.compare(got, REFERENCE, numpy.array([0, 1, 1, 1]), "int8", "by hand")
+    made = compare.compare(got, REFERENCE, numpy.array([0, 1, 1, 1]), "int8", "by hand", "eye")
     assert made == Comparison(
         sentences=4,
         not_finite=0,
@@ -269,9 +269,12 @@ def test_every_figure_of_a_comparison():
         reference_accuracy=0.75,
         precision="int8",
         reference="by hand",
+        tokenizer="eye",
+        other_ids=0,
     )
     assert list(made.lines(verbose=True)) == [
         ("reference", "by hand, 4 sentences"),
+        ("tokens", "by eye\nother ids in 0 sentences (gate 0)"),
         ("difference", "relative 9.13e-02 (gate none), label flips 0 (gate 0)"),
         ("", "max abs 1.00e+01, mean abs 2.56e+00, worst cosine 0.739940"),
         ("accuracy", "0.7500 compiled, 0.7500 reference (gate 0.5 points lost)"),
@@ -279,6 +282,7 @@ def test_every_figure_of_a_comparison():
     ]
     assert [name for name, _ in made.lines()] == [
         "reference",
+        "tokens",
         "difference",
         "accuracy",
         "compare_cpu",
@@ -296,6 +300,8 @@ def test_every_figure_of_a_comparison():
         "reference_accuracy": 0.75,
         "precision": "int8",
         "reference": "by hand",
+        "tokenizer": "eye",
+        "other_ids": 0,
         "allowed_flips": 0,
         "gate": {"relative": INF, "flips": 0.01, "accuracy": 0.005},
     }
@@ -342,6 +348,8 @@ def comparison(**changed):
         "reference_accuracy": 0.9,
         "precision": "fp32",
         "reference": "",
+        "tokenizer": "",
+        "other_ids": 0,
     }
     return Comparison(**{**made, **changed})
 
@@ -358,7 +366,12 @@ def comparison(**changed):
 def test_the_gate_of_each_precision(precision, relative, flips, accuracy):
     at = {"precision": precision, "relative": relative, "flips": flips, "accuracy": accuracy}
     assert comparison(**at).passed and comparison(**at).allowed_flips == flips
-    beyond = [{"flips": flips + 1}, {"accuracy": accuracy - 0.001}, {"relative": NAN}]
+    beyond = [
+        {"other_ids": 1},
+        {"flips": flips + 1},
+        {"accuracy": accuracy - 0.001},
+        {"relative": NAN},
+    ]
     beyond += [{"relative": relative * 1.001}] if precision != "int8" else []
     for change in beyond:
         assert not comparison(**{**at, **change}).passed, change

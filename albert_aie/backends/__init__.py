@@ -169,3 +169,24 @@ def check_shape(batch, artifact):
             raise ValueError(
                 f"batch of {array.shape} {array.dtype} for a file of {artifact.shape} int64"
             )
+
+
+def check_logits(logits, artifact):
+    """Raises UserError where the program answers in another shape than its manifest says."""
+    if logits.shape != artifact.logits_shape:
+        raise contradiction(
+            artifact, f"logits of {artifact.logits_shape}, its program gave {logits.shape}"
+        )
+
+
+def check_read_back(precision, artifact):
+    """Raises UserError where the engine computes in another precision than the manifest says."""
+    if precision != artifact.manifest["precision"]:
+        raise contradiction(
+            artifact, f"{artifact.manifest['precision']}, but the engine computes in {precision}"
+        )
+
+
+def contradiction(artifact, what):
+    """UserError for a manifest that is not that of its program."""
+    return UserError(f"{artifact.path}: its manifest says {what}; export the file again")

@@ -9,6 +9,7 @@ on calibration sentences. A file is run without torch."""
 import contextlib
 import importlib.util
 import io
+import logging
 import queue
 import tempfile
 import time
@@ -17,14 +18,15 @@ from pathlib import Path
 import numpy
 
 from .. import UserError, first_line, last_line
+from ..machine import THREADS
 from . import Compiled, Option, Output, Unavailable, check_precision, check_shape, settings
 
 TITLE = "OpenVINO"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": None}  # int8: see _hint
 GRAPH = "fused"
 OPTIONS = (
-    Option("threads", "threads, on a CPU", ("evaluate",), minimum=1),
-    Option("streams", "batches computed at a time", ("evaluate",), minimum=1),
+    Option("threads", "threads, on a CPU", ("evaluate",), minimum=1, maximum=THREADS),
+    Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=THREADS),
 )
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -71,8 +73,29 @@ def capabilities():
 def check(target):
     check_precision(target)
     _check_bf16(target.precision, "--precision bf16", "use --precision fp32")
-    if target.precision == "int8" and importlib.util.find_spec("nncf") is None:
-        raise UserError("--precision int8 needs NNCF, which is not installed: pip install nncf")
+    if target.precision == "int8":
+        _nncf()
+
+
+def _nncf():
+    """The package, quiet; imported before any work, because one that is there may not run."""
+    try:
+        with _silent():  # it greets
+            import nncf
+    except Exception as error:
+        raise UserError(
+            f"--precision int8 needs NNCF, which cannot be imported ({first_line(error)}): "
+            "pip install nncf"
+        ) from None
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+@contextlib.contextmanager
+def _silent():
+    nowhere = io.StringIO()
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
 
 
 def _check_bf16(precision, what, fix):
@@ -128,19 +151,10 @@ def _quantize(model, calibration):
     `calibration()` gives. Products whose weight is used once (the first layer's, the last layer's
     of its own, pooler and classifier: 1 % of the FLOPs) and those of the last layer's attention
     stay in floating point, which costs no time that can be measured."""
-    try:
-        import nncf
-    except ImportError as error:
-        raise UserError(
-            f"--precision int8 needs NNCF, which cannot be imported ({error}): pip install nncf"
-        ) from None
-    import logging
-
-    nncf.set_log_level(logging.ERROR)
+    nncf = _nncf()
     batches = calibration()
     dataset = nncf.Dataset(batches, lambda batch: dict(zip(INPUTS, batch.inputs)))
-    silent = io.StringIO()  # for its progress bars
-    with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+    with _silent():  # its progress bars
         quantised = nncf.quantize(
             model,
             dataset,

@@ -4,13 +4,16 @@ traced, because the mask's dtype is baked in by the trace (`.half()` on a traced
 import time
 
 from .. import UserError
+from ..machine import THREADS
 from . import Compiled, Option, Output, Unavailable, check_precision, check_shape, settings
 
 TITLE = "TorchScript"
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 GRAPH = "fused"
 OPTIONS = (
-    Option("threads", "threads, on a CPU", ("evaluate",), minimum=1, devices=("cpu",)),
+    Option(
+        "threads", "threads, on a CPU", ("evaluate",), minimum=1, maximum=THREADS, devices=("cpu",)
+    ),
     Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=1),
 )
 

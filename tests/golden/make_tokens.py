@@ -1,9 +1,11 @@
-"""Write tokens.json: ids that the real albert_pytorch tokenizer makes. Run once, with an upstream checkout:
+"""Write tokens.json: ids that the real albert_pytorch tokenizer makes. Run once, with an upstream
+checkout:
 
     python tests/golden/make_tokens.py --upstream albert_pytorch --spm 30k-clean.model --data SST-2
 
-`--upstream` is lonePatient/albert_pytorch at 46de9ec (patched, or with six installed). For each file of SST-2: the
-number of sentences and tokens, and the sha256 of one line of ids, blank between, per sentence: [CLS] a [SEP], uncut.
+`--upstream` is lonePatient/albert_pytorch at 46de9ec (patched, or with six installed). For each
+file of SST-2: the number of sentences and tokens, and the sha256 of one line of ids, blank between,
+per sentence: [CLS] a [SEP], uncut.
 """
 
 import argparse
@@ -51,7 +53,10 @@ def main():
 
     files = {}
     for split, column in (("dev", 0), ("test", 1), ("train", 0)):
-        rows = [ids(line[column]) for line in DataProcessor._read_tsv(str(Path(args.data) / f"{split}.tsv"))[1:]]
+        rows = [
+            ids(line[column])
+            for line in DataProcessor._read_tsv(str(Path(args.data) / f"{split}.tsv"))[1:]
+        ]
         text = "".join(" ".join(map(str, row)) + "\n" for row in rows)
         files[split] = {
             "sentences": len(rows),

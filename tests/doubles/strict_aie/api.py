@@ -1,4 +1,5 @@
-"""The Python surface of the double, for both names of the product. Every rule that is enforced stands in ../README.md."""
+"""The Python surface of the double, for both names of the product. Every rule that is enforced
+stands in ../README.md."""
 
 import enum
 import io
@@ -12,10 +13,12 @@ import torch
 from . import build
 
 SOCS = ("Ascend310P3", "Ascend910B3", "Ascend910B4")
-# Not supported by this double's compiler: with require_full_compilation they are an error, without it they would run on
-# the host. No list is published; these make or read shapes, or are known to fail on a 310P (facts sheet, section 6).
+# Not supported by this double's compiler: with require_full_compilation they are an error, without
+# it they would run on the host. No list is published; these make or read shapes, or are known to
+# fail on a 310P (facts sheet, section 6).
 UNSUPPORTED = {
-    "aten::size", "aten::arange", "aten::isneginf", "aten::isinf", "aten::nonzero", "aten::item", "aten::Int",
+    "aten::size", "aten::arange", "aten::isneginf", "aten::isinf", "aten::nonzero", "aten::item",
+    "aten::Int",
     "aten::masked_select", "aten::unique", "aten::scaled_dot_product_attention",
 }  # fmt: skip
 FP16_MAX = 65504.0
@@ -36,7 +39,13 @@ TORCH_DTYPES = {
     dtype.INT64: torch.int64,
     dtype.BOOL: torch.bool,
 }
-SCALAR_TYPES = {torch.int32: 3, torch.int64: 4, torch.float16: 5, torch.float32: 6, torch.bool: 11}  # c10::ScalarType
+SCALAR_TYPES = {
+    torch.int32: 3,
+    torch.int64: 4,
+    torch.float16: 5,
+    torch.float32: 6,
+    torch.bool: 11,
+}  # c10::ScalarType
 
 
 class Policy63(enum.Enum):
@@ -53,21 +62,32 @@ def fail(name):
 
 
 def install(namespace, name, version, successor):
-    """Fill the namespace of package `name`; `successor`: mindietorch 1.0.0 rather than torch_aie 6.3."""
+    """Fill the namespace of package `name`; `successor`: mindietorch 1.0.0, not torch_aie 6.3."""
     if fail("library"):
-        raise ImportError("libascendcl.so: cannot open shared object file: No such file or directory")
+        raise ImportError(
+            "libascendcl.so: cannot open shared object file: No such file or directory"
+        )
     if fail("static_tls"):
-        raise ImportError("/usr/lib/aarch64-linux-gnu/libgomp.so.1: cannot allocate memory in static TLS block")
+        raise ImportError(
+            "/usr/lib/aarch64-linux-gnu/libgomp.so.1: cannot allocate memory in static TLS block"
+        )
     if fail("other_torch"):
-        raise ImportError("libtorch_aie.so: undefined symbol: _ZN3c106detail14torchCheckFailEPKcS2_jRKSs")
+        raise ImportError(
+            "libtorch_aie.so: undefined symbol: _ZN3c106detail14torchCheckFailEPKcS2_jRKSs"
+        )
     if fail("old_os"):
-        raise ImportError("/lib/aarch64-linux-gnu/libc.so.6: version `GLIBC_2.34' not found (required by libtorch_aie.so)")
+        raise ImportError(
+            "/lib/aarch64-linux-gnu/libc.so.6: version `GLIBC_2.34' not found "
+            "(required by libtorch_aie.so)"
+        )
     if fail("own_start"):
         raise AttributeError("module 'torch._C' has no attribute '_jit_flatten'")
     npu = types.ModuleType(f"{name}.npu")
     torch.utils.rename_privateuse1_backend("npu")
-    if hasattr(torch, "_register_device_module"):  # current torch looks for it when a tensor moves there
-        npu.is_available, npu.device_count, npu.current_device = (lambda: True), device_count, (lambda: 0)
+    if hasattr(torch, "_register_device_module"):
+        # current torch looks for it when a tensor moves there
+        npu.device_count = device_count
+        npu.is_available, npu.current_device = (lambda: True), (lambda: 0)
         npu._is_in_bad_fork = lambda: False
         torch._register_device_module("npu", npu)
     build.load()
@@ -79,7 +99,9 @@ def install(namespace, name, version, successor):
         dtype=dtype,
         TensorFormat=TensorFormat,
         PrecisionPolicy=policy,
-        _enums=types.SimpleNamespace(dtype=dtype, TensorFormat=TensorFormat, PrecisionPolicy=policy),
+        _enums=types.SimpleNamespace(
+            dtype=dtype, TensorFormat=TensorFormat, PrecisionPolicy=policy
+        ),
         _compile_spec=types.SimpleNamespace(SUPPORT_SOC_NAME=SOCS),
         Input=Input100 if successor else Input63,
         compile=compile_100 if successor else compile_63,
@@ -96,7 +118,9 @@ def set_device(device):
     if type(device) is not int:
         raise TypeError(f"set_device wants an int, not {device!r}")
     if not 0 <= device < device_count():
-        raise RuntimeError(f"device {device} of {device_count()}: aclrtSetDevice failed, error 107001")
+        raise RuntimeError(
+            f"device {device} of {device_count()}: aclrtSetDevice failed, error 107001"
+        )
     torch.ops.strict_aie.set_device(device)
 
 
@@ -125,7 +149,8 @@ Stream._default.number = 0
 
 
 class stream:
-    """`with stream(s):` work goes to s; the stream before comes back at the end, nested or after an error too."""
+    """`with stream(s):` work goes to s; the stream before comes back at the end, nested or after an
+    error too."""
 
     def __init__(self, wanted):
         if not isinstance(wanted, Stream):
@@ -141,21 +166,28 @@ class stream:
 
 
 class Input63:
-    """One input's shape, a single one or from min_shape to max_shape, and its dtype: FLOAT unless given."""
+    """One input's shape, a single one or from min_shape to max_shape, and its dtype: FLOAT unless
+    given."""
 
-    default_format, unbounded, known = TensorFormat.ND, False, {"shape", "min_shape", "max_shape", "dtype", "format"}
+    default_format, unbounded = TensorFormat.ND, False
+    known = {"shape", "min_shape", "max_shape", "dtype", "format"}
 
     def __init__(self, *args, **kwargs):
         if set(kwargs) - self.known:
             raise TypeError(f"Input: unknown {sorted(set(kwargs) - self.known)}")
         if len(args) > 1 or (args and "shape" in kwargs):
             raise ValueError("Input: one positional argument at most, the shape")
-        shape, low, high = args[0] if args else kwargs.get("shape"), kwargs.get("min_shape"), kwargs.get("max_shape")
-        if (shape is not None and (low is not None or high is not None)) or (low is None) != (high is None):
+        shape = args[0] if args else kwargs.get("shape")
+        low, high = kwargs.get("min_shape"), kwargs.get("max_shape")
+        one, both = shape is not None, low is not None and high is not None
+        neither = low is None and high is None
+        if not (neither or (both and not one)):
             raise ValueError("Input: either shape, or min_shape and max_shape together")
         if shape is None and low is None:
             raise ValueError("Input: no shape")
-        self.low, self.high = (self._checked(x) for x in ((shape, shape) if low is None else (low, high)))
+        self.low, self.high = (
+            self._checked(x) for x in ((shape, shape) if low is None else (low, high))
+        )
         if len(self.low) != len(self.high):
             raise ValueError("Input: min_shape and max_shape of different rank")
         for least, most in zip(self.low, self.high):
@@ -170,7 +202,10 @@ class Input63:
         if not isinstance(self.format, TensorFormat):
             raise TypeError(f"Input: format {self.format!r}")
         if self.format != TensorFormat.ND and len(self.low) != 4:
-            raise ValueError(f"Input: format {self.format.name} has four dimensions, the shape {len(self.low)}; give format=ND")
+            raise ValueError(
+                f"Input: format {self.format.name} has four dimensions, the shape "
+                f"{len(self.low)}; give format=ND"
+            )
 
     @staticmethod
     def _checked(shape):
@@ -186,28 +221,48 @@ class Input100(Input63):
 
 
 def compile_63(module, *, inputs=None, **options):
-    return _compile(module, inputs, Policy63, options, {"allow_tensor_replace_int", "min_block_size", "torch_executed_ops"})
+    return _compile(
+        module,
+        inputs,
+        Policy63,
+        options,
+        {"allow_tensor_replace_int", "min_block_size", "torch_executed_ops"},
+    )
 
 
 def compile_100(module, ir="default", inputs=None, **options):
     if ir not in ("default", "ts", "torchscript"):
-        raise TypeError(f"compile: ir {type(ir).__name__} is none of 'default', 'ts', 'torchscript'; inputs goes by keyword")
-    known = {"allow_tensor_replace_int", "min_block_size", "torch_executed_ops", "default_buffer_size_vec"}
+        raise TypeError(
+            f"compile: ir {type(ir).__name__} is none of 'default', 'ts', 'torchscript'; "
+            "inputs goes by keyword"
+        )
+    known = {
+        "allow_tensor_replace_int",
+        "min_block_size",
+        "torch_executed_ops",
+        "default_buffer_size_vec",
+    }
     return _compile(module, inputs, Policy100, options, known)
 
 
 def _compile(module, inputs, policies, options, ignored):
-    torch.ops.strict_aie.event("compile " + json.dumps({k: str(v) for k, v in sorted(options.items())}))
+    torch.ops.strict_aie.event(
+        "compile " + json.dumps({k: str(v) for k, v in sorted(options.items())})
+    )
     precision = options.pop("precision_policy", policies.PREF_FP32)
     soc, level = options.pop("soc_version", "Ascend310P3"), options.pop("optimization_level", 0)
-    full, narrow = options.pop("require_full_compilation", False), options.pop("truncate_long_and_double", False)
+    full = options.pop("require_full_compilation", False)
+    narrow = options.pop("truncate_long_and_double", False)
     if set(options) - ignored:
         raise TypeError(f"compile: unknown {sorted(set(options) - ignored)}")
     if not isinstance(module, torch.jit.ScriptModule):
-        raise TypeError(f"compile wants a ScriptModule, not {type(module).__name__}: use torch.jit.trace")
+        raise TypeError(
+            f"compile wants a ScriptModule, not {type(module).__name__}: use torch.jit.trace"
+        )
     if not isinstance(inputs, (list, tuple)) or not inputs:
         raise TypeError("compile: inputs wants a list of Input, or a list of such lists")
-    gears = [list(gear) for gear in inputs] if isinstance(inputs[0], (list, tuple)) else [list(inputs)]
+    several = isinstance(inputs[0], (list, tuple))
+    gears = [list(gear) for gear in inputs] if several else [list(inputs)]
     if not all(isinstance(one, Input63) for gear in gears for one in gear):
         raise TypeError("compile: inputs wants a list of Input, or a list of such lists")
     if not isinstance(precision, policies):
@@ -220,7 +275,9 @@ def _compile(module, inputs, policies, options, ignored):
         raise RuntimeError("Create infer builder failed, please check MindIE-RT log")
     wanted = len(list(module.graph.inputs())) - 1
     if any(len(gear) != wanted for gear in gears):
-        raise ValueError(f"compile: forward takes {wanted} inputs, given {[len(gear) for gear in gears]}")
+        raise ValueError(
+            f"compile: forward takes {wanted} inputs, given {[len(gear) for gear in gears]}"
+        )
     dtypes = [one.dtype for one in gears[0]]
     if torch.int64 in dtypes and not narrow:
         raise RuntimeError("compile: an int64 input needs truncate_long_and_double=True")
@@ -230,19 +287,26 @@ def _compile(module, inputs, policies, options, ignored):
         unsupported = sorted(UNSUPPORTED & {node.kind() for node in graph.nodes()})
         if unsupported:
             raise RuntimeError(f"require_full_compilation: {', '.join(unsupported)} not supported")
-        if any("Tuple" in output.type().kind() or "Dict" in output.type().kind() for output in graph.outputs()):
-            raise RuntimeError("require_full_compilation: the last operator builds a tuple or a dict")
+        kinds = [output.type().kind() for output in graph.outputs()]
+        if any("Tuple" in kind or "Dict" in kind for kind in kinds):
+            raise RuntimeError(
+                "require_full_compilation: the last operator builds a tuple or a dict"
+            )
     if precision is policies.FP16:
         _round_to_fp16(graph)
     buffer = io.BytesIO()
     torch.jit.save(program, buffer)
-    lowest, highest = ([[getattr(one, end) for one in gear] for gear in gears] for end in ("low", "high"))
-    engine = torch.ops.strict_aie.engine((buffer.getvalue(), soc, lowest, highest, [SCALAR_TYPES[one] for one in dtypes]))
+    lowest, highest = (
+        [[getattr(one, end) for one in gear] for gear in gears] for end in ("low", "high")
+    )
+    engine = torch.ops.strict_aie.engine(
+        (buffer.getvalue(), soc, lowest, highest, [SCALAR_TYPES[one] for one in dtypes])
+    )
     return _script(engine, wanted, next(graph.outputs()).type())
 
 
 def _copy(module):
-    """A frozen copy, on which constants are nodes of the graph; the caller's module stays as it is."""
+    """A frozen copy, on which constants are nodes of the graph; the caller's module stays."""
     buffer = io.BytesIO()
     torch.jit.save(module, buffer)
     buffer.seek(0)
@@ -251,8 +315,17 @@ def _copy(module):
 
 
 def _round_to_fp16(graph):
-    """Tensors and the scalars of arithmetic become what fp16 makes of them: beyond 65504 that is infinity."""
-    arithmetic = {"aten::add", "aten::sub", "aten::rsub", "aten::mul", "aten::div", "aten::masked_fill", "aten::full"}
+    """Tensors and the scalars of arithmetic become what fp16 makes of them: beyond 65504 that is
+    infinity."""
+    arithmetic = {
+        "aten::add",
+        "aten::sub",
+        "aten::rsub",
+        "aten::mul",
+        "aten::div",
+        "aten::masked_fill",
+        "aten::full",
+    }
     for node in graph.findAllNodes("prim::Constant"):
         if not node.hasAttribute("value"):
             continue
@@ -276,5 +349,8 @@ def _script(engine, count, output):
     if output.kind() == "TupleType":  # a tuple stays a tuple
         answer = "(" + "".join(f"results[{i}], " for i in range(len(output.elements()))) + ")"
     scripted = torch.jit.script(Program().eval())
-    scripted.define(f"def forward(self, {typed}):\n    results = self.engine.run([{names}])\n    return {answer}\n")
+    scripted.define(
+        f"def forward(self, {typed}):\n    results = self.engine.run([{names}])\n"
+        f"    return {answer}\n"
+    )
     return scripted

@@ -19,7 +19,8 @@ def folder():
 
 
 def tools():
-    """PATH with the folder of this python first, whether or not its environment is activated, and the compiler on it."""
+    """PATH with the folder of this python first, whether or not its environment is activated, and
+    the compiler on it."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++"]
     return path, next((name for name in compilers if shutil.which(name, path=path)), None)
@@ -31,14 +32,18 @@ def missing():
     if (folder() / "built").exists():
         return ""
     if compiler is None:
-        return "the strict double is built from C++ once, and no compiler is found: apt install g++, or name one by CXX"
+        return (
+            "the strict double is built from C++ once, and no compiler is found: apt install g++, "
+            "or name one by CXX"
+        )
     if not shutil.which("ninja", path=path):
         return "the strict double is built from C++ once, and ninja is not found: pip install ninja"
     return ""
 
 
 def load():
-    """Registers the npu device and torch.classes.strict_aie.Engine; needs g++ and ninja (the [test] extra)."""
+    """Registers the npu device and torch.classes.strict_aie.Engine; needs g++ and ninja (the [test]
+    extra)."""
     if missing():
         raise RuntimeError(missing())
     path, compiler = tools()
@@ -48,12 +53,16 @@ def load():
         if not (folder() / "built").exists():
             from torch.utils import cpp_extension
 
-            (folder() / "lock").unlink(missing_ok=True)  # torch's own lock file outlives a killed build
+            # torch's own lock file outlives a killed build
+            (folder() / "lock").unlink(missing_ok=True)
             with mock.patch.dict(os.environ, PATH=path, CXX=compiler):
                 cpp_extension.load(
                     "strict_aie",
                     [str(SOURCE)],
-                    extra_cflags=["-O0", "-std=c++17" if torch.__version__.startswith("2.0") else "-std=c++20"],
+                    extra_cflags=[
+                        "-O0",
+                        "-std=c++17" if torch.__version__.startswith("2.0") else "-std=c++20",
+                    ],
                     build_directory=str(folder()),
                     is_python_module=False,
                 )

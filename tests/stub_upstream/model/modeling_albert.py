@@ -1,4 +1,5 @@
-"""ALBERT as plainly as it can be written; submodules are named so that the keys are albert_pytorch's."""
+"""ALBERT as plainly as it can be written; submodules are named so that the keys are
+albert_pytorch's."""
 
 import math
 
@@ -35,7 +36,9 @@ class Albert(nn.Module):
         )
         group = nn.ModuleDict({"inner_group": nn.ModuleList([Layer(config)])})
         transformer = nn.ModuleDict({"group": nn.ModuleList([group])})
-        self.encoder = nn.ModuleDict({"embedding_hidden_mapping_in": nn.Linear(e, h), "transformer": transformer})
+        self.encoder = nn.ModuleDict(
+            {"embedding_hidden_mapping_in": nn.Linear(e, h), "transformer": transformer}
+        )
         self.pooler = nn.ModuleDict({"dense": nn.Linear(h, h)})
 
     def forward(self, ids, mask, types, positions):
@@ -54,19 +57,31 @@ class Layer(nn.Module):
         h, inner, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
         self.heads, self.head = config.num_attention_heads, h // config.num_attention_heads
         parts = nn.ModuleDict({name: nn.Linear(h, h) for name in ("query", "key", "value")})
-        self.attention = nn.ModuleDict({"self": parts, "output": nn.ModuleDict({"dense": nn.Linear(h, h)})})
+        self.attention = nn.ModuleDict(
+            {"self": parts, "output": nn.ModuleDict({"dense": nn.Linear(h, h)})}
+        )
         output = nn.ModuleDict({"dense": nn.Linear(inner, h)})
-        self.ffn = nn.ModuleDict({"intermediate": nn.ModuleDict({"dense": nn.Linear(h, inner), "output": output})})
+        self.ffn = nn.ModuleDict(
+            {"intermediate": nn.ModuleDict({"dense": nn.Linear(h, inner), "output": output})}
+        )
         self.LayerNorm, self.LayerNorm_1 = nn.LayerNorm(h, eps), nn.LayerNorm(h, eps)
 
     def forward(self, x, mask):
         length = int(x.size(1))  # a constant in a trace
         q, k, v = (
-            self.attention["self"][name](x).view(-1, length, self.heads, self.head).permute(0, 2, 1, 3)
+            self.attention["self"][name](x)
+            .view(-1, length, self.heads, self.head)
+            .permute(0, 2, 1, 3)
             for name in ("query", "key", "value")
         )
-        weights = torch.softmax(torch.matmul(q, k.transpose(2, 3)) / math.sqrt(self.head) + mask, -1)
-        context = torch.matmul(weights, v).permute(0, 2, 1, 3).reshape(-1, length, self.heads * self.head)
+        weights = torch.softmax(
+            torch.matmul(q, k.transpose(2, 3)) / math.sqrt(self.head) + mask, -1
+        )
+        context = (
+            torch.matmul(weights, v).permute(0, 2, 1, 3).reshape(-1, length, self.heads * self.head)
+        )
         x = self.LayerNorm(x + self.attention["output"]["dense"](context))
         ffn = self.ffn["intermediate"]
-        return self.LayerNorm_1(x + ffn["output"]["dense"](F.gelu(ffn["dense"](x), approximate="tanh")))
+        return self.LayerNorm_1(
+            x + ffn["output"]["dense"](F.gelu(ffn["dense"](x), approximate="tanh"))
+        )

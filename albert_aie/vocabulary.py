@@ -1,0 +1,158 @@
+"""Which tokenizer a checkpoint was trained with: its file, and what the files beside it say about
+it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from . import UserError, some
+from .files import check_readable, read_json
+from .text import KINDS, SPM_OPTIONS, TokenizerFile
+
+CONFIG, ADDED = "tokenizer_config.json", "added_tokens.json"
+# All that a Hugging Face folder may hold of a tokenizer: of each row, the first that is there.
+NAMES = (*(tokenizer.NAMES for tokenizer in KINDS.values()), (CONFIG,), (ADDED,))
+# Settings of transformers that change ids and are not followed here: refused unless they are this.
+_FIXED = {"truncation_side": "right", "split_special_tokens": False, "sp_model_kwargs": {}}
+_MULTIPLE = 128  # to which embedding rows are often rounded up
+
+
+def find(folder, rows, huggingface, spm_model_file=None, upstream_dir=None, kind=None):
+    """TokenizerFile of the checkpoint in `folder`, whose word embeddings have `rows` rows and which
+    is in Hugging Face's layout or else in albert_pytorch's, whose code knows sentencepiece alone.
+
+    `kind` and `spm_model_file` are the flags --tokenizer and --spm_model_file. Without them it is a
+    Hugging Face folder's tokenizer.json, else the folder's sentencepiece model, else the one in
+    prev_trained_model/*/ of `upstream_dir` that fits. Raises UserError if there is none, it does
+    not fit, or several different ones do."""
+    folder = Path(folder)
+    if spm_model_file and kind == "json":
+        raise UserError(
+            "--spm_model_file, --tokenizer json: contradict each other; leave one of them out"
+        )
+    kinds = (kind,) if kind else ("json", "spm") if huggingface else ("spm",)
+    paths = [Path(spm_model_file)] if spm_model_file else _files(folder, kinds)[:1]
+    if not paths and upstream_dir and "spm" in kinds:
+        trained = sorted(Path(upstream_dir).glob("prev_trained_model/*/"))
+        paths = [path for one in trained for path in _files(one, ("spm",))]
+    if not paths:
+        raise UserError(_none_here(folder, kinds, upstream_dir))
+    files = [_read(path, folder, huggingface) for path in paths]
+    fitting = [file for file in files if _fits(file, rows)]
+    if not fitting:
+        raise UserError(
+            f"{paths[0]}: has {files[0].load().vocab_size} pieces, but the checkpoint's vocab_size "
+            f"is {rows}; give the tokenizer that it was trained with (--spm_model_file names a "
+            "sentencepiece model)"
+        )
+    if len({file.data for file in fitting}) > 1:
+        raise UserError(
+            f"{folder}: has no sentencepiece model, and different ones fit it "
+            f"({some(str(file.path) for file in fitting)}); name the one it was trained with by "
+            "--spm_model_file"
+        )
+    other = [kind for kind in KINDS if kind != fitting[0].kind]
+    beside = [_read(path, folder, huggingface) for path in _files(folder, other)]
+    return replace(fitting[0], beside=beside[0] if beside else None)
+
+
+def _files(folder, kinds):
+    """The first file of each kind that a folder holds."""
+    named = [[folder / name for name in KINDS[kind].NAMES] for kind in kinds]
+    there = [[path for path in paths if path.is_file()] for paths in named]
+    return [paths[0] for paths in there if paths]
+
+
+def _fits(file, rows):
+    """A row for every id. There may be more, which fill the table up; other numbers are how a wrong
+    vocabulary is noticed."""
+    ids = file.load().vocab_size
+    return ids <= rows <= -(-ids // _MULTIPLE) * _MULTIPLE
+
+
+def _none_here(folder, kinds, upstream_dir):
+    names = " or ".join(name for kind in kinds for name in KINDS[kind].NAMES)
+    if "spm" not in kinds:
+        return f"{folder}: no {names} here; leave --tokenizer json out"
+    where = f" or in {upstream_dir}/prev_trained_model/*/" if upstream_dir else ""
+    other = " (--tokenizer json takes its tokenizer.json)" if _files(folder, ("json",)) else ""
+    return (
+        f"{folder}: no {names} here{where}; name the sentencepiece model with "
+        f"--spm_model_file{other}"
+    )
+
+
+def _read(path, folder, huggingface):
+    check_readable(path)
+    kind = "json" if path.name in KINDS["json"].NAMES else "spm"
+    file = TokenizerFile(kind, path, path.read_bytes())
+    if not huggingface:  # albert_pytorch reads the model and nothing beside it
+        return file
+    settings = _settings(folder / CONFIG)
+    if kind == "json":
+        _check_agreement(file, settings, folder)
+        return file
+    options = {name: settings[name] for name in SPM_OPTIONS if name in settings}
+    added = _added_tokens(folder, settings, file.load().vocab_size)
+    return replace(file, options={**options, **({"added_tokens": added} if added else {})})
+
+
+def _settings(path):
+    """tokenizer_config.json of a Hugging Face folder; {} where there is none."""
+    settings = _object(path)
+    for name, only in _FIXED.items():
+        if settings.get(name) not in (None, only):
+            raise UserError(
+                f"{path}: {name} is {settings[name]!r}, but only {only!r} can be run; tokenize as "
+                "the checkpoint was trained, and correct the file if it was trained so"
+            )
+    for name in SPM_OPTIONS:
+        if not isinstance(settings.get(name, True), bool):
+            raise UserError(f"{path}: {name} is {settings[name]!r}, not true or false; correct it")
+    return settings
+
+
+def _object(path):
+    """The JSON object in a file; {} where there is no file."""
+    found = read_json(path) if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a JSON object; copy it again from where it was trained")
+    return found
+
+
+def _added_tokens(folder, settings, pieces):
+    """{token: id} of what was added to a sentencepiece model of transformers."""
+    added, unlike = _object(folder / ADDED), []
+    try:
+        for number, token in settings.get("added_tokens_decoder", {}).items():
+            added[token["content"]] = int(number)
+            if token.get("single_word") or not (token.get("special") or token.get("normalized")):
+                unlike.append(token["content"])
+        added = {str(token): number for token, number in added.items() if number >= pieces}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{folder / CONFIG}: added_tokens_decoder or {ADDED} is not as transformers writes it; "
+            "copy both again from where it was trained"
+        ) from None
+    if unlike := [token for token in unlike if token in added]:
+        raise UserError(
+            f"{folder / CONFIG}: the added token {unlike[0]!r} is a single_word or not normalized, "
+            "which a sentencepiece model cannot have here; save the tokenizer as tokenizer.json"
+        )
+    return added
+
+
+def _check_agreement(file, settings, folder):
+    """Raises UserError where a tokenizer.json and tokenizer_config.json contradict each other:
+    transformers 5 normalises as the latter says, transformers 4 as the former does, and nobody can
+    tell which of them trained the checkpoint."""
+    normalized = file.load().normalized
+    does = {
+        "do_lower_case": normalized("A") == normalized("a"),
+        "keep_accents": normalized("\u00e9") != normalized("e"),
+    }
+    for name, done in does.items():
+        if settings.get(name, done) != done:
+            raise UserError(
+                f"{folder / CONFIG}: {name} is {str(not done).lower()}, but {file.path.name} does "
+                "the opposite; correct the one that the checkpoint was not trained with"
+            )

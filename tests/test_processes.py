@@ -1,0 +1,208 @@
+"""Processes that are killed: the old file or the new one is there, and nothing goes on running."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, flags
+
+import export_albert_aie
+import run_aie_eval
+from albert_aie import UserError, artifact, process
+
+SMALL = {"batch_size": 4, "max_seq_length": 32}
+FILE = "albert_seq32_bs4.pt"
+SIGNALS = [signal.SIGKILL, signal.SIGTERM]
+HELD = "import sys, time; from albert_aie import process; print('begun', flush=True); "
+
+
+def running(session):
+    """{process: its command line} of a session, without those that wait to be collected."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                state, _, _, of = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:4]
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except (OSError, UnicodeDecodeError):
+                continue
+            if int(of) == session and state not in "ZX":
+                found[int(folder.name)] = line
+    return found
+
+
+def until(condition, limit=60):
+    """Whether a condition came true in so many seconds."""
+    end = time.monotonic() + limit
+    while not (met := condition()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return met
+
+
+def start(*arguments, **given):
+    """A Python process in a session of its own, so that all it starts can be found."""
+    given = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **given}
+    command = [sys.executable, *map(str, arguments)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **given)
+
+
+def end(started, how):
+    """Send the signal to the process alone; whether all that it had started is gone soon after."""
+    started.send_signal(how)
+    started.wait()
+    gone = until(lambda: not running(started.pid), 20)
+    for left in running(started.pid):
+        os.kill(left, signal.SIGKILL)
+    return gone
+
+
+def children(started):
+    return [p for p, line in running(started.pid).items() if "spawn_main" in line]
+
+
+def test_a_call_gives_the_value_or_the_users_error():
+    assert process.call(divmod, 17, 5) == (3, 2)
+    with pytest.raises(UserError, match="^nowhere.pt: no such file; write it with"):
+        process.call(artifact.open_pt, "nowhere.pt")
+
+
+@pytest.mark.parametrize(
+    "call, how",
+    [
+        ((divmod, 1, 0), r"failed \(ZeroDivisionError: .*\)"),
+        ((os._exit, 3), "ended with exit code 3"),
+        ((os.abort,), "was ended by SIGABRT"),
+        ((signal.raise_signal, signal.SIGKILL), "was ended by SIGKILL, perhaps for lack of memory"),
+    ],
+)
+def test_a_call_that_gives_nothing_says_how_it_ended(call, how, capfd):
+    with pytest.raises(process.Died, match=f"^{how}$"):
+        process.call(*call)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("busy", ["time.sleep, 600", "sum, range(10 ** 12)"])
+@pytest.mark.parametrize("how", [*SIGNALS, signal.SIGINT])
+def test_a_call_never_outlives_its_caller(how, busy):
+    """Asleep, and inside a function that keeps Python's lock."""
+    caller = start("-c", HELD + f"process.call({busy})", stdout=subprocess.PIPE)
+    assert caller.stdout.readline() == b"begun\n"
+    assert until(lambda: children(caller)), "no child was started"
+    time.sleep(0.5)  # its imports
+    assert len(children(caller)) == 1
+    assert end(caller, how)
+    caller.stdout.close()
+
+
+@pytest.mark.parametrize("half", ["prctl", "thread"])
+def test_each_half_of_end_with_parent_is_enough(half):
+    """The signal that Linux sends, and the thread that waits elsewhere."""
+    without = {
+        "prctl": "process.threading.Thread.start = lambda self: None; ",
+        "thread": "process.sys = type('', (), {'platform': 'elsewhere'}); ",
+    }
+    code = f"from albert_aie import process; {without[half]}process.end_with_parent(); "
+    arguments = (f"{code}print('ready', flush=True); import time; time.sleep(600)",)
+    child = f"Process(target=exec, args={arguments!r})"
+    caller = start(
+        "-c",
+        f"from multiprocessing import get_context; get_context('spawn').{child}.start()",
+        stdout=subprocess.PIPE,
+    )
+    assert caller.stdout.readline() == b"ready\n"
+    assert end(caller, signal.SIGKILL)
+    caller.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny, sentences):
+    """(a file of before, results of before, the seconds that each script takes undisturbed)."""
+    folder = tmp_path_factory.mktemp("before")
+    few = tmp_path_factory.mktemp("few")
+    (few / "dev.tsv").write_text("sentence\tlabel\na fine film .\t1\n")
+    given = {"pth_dir": tiny, "save_dir": folder, "backend": "torchscript", **SMALL}
+    assert export_albert_aie.main(flags(**given)) == 0
+    given = {"aie_model_dir": folder / FILE, "output_dir": folder, "data_dir": few}
+    assert run_aie_eval.main(flags(**given)) == 0
+    seconds = {}
+    for name, line in commands(folder, folder / "undisturbed", tiny, sentences).items():
+        begun = time.monotonic()
+        assert start(*line).wait() == 0
+        seconds[name] = time.monotonic() - begun
+    return folder, seconds
+
+
+def commands(before, folder, tiny, sentences):
+    given = {"pth_dir": tiny, "data_dir": sentences, "compare_cpu": True}
+    made_by = {"save_dir": folder, "backend": "torchscript", **SMALL}
+    evaluated = {"aie_model_dir": before / FILE, "output_dir": folder}
+    return {
+        "export": [ROOT / "export_albert_aie.py", *flags(**given, **made_by)],
+        "evaluate": [ROOT / "run_aie_eval.py", *flags(**given, **evaluated)],
+    }
+
+
+def put(before, folder):
+    folder.mkdir(exist_ok=True)
+    for name in (FILE, "eval.json", "predictions.tsv"):
+        (folder / name).write_bytes((before / name).read_bytes())
+
+
+def old_or_new(before, folder):
+    """Each result is whole: byte by byte what it was, or what the run writes."""
+    path = folder / FILE
+    if path.read_bytes() != (before / FILE).read_bytes():
+        artifact.open_pt(path).program()
+    table = (folder / "predictions.tsv").read_text()
+    assert table == (before / "predictions.tsv").read_text() or table.count("\n") == 12
+    result = (folder / "eval.json").read_text()
+    assert result == (before / "eval.json").read_text() or (
+        json.loads(result)["sentences_total"] == 11
+    )
+
+
+def killed_at_random_moments(script, how, times, made, tiny, sentences, folder):
+    before, seconds = made
+    moments = random.Random(f"{script} {how}")
+    for _ in range(times):
+        put(before, folder)
+        started = start(*commands(before, folder, tiny, sentences)[script])
+        time.sleep(moments.uniform(0, seconds[script]))
+        assert end(started, how), "something goes on running"
+        old_or_new(before, folder)
+    # what the killed ones left behind is no hindrance, and is swept away
+    assert start(*commands(before, folder, tiny, sentences)[script]).wait() == 0
+    old_or_new(before, folder)
+    assert sorted(os.listdir(folder)) == sorted([FILE, "eval.json", "predictions.tsv"])
+
+
+@pytest.mark.parametrize("how", SIGNALS)
+@pytest.mark.parametrize("script", ["export", "evaluate"])
+def test_killed_at_three_random_moments(script, how, made, tiny, sentences, tmp_path):
+    killed_at_random_moments(script, how, 3, made, tiny, sentences, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", SIGNALS)
+@pytest.mark.parametrize("script", ["export", "evaluate"])
+def test_killed_at_thirty_random_moments(script, how, made, tiny, sentences, tmp_path):
+    killed_at_random_moments(script, how, 30, made, tiny, sentences, tmp_path)
+
+
+@pytest.mark.parametrize("how", SIGNALS)
+def test_an_export_killed_while_it_compares_takes_its_process_along(
+    how, made, tiny, sentences, tmp_path
+):
+    before, _ = made
+    put(before, tmp_path)
+    started = start(*commands(before, tmp_path, tiny, sentences)["export"])
+    assert until(lambda: children(started))
+    assert end(started, how)
+    old_or_new(before, tmp_path)
