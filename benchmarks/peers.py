@@ -72,13 +72,14 @@ def main(argv=None):
 
 
 def run(args):
-    from albert_aie import text
+    from albert_aie import tasks
 
     if not args.pth_dir:
         raise UserError("name the checkpoint with --pth_dir, or take the embedded one with --demo")
     if min(args.rounds, args.dense_rounds, 1 if args.rows is None else args.rows) < 1:
         raise UserError("--rounds, --dense_rounds and --rows must be 1 or more")
-    examples = text.read_sst2(args.data_dir, "dev")
+    names = load(args.pth_dir)[0].named().config.label_names
+    examples = tasks.read(args.data_dir).for_model(names)
     sentences, labels = examples.sentences[: args.rows], examples.labels[: args.rows]
     here = machine()
     print(
@@ -209,10 +210,10 @@ def calibration(args):
     """256 id lists of training sentences, for the peers' int8; ours takes its own (export_albert_aie.py)."""
     from engines import LENGTH, load
 
-    from albert_aie import text
+    from albert_aie import tasks
 
     _, tokenizer = load(args.pth_dir)
-    long = [s for s in text.read_sst2(args.data_dir, "train").sentences if len(s.split()) >= 10]
+    long = [s for s in tasks.read(args.data_dir, "train").sentences if len(s.split()) >= 10]
     return [tokenizer.encode(sentence, LENGTH)[0] for sentence in random.Random(0).sample(long, min(256, len(long)))]
 
 

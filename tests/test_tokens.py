@@ -404,13 +404,30 @@ def test_a_tokenizer_json_of_another_size_is_refused(saved_by, tmp_path):
         checkpoint.load(folder)
 
 
-def test_what_cannot_be_tokenized_is_one_sentence(saved_by):
-    """A vocabulary without <unk> fails at the first unknown word."""
+def test_a_tokenizer_json_that_fails_at_an_unknown_word_is_refused(saved_by):
     path = saved_by("5.23.0/json/tokenizer.json")
     model = {**json.loads(path.read_bytes())["model"], "unk_id": None}
-    tokenizer = JsonTokenizer(changed(path, model=model), "c/tokenizer.json")
+    with pytest.raises(UserError, match="c/tokenizer.json: not a tokenizer that"):
+        JsonTokenizer(changed(path, model=model), "c/tokenizer.json")
+
+
+def test_what_cannot_be_tokenized_is_one_sentence(saved_by):
+    """A pattern whose search is given up in a long word only."""
+    path = saved_by("5.23.0/json/tokenizer.json")
+    pattern = {"Regex": "(a+)+$"}
+    normalizer = {"type": "Replace", "pattern": pattern, "content": ""}
+    tokenizer = JsonTokenizer(changed(path, normalizer=normalizer), "c/tokenizer.json")
     with pytest.raises(UserError, match="c/tokenizer.json: cannot tokenise a sentence"):
-        tokenizer.encode("\u96fb")
+        tokenizer.encode("a" * 100 + "b")
+
+
+def test_a_panic_of_the_library_writes_nothing(saved_by, capfd):
+    """One of its own, and a word that its template does not know."""
+    raw = json.loads(saved_by("5.23.0/json/tokenizer.json").read_bytes())
+    raw["post_processor"]["single"][0] = {"SpecialToken": {"id": "[X]", "type_id": 0}}
+    with pytest.raises(UserError, match="not a tokenizer that"):
+        JsonTokenizer(json.dumps(raw).encode())
+    assert capfd.readouterr() == ("", "")
 
 
 # The manifest
