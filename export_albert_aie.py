@@ -33,6 +33,7 @@ def parse_args(argv):
         help="sentencepiece model (default: in --pth_dir, else in "
         "--prefix_dir/prev_trained_model/*/)",
     )
+    command.add_label_map(add)
     add(
         "--tokenizer",
         choices=("spm", "json"),
@@ -108,20 +109,21 @@ def parse_args(argv):
 
 
 def run(args):
-    from albert_aie import artifact, calibration, compare, evaluate, text
+    from albert_aie import artifact, calibration, compare, evaluate, tasks, text
 
     command.check_comparison(args)
     shape = batching.shape(args.batch_size, args.max_seq_length, args.pack, args.slots)
     target = choose_target(args)
-    checkpoint = read_checkpoint(args, shape)
+    checkpoint = read_checkpoint(args, shape).named(args.label_map)
     machine.check_memory(shape, target.device, checkpoint.config.intermediate_size)
     sentences = []
     if target.precision == "int8":
-        sentences, note = calibration.read(args.data_dir, checkpoint.config.num_labels)
+        sentences, note = calibration.read(args.data_dir)
         command.note(note)
     if args.compare_cpu:
-        examples = text.read_sst2(args.data_dir, "dev", checkpoint.config.num_labels)
+        examples = tasks.read(args.data_dir).for_model(checkpoint.config.label_names)
         examples = examples.first(args.compare_rows)
+        command.note(examples.note)
         command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
     path = Path(args.save_dir) / artifact.file_name(shape)
     command.check_outputs(path, args.compare_output)
@@ -197,7 +199,7 @@ def export(path, checkpoint, target, shape, args, sentences):
 
 
 def main(argv=None):
-    """Exit code: 0 success, 1 the comparison failed, 2 invalid input, 130 interrupted."""
+    """Exit code; command.main says what each means."""
     return command.main(parse_args, run, argv)
 
 

@@ -20,6 +20,7 @@ from .archive import Archive, Damaged, append
 from .batching import TOKENS, Shape
 from .config import problem as config_problem
 from .files import check_readable, parse_json, replacing
+from .tasks import SST2
 from .text import KINDS, TokenizerFile, is_description
 
 FORMAT = "albert_aie"
@@ -150,6 +151,11 @@ class Artifact:
     @property
     def num_labels(self):
         return len(self.manifest["label_names"])
+
+    def classes(self, label_map=None, task=SST2):
+        """The names of the program's classes; `label_map` {number: name} replaces some."""
+        names = self.manifest["label_names"]
+        return task.model_classes(names, len(names), label_map, str(self.path))
 
     @property
     def target(self):

@@ -25,11 +25,16 @@ import sentencepiece
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
-from transformers import AlbertConfig, AlbertForSequenceClassification, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
-from albert_aie import UserError
+from albert_aie import UserError, tasks
 from albert_aie.checkpoint import to_upstream
-from albert_aie.text import Tokenizer, _clean, read_sst2
+from albert_aie.text import Tokenizer, _clean
 
 HERE = Path(__file__).resolve().parent
 CONFIG = {
@@ -79,7 +84,7 @@ def main():
         except OSError as error:
             raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = read_sst2(args.data_dir, "train")
+    data = tasks.read(args.data_dir, "train")
     train, held_out = split(list(zip(data.sentences, data.labels)), 2000, args.seed)
     print(f"{len(train)} phrases to train on, {len(held_out)} held out, on {device}", flush=True)
 

@@ -14,9 +14,9 @@ import safetensors.torch
 import sentencepiece
 import torch
 
-from albert_aie import artifact, checkpoint, graph
+from albert_aie import artifact, checkpoint, graph, tasks
 from albert_aie.batching import batches, scatter
-from albert_aie.text import encode_all, read_sst2
+from albert_aie.text import encode_all
 from albert_aie.upstream import to_upstream
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -158,7 +158,7 @@ def needs_nncf():
 
 def tokens(tokenizer, folder, count=None, length=128):
     """The id lists of the first `count` sentences of dev.tsv."""
-    sentences = read_sst2(folder).sentences[:count]
+    sentences = tasks.read(folder).sentences[:count]
     return encode_all(tokenizer.load(), sentences, length)[0]
 
 

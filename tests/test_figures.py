@@ -1,0 +1,634 @@
+"""Every figure that is printed, on evaluations made by hand, with answers worked out by hand."""
+
+import json
+import math
+import time
+from types import SimpleNamespace
+
+import numpy
+import pytest
+
+from albert_aie import UserError, batching, compare, evaluate, flops, report
+from albert_aie.backends import Output
+from albert_aie.batching import Shape
+from albert_aie.compare import Comparison
+from albert_aie.evaluate import Evaluation
+from albert_aie.tasks import SST2, Examples
+
+NAN, INF = math.nan, math.inf
+ALBERT_BASE = {
+    "embedding_size": 128,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "num_labels": 2,
+}
+MANIFEST = {
+    "backend": "openvino",
+    "graph": "fused",
+    "label_names": ["NEGATIVE", "POSITIVE"],
+    "random_weights": False,
+    "config": ALBERT_BASE,
+}
+RUNNER = SimpleNamespace(
+    device="cpu", precision="bf16", precision_is="read back", threads=3, streams=2
+)
+SENTENCES = ["a fine film", "dull", "no", "charming", "an overflow"]
+
+
+def examples(labels=(0, 0, 0, 1, 0), classes=SST2.classes):
+    indices = [str(10 + i) for i in range(len(SENTENCES))]
+    labels = None if labels is None else list(labels)
+    return Examples(SST2, "data/dev.tsv", SENTENCES, labels, indices, classes)
+
+
+def evaluation(**changed):
+    """5 sentences of which 4 have finite logits, in 10 batches of 4 rows of 128 tokens: so that no
+    two counts are the same. argmax() of the last is 0, which is its label."""
+    made = {
+        "logits": numpy.array([[2, 1], [0, 1], [3, 0.5], [0, 5], [NAN, 1]], numpy.float32),
+        "tokens": 1280,
+        "truncated": 1,
+        "rows": 40,
+        "tokenize": 0.25,
+        "copy_in": 0.125,
+        "forward": [0.1, 0.02, 0.09, 0.03, 0.08, 0.04, 0.07, 0.05, 0.06, 0.01],
+        "copy_out": 0.0625,
+        "busy": 0.5,  # their sum is 0.55: two streams
+        "end_to_end": 2.0,
+    }
+    return Evaluation(**{**made, **changed})
+
+
+def figures(evaluated=None, given=None, **manifest):
+    saved = SimpleNamespace(path="a.pt", manifest={**MANIFEST, **manifest}, shape=Shape(4, 128, 16))
+    scored = report.Scored(evaluated or evaluation(), saved, RUNNER, given or examples(), 1.5)
+    return report.report(scored)
+
+
+# The report
+
+
+def test_every_printed_line():
+    """samples/s: 4 scored in 0.5 s and 2 s. Percentiles of 10, 20, ... 100 ms by nearest rank: the
+    5th, 9th and 10th. Padding: 1280 of 40 x 128. Compute: 40 rows of 22.37 GFLOP in 0.5 s."""
+    assert report.lines(figures(), verbose=True) == [
+        ("file", "a.pt\nfused graph, batch 4 x 128 tokens, up to 16 sentences a row"),
+        ("engine", "openvino on cpu, precision bf16 (read back)\n3 thread(s), 2 stream(s)"),
+        ("data", "data/dev.tsv\n4 of 5 sentences scored, 1 truncated"),
+        ("not scored", "1 sentence without finite logits, the first:\n14: 'an overflow'"),
+        ("accuracy", "0.6000 (3/5), 95 % Wilson interval 0.2307 to 0.8824"),
+        ("throughput", "forward 8.0 samples/s, end to end 2.0 samples/s"),
+        ("latency", "p50 50.0, p90 90.0, p99 100.0 ms a batch"),
+        ("runs", "10 batches, after 3 warm-up runs"),
+        (
+            "stages",
+            "load 1.50, tokenize 0.250, copy in 0.125, forward 0.50, copy out 0.062, "
+            "end to end 2.00 s",
+        ),
+        ("padding", "75.0 % of 5,120 token positions (0.12 sentences a row)"),
+        ("compute", "1790 GFLOP/s nominal (22.37 GFLOP a row of 128)"),
+    ]
+
+
+def test_without_verbose_the_last_four_are_left_out():
+    names = [name for name, _ in report.lines(figures())]
+    assert names == ["file", "engine", "data", "not scored", "accuracy", "throughput", "latency"]
+
+
+def test_every_key_of_eval_json():
+    interval = pytest.approx([0.230724, 0.882379], abs=1e-6)
+    assert figures() == {
+        "file": "a.pt",
+        "graph": "fused",
+        "batch_size": 4,
+        "max_seq_length": 128,
+        "slots": 16,
+        "backend": "openvino",
+        "device": "cpu",
+        "precision": "bf16",
+        "precision_is": "read back",
+        "threads": 3,
+        "streams": 2,
+        "data": "data/dev.tsv",
+        "classes": ["negative", "positive"],
+        "sentences_scored": 4,
+        "sentences_total": 5,
+        "truncated": 1,
+        "not_scored": [{"index": "14", "sentence": "an overflow"}],
+        "random_weights": False,
+        "accuracy": {
+            "correct": 3,
+            "total": 5,
+            "value": 0.6,
+            "wilson95": interval,
+            "other_classes": 0,
+        },
+        "samples_per_second": {"forward": 8.0, "end_to_end": 2.0},
+        "latency_ms": pytest.approx({"p50": 50, "p90": 90, "p99": 100}),
+        "batches": 10,
+        "warmup": 3,
+        "seconds": {
+            "load": 1.5,
+            "tokenize": 0.25,
+            "copy_in": 0.125,
+            "forward": 0.5,
+            "copy_out": 0.0625,
+            "end_to_end": 2.0,
+        },
+        "padding": 0.75,
+        "positions": 5120,
+        "sentences_per_row": 0.125,
+        "nominal_gflop_per_row": pytest.approx(22.373600256),
+        "nominal_gflop_per_second": pytest.approx(1789.88802048),
+        "manifest": MANIFEST,
+    }
+
+
+def test_accuracy_counts_what_was_not_scored_and_classes_that_the_data_lacks():
+    """Of five: one right, one wrong, two of a class that the data does not have (one of them
+    would be right if classes were numbers of the data), one without logits."""
+    logits = [[0, 9, 1], [0, 1, 9], [9, 0, 1], [9, 0, 1], [9, NAN, 0]]
+    given = examples([1, 1, 2, 1, 0], ("neutral", "negative", "positive"))
+    made = figures(evaluation(logits=numpy.array(logits, numpy.float32)), given)
+    assert made["accuracy"]["correct"] == 1 and made["accuracy"]["other_classes"] == 2
+    line = dict(report.lines(made))["accuracy"]
+    assert line.startswith("0.2000 (1/5), 95 % Wilson interval ")
+    assert line.endswith("\n2 predicted as a class that the data does not have")
+
+
+def test_no_accuracy_without_labels_or_with_random_weights():
+    made = figures(given=examples(None))
+    assert "accuracy" not in made and made["random_weights"] is False
+    assert ("accuracy", "none: the split has no labels") in report.lines(made)
+    made = figures(random_weights=True)
+    assert "accuracy" not in made and made["random_weights"] is True
+    said = "none: the file holds random weights, for speed only"
+    assert ("accuracy", said) in report.lines(made)
+
+
+def test_the_first_three_without_finite_logits_are_named():
+    logits = numpy.array([[1, NAN], [INF, 0], [1, 0], [0, -INF], [NAN, NAN]], numpy.float32)
+    made = figures(evaluation(logits=logits))
+    line = "4 sentences without finite logits, the first:\n10: 'a fine film'\n11: 'dull'"
+    assert ("not scored", line + "\n13: 'charming'") in report.lines(made)
+    whole = figures(evaluation(logits=numpy.zeros((5, 2), numpy.float32)))
+    assert whole["not_scored"] == [] and "not scored" not in dict(report.lines(whole))
+
+
+@pytest.mark.parametrize(
+    "correct, total, low, high",
+    [  # roots x of (k/n - x)^2 = 1.959964^2 x (1 - x) / n, solved in decimals
+        (0, 10, 0.0, 0.277533),
+        (8, 10, 0.490162, 0.943318),
+        (10, 10, 0.722467, 1.0),
+        (810, 872, 0.909894, 0.944141),
+    ],
+)
+def test_wilson_intervals(correct, total, low, high):
+    assert report.wilson(correct, total) == pytest.approx((low, high), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "values, percent, wanted",
+    [
+        ([7.0], 50, 7.0),
+        ([7.0], 99, 7.0),
+        ([3.0, 1.0], 50, 1.0),
+        ([3.0, 1.0], 51, 3.0),
+        ([2.0, 3.0, 1.0], 50, 2.0),
+        ([float(i) for i in range(1, 101)], 90, 90.0),
+        ([float(i) for i in range(1, 101)], 99, 99.0),
+        ([float(i) for i in range(1, 102)], 99, 100.0),
+        ([5.0, 6.0], 0, 5.0),
+    ],
+)
+def test_percentiles_are_nearest_rank(values, percent, wanted):
+    assert report.percentile(values, percent) == wanted
+
+
+def test_flops_of_a_row_of_8_tokens():
+    """hidden 4, embeddings 2, FFN 8, 3 layers, 2 labels: a token 2 x 4 + 3 x (4 x 16 + 2 x 32) =
+    392, attention 3 x 2 x 64 x 4 = 1536, pooler 16, classifier 8; 2 x (8 x 392 + 1560)."""
+    config = {
+        "embedding_size": 2,
+        "hidden_size": 4,
+        "num_hidden_layers": 3,
+        "intermediate_size": 8,
+        "num_labels": 2,
+    }
+    assert flops.flops_per_row(config, 8) == 9392
+    assert flops.flops_per_row(ALBERT_BASE, 128) == 22_373_600_256
+
+
+def test_predictions_tsv_and_eval_json(tmp_path):
+    given, evaluated = examples(), evaluation()
+    paths = report.write_results(tmp_path / "new", figures(), evaluated.logits, given)
+    assert paths == [tmp_path / "new" / "eval.json", tmp_path / "new" / "predictions.tsv"]
+    assert paths[1].read_text(encoding="utf-8") == (
+        "index\tprediction\tlabel\tlogit_negative\tlogit_positive\tsentence\n"
+        "10\tnegative\tnegative\t2.000000\t1.000000\ta fine film\n"
+        "11\tpositive\tnegative\t0.000000\t1.000000\tdull\n"
+        "12\tnegative\tnegative\t3.000000\t0.500000\tno\n"
+        "13\tpositive\tpositive\t0.000000\t5.000000\tcharming\n"
+        "14\t\tnegative\tnan\t1.000000\tan overflow\n"
+    )
+    assert json.loads(paths[0].read_text(encoding="utf-8"))["sentences_total"] == 5
+    report.write_results(tmp_path, figures(), evaluated.logits, examples(None))
+    lines = (tmp_path / "predictions.tsv").read_text(encoding="utf-8").splitlines()
+    assert lines[1] == "10\tnegative\t\t2.000000\t1.000000\ta fine film"
+
+
+def test_json_is_strict_and_plain():
+    text = report.json_text({"a": NAN, "b": [INF, (-INF, 1.5)], "é": {"c": 1}})
+    assert text.endswith("}\n") and '"é"' in text and '\n "a": null,\n' in text
+    assert json.loads(text) == {"a": None, "b": [None, [None, 1.5]], "é": {"c": 1}}
+
+
+# The comparison
+
+REFERENCE = numpy.array([[1, 0], [0, 2], [3, 0], [0, 4]], numpy.float32)
+
+
+def test_every_figure_of_a_comparison():
+    """Centred, the reference's squares add up to 0.5 + 2 + 4.5 + 8 = 15. 10 added to both logits
+    of the first sentence moves nothing; 0.5 to one of the second moves both centred ones by 0.25:
+    sqrt(2 / 16 / 15). Cosines: 11 / sqrt(221) and 4 / (2 sqrt(4.25)), 1 and 1."""
+    got = REFERENCE + numpy.array([[10, 10], [0.5, 0], [0, 0], [0, 0]], numpy.float32)
+    made = compare.compare(got, REFERENCE, numpy.array([0, 1, 1, 1]), "int8", "by hand", "eye")
+    assert made == Comparison(
+        sentences=4,
+        not_finite=0,
+        relative=pytest.approx(math.sqrt(0.125 / 15)),
+        flips=0,
+        max_abs=10.0,
+        mean_abs=20.5 / 8,
+        worst_cosine=pytest.approx(11 / math.sqrt(221)),
+        accuracy=0.75,
+        reference_accuracy=0.75,
+        precision="int8",
+        reference="by hand",
+        tokenizer="eye",
+        other_ids=0,
+    )
+    assert list(made.lines(verbose=True)) == [
+        ("reference", "by hand, 4 sentences"),
+        ("tokens", "by eye\nother ids in 0 sentences (gate 0)"),
+        ("difference", "relative 9.13e-02 (gate none), label flips 0 (gate 0)"),
+        ("", "max abs 1.00e+01, mean abs 2.56e+00, worst cosine 0.739940"),
+        ("accuracy", "0.7500 compiled, 0.7500 reference (gate 0.5 points lost)"),
+        ("compare_cpu", "PASS"),
+    ]
+    assert [name for name, _ in made.lines()] == [
+        "reference",
+        "tokens",
+        "difference",
+        "accuracy",
+        "compare_cpu",
+    ]
+    assert made.verdict() == {
+        "passed": True,
+        "sentences": 4,
+        "not_finite": 0,
+        "relative": made.relative,
+        "flips": 0,
+        "max_abs": 10.0,
+        "mean_abs": 2.5625,
+        "worst_cosine": made.worst_cosine,
+        "accuracy": 0.75,
+        "reference_accuracy": 0.75,
+        "precision": "int8",
+        "reference": "by hand",
+        "tokenizer": "eye",
+        "other_ids": 0,
+        "allowed_flips": 0,
+        "gate": {"relative": INF, "flips": 0.01, "accuracy": 0.005},
+    }
+
+
+def test_a_flip_costs_the_accuracy_of_the_side_that_is_wrong():
+    got = REFERENCE.copy()
+    got[3] = got[3, ::-1]
+    made = compare.compare(got, REFERENCE, numpy.array([0, 1, 1, 1]), "fp32")
+    assert (made.flips, made.accuracy, made.reference_accuracy) == (1, 0.5, 0.75)
+    assert made.lost == 0.25 and not made.passed
+    lines = dict(made.lines())
+    assert lines["difference"].endswith("(gate 1e-04), label flips 1 (gate 0)")
+    assert lines["accuracy"] == "0.5000 compiled, 0.7500 reference (gate 0.0 points lost)"
+    assert lines["compare_cpu"] == "FAIL"
+    unlabelled = compare.compare(got, REFERENCE, None, "fp32")
+    assert unlabelled.lost == 0.0 and "accuracy" not in dict(unlabelled.lines())
+    assert (unlabelled.accuracy, unlabelled.reference_accuracy) == (None, None)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_a_sentence_without_finite_logits_on_either_side_is_a_flip_and_wrong(value, side):
+    """The first of four: in its place argmax() is the label whatever stands there."""
+    sides = [REFERENCE.copy(), REFERENCE.copy()]
+    sides[side][0] = [value, value]
+    made = compare.compare(*sides, numpy.array([0, 1, 0, 1]), "int8")
+    assert (made.flips, made.not_finite, made.passed) == (1, 1, False)
+    assert (made.accuracy, made.reference_accuracy) == ((0.75, 1.0), (1.0, 0.75))[side]
+    said = "1 of the sentences; each counts as a label flip"
+    assert dict(made.lines())["not finite"] == said
+
+
+def comparison(**changed):
+    made = {
+        "sentences": 1000,
+        "not_finite": 0,
+        "relative": 0.0,
+        "flips": 0,
+        "max_abs": 0.0,
+        "mean_abs": 0.0,
+        "worst_cosine": 1.0,
+        "accuracy": 0.9,
+        "reference_accuracy": 0.9,
+        "precision": "fp32",
+        "reference": "",
+        "tokenizer": "",
+        "other_ids": 0,
+    }
+    return Comparison(**{**made, **changed})
+
+
+@pytest.mark.parametrize(
+    "precision, relative, flips, accuracy",
+    [  # the largest that passes, of 1,000 sentences
+        ("fp32", 1e-4, 0, 0.9),
+        ("bf16", 2e-2, 5, 0.8951),
+        ("fp16", 2e-2, 5, 0.8951),
+        ("int8", 1e9, 10, 0.8951),
+    ],
+)
+def test_the_gate_of_each_precision(precision, relative, flips, accuracy):
+    at = {"precision": precision, "relative": relative, "flips": flips, "accuracy": accuracy}
+    assert comparison(**at).passed and comparison(**at).allowed_flips == flips
+    beyond = [
+        {"other_ids": 1},
+        {"flips": flips + 1},
+        {"accuracy": accuracy - 0.001},
+        {"relative": NAN},
+    ]
+    beyond += [{"relative": relative * 1.001}] if precision != "int8" else []
+    for change in beyond:
+        assert not comparison(**{**at, **change}).passed, change
+    assert comparison(**{**at, "sentences": 199, "flips": 0}).allowed_flips == flips * 199 // 1000
+
+
+def test_the_precisions_with_a_gate():
+    assert sorted(compare.GATES) == ["bf16", "fp16", "fp32", "int8"]
+
+
+# Running
+
+
+class Clock:
+    """Stands still but for what advances it."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+class Engine:
+    """A runner whose logits are [first id after [CLS], number of sentences seen] and whose every
+    run takes `seconds` of the clock."""
+
+    streams = 1
+
+    def __init__(self, clock, seconds=0.0, outputs=None):
+        self.clock, self.seconds, self.outputs, self.runs = clock, seconds, outputs, 0
+
+    def run(self, batch):
+        self.runs += 1
+        self.clock.now += self.seconds
+        slots = 1 + max(batch.slots or [0])
+        logits = numpy.zeros((*batch.input_ids.shape[:1], slots, 2), numpy.float32)
+        for row, (ids, mask) in enumerate(zip(batch.input_ids, batch.attention_mask)):
+            for slot in range(mask.max()):
+                logits[row, slot] = ids[mask == slot + 1][1], mask.max()
+        logits = logits if batch.slots else logits[:, 0]
+        times = self.outputs.pop(0) if self.outputs else (0.0, 1.0, 0.0, self.clock.now)
+        return Output(logits, *times)
+
+
+class Words:
+    """A tokenizer whose ids are the numbers in the text; each sentence takes it `seconds`."""
+
+    def __init__(self, clock, seconds=0.0):
+        self.clock, self.seconds = clock, seconds
+
+    def encode(self, text, max_seq_length=None):
+        self.clock.now += self.seconds
+        ids = [int(word) for word in text.split()]
+        return [2, *ids[: max_seq_length - 2], 3], len(ids) > max_seq_length - 2
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(evaluate, "time", clock)
+    return clock
+
+
+def run(engine, tokenizer, sentences, shape=None, **options):
+    saved = SimpleNamespace(shape=shape or Shape(2, 6), num_labels=2)
+    return evaluate.evaluate(engine, saved, tokenizer, sentences, **options)
+
+
+FIVE = ["11", "12 1", "13 1 1", "14 1 1 1", "15 1 1 1 1"]
+
+
+def test_what_is_counted_in_a_run(clock):
+    """Five sentences of 1 to 5 tokens, the last cut to 4: 3 batches of 2 rows, 3 + 4 + 5 + 6 + 6
+    tokens with [CLS] and [SEP]. An engine that takes 10 s a run, three of them before the clock
+    starts; a tokenizer that takes no time."""
+    engine = Engine(clock, 10.0)
+    made = run(engine, Words(clock), FIVE)
+    assert made.logits.tolist() == [[11, 1], [12, 1], [13, 1], [14, 1], [15, 1]]
+    assert made.logits.dtype == numpy.float32
+    assert (made.tokens, made.truncated, made.rows) == (24, 1, 6)
+    assert engine.runs == 3 + 3 and made.end_to_end == 30.0 and made.tokenize == 0.0
+    assert run(Engine(clock, 10.0), Words(clock), FIVE, warmup=0).end_to_end == 30.0
+    assert evaluate.WARMUP == 3
+
+
+def test_tokenising_is_timed_without_that_of_the_warm_up(clock):
+    assert run(Engine(clock), Words(clock, 2.0), FIVE).tokenize == 10.0
+
+
+def test_stages_are_added_up_and_what_overlaps_counts_once(clock):
+    """Forwards from 1 to 3, from 2 to 4 and from 10 to 11: busy for 4 of their 5 seconds."""
+    warm = [(9.0, 9.0, 9.0, 9.0)] * 3
+    timed = [(0.5, 2.0, 0.25, 1.0), (0.25, 2.0, 0.25, 2.0), (0.25, 1.0, 0.5, 10.0)]
+    made = run(Engine(clock, outputs=warm + timed), Words(clock), FIVE)
+    assert (made.copy_in, made.forward, made.copy_out) == (1.0, [2.0, 2.0, 1.0], 1.0)
+    assert made.busy == 4.0
+
+
+def test_a_packed_run_counts_rows_and_scores_sentences(clock):
+    """Rows of 12 tokens for 3, 4, 5, 6 and 7 of them: longest first, 7 + 5, 6 + 4 and 3."""
+    made = run(Engine(clock), Words(clock), FIVE, Shape(2, 12, 3))
+    assert made.logits.tolist() == [[11, 1], [12, 2], [13, 2], [14, 2], [15, 2]]
+    assert (made.rows, made.tokens, made.truncated, len(made.forward)) == (4, 25, 0, 2)
+
+
+@pytest.mark.parametrize("shape, total", [(Shape(2, 6), 3), (Shape(2, 6, 2), None)])
+def test_progress_is_told_what_there_is_to_do(clock, shape, total):
+    told = []
+
+    def progress(steps, **options):
+        told.append((options, len(list(steps)) if hasattr(steps, "__len__") else None))
+        return steps
+
+    run(Engine(clock), Words(clock), FIVE, shape, progress=progress)
+    assert told[0] == ({"desc": "warm up", "unit": "batch"}, 3)
+    assert told[1] == ({"desc": "evaluate", "total": total, "unit": "batch"}, None)
+
+
+def test_two_streams_run_side_by_side_and_keep_the_order():
+    """The first of each two batches takes longer: the second is there before it."""
+
+    class Slow(Engine):
+        streams, together, most = 2, 0, 0
+
+        def run(self, batch):
+            self.together += 1
+            self.most = max(self.most, self.together)
+            time.sleep(0.03 if batch.input_ids[0, 1] % 4 == 0 else 0.01)
+            self.together -= 1
+            return super().run(batch)
+
+    engine = Slow(Clock())
+    sentences = [str(10 + i) for i in range(19)]
+    made = run(engine, Words(engine.clock), sentences)
+    assert made.logits[:, 0].tolist() == list(range(10, 29))
+    assert engine.most == 2 and len(made.forward) == 10
+
+
+@pytest.mark.parametrize(
+    "intervals, length",
+    [([], 0), ([(1, 3)], 2), ([(1, 3), (2, 4)], 3), ([(2, 4), (1, 3), (3, 3.5), (7, 8)], 4)],
+)
+def test_the_union_of_intervals(intervals, length):
+    assert evaluate.union(intervals) == length
+
+
+def test_scored_and_right():
+    logits = numpy.array([[0, 1], [1, NAN], [NAN, 1], [INF, 0], [1, 0]], numpy.float32)
+    assert evaluate.finite(logits).tolist() == [True, False, False, False, True]
+    assert evaluate.right(logits, [1, 1, 0, 0, 1]).tolist() == [True, False, False, False, False]
+
+
+# What an engine is said to be
+
+
+def test_openvino_is_read_back(monkeypatch, tmp_path):
+    """An engine that takes fp32, 1 thread and 1 stream, whatever it is asked for."""
+    ov = pytest.importorskip("openvino")
+    from openvino import opset13 as ops
+
+    from albert_aie.backends import Target, openvino
+
+    real = ov.Core()
+    given = ops.parameter([2, 3], numpy.float32)
+    weight = ops.constant(numpy.ones((3, 3), numpy.float32))
+    model = ov.Model([ops.matmul(given, weight, False, False)], [given], "tiny")
+    ov.save_model(model, tmp_path / "ir.xml", compress_to_fp16=False)
+
+    class Stubborn:
+        read_model, get_property = real.read_model, real.get_property
+
+        def compile_model(self, model, device, asked):
+            own = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+            return real.compile_model(model, device, {**own, "NUM_STREAMS": 1})
+
+    monkeypatch.setattr(ov, "Core", Stubborn)
+    saved = SimpleNamespace(path="a.pt", blob=lambda name: (tmp_path / name).read_bytes())
+    target = Target("openvino", "cpu", "bf16", {"threads": 2, "streams": 2})
+    runner = openvino.Runner(saved, target)
+    said = runner.precision, runner.threads, runner.streams, runner.precision_is
+    assert said == ("fp32", 1, 1, "read back")
+
+
+@pytest.mark.parametrize("dtype, name", [("float32", "fp32"), ("bfloat16", "bf16")])
+def test_torchscript_is_read_back(dtype, name):
+    """The program's own weights count, not what its manifest says."""
+    import torch
+
+    from albert_aie.backends import Target, torchscript
+
+    linear = torch.nn.Linear(3, 3).to(getattr(torch, dtype)).eval()
+    program = torch.jit.trace(linear, torch.ones(2, 3, dtype=getattr(torch, dtype)))
+    saved = SimpleNamespace(program=lambda device: torch.jit.freeze(program), shape=Shape(2, 3))
+    target = Target("torchscript", "cpu", "fp16", {})
+    runner = torchscript.load(saved, target)
+    assert (runner.precision, runner.precision_is, runner.streams) == (name, "read back", 1)
+    assert runner.threads == torch.get_num_threads()
+
+
+# Batches
+
+
+def test_a_short_plain_batch_repeats_its_last_row():
+    encoded = [[2, 5, 3], [2, 6, 7, 3], [2, 8, 3]]
+    first, last = batching.batches(encoded, Shape(2, 4))
+    assert first.input_ids.tolist() == [[2, 5, 3, 0], [2, 6, 7, 3]]
+    assert first.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert (first.sentences, first.rows, first.slots) == ([0, 1], [0, 1], None)
+    assert last.input_ids.tolist() == 2 * [[2, 8, 3, 0]]
+    assert last.attention_mask.tolist() == 2 * [[1, 1, 1, 0]]
+    assert (last.sentences, last.rows, last.slots) == ([2], [0], None)
+    for batch in (first, last):
+        assert batch.token_type_ids.tolist() == 2 * [4 * [0]]
+        assert {array.dtype for array in batch.inputs} == {numpy.dtype("int64")}
+        assert batch.inputs == (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    into = numpy.full((3, 2), NAN, numpy.float32)
+    batching.scatter(numpy.array([[1, 2], [3, 4]], numpy.float32), last, into)
+    assert into[2].tolist() == [1, 2] and numpy.isnan(into[:2]).all()
+
+
+def test_a_packed_batch_numbers_its_sentences():
+    encoded = [[2, 5, 3], [2, 6, 7, 8, 3], [2, 9, 3]]
+    (batch,) = batching.batches(encoded, Shape(2, 8, 2))
+    assert batch.input_ids.tolist() == [[2, 6, 7, 8, 3, 2, 5, 3], [2, 9, 3, 0, 0, 0, 0, 0]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1, 2, 2, 2], [1, 1, 1, 0, 0, 0, 0, 0]]
+    assert (batch.sentences, batch.rows, batch.slots) == ([1, 0, 2], [0, 0, 1], [0, 1, 0])
+    into = numpy.zeros((3, 1), numpy.float32)
+    batching.scatter(numpy.array([[[1], [2]], [[3], [4]]], numpy.float32), batch, into)
+    assert into.tolist() == [[2], [1], [3]]
+
+
+@pytest.mark.parametrize(
+    "lengths, capacity, slots, rows",
+    [
+        ([4, 4, 6, 6], 10, 4, [[2, 0], [3, 1]]),  # in their order it would be three rows
+        ([5, 5, 5], 10, 4, [[0, 1], [2]]),
+        ([3, 3, 3], 10, 2, [[0, 1], [2]]),
+        ([7, 6, 3, 3], 10, 4, [[0, 2], [1, 3]]),
+        ([], 10, 2, []),
+    ],
+)
+def test_packing_is_first_fit_decreasing(lengths, capacity, slots, rows):
+    assert batching.pack(lengths, capacity, slots) == rows
+
+
+def test_a_shape_from_its_flags():
+    assert batching.shape(4, 128) == Shape(4, 128, 0) == Shape(4, 128)
+    assert batching.shape(4, 128, pack=True) == Shape(4, 128, 16)
+    assert batching.shape(4, 7, pack=True) == Shape(4, 7, 1)
+    assert batching.shape(4, 128, pack=True, slots=42) == Shape(4, 128, 42)
+    assert (str(Shape(4, 8)), Shape(4, 8).inputs) == ("batch 4 x 8 tokens", (4, 8))
+    with pytest.raises(UserError) as error:
+        batching.shape(4, 128, pack=True, slots=43)
+    assert str(error.value) == (
+        "--slots 43: must be 1 to 42, for a sentence has 3 tokens at least and a row 128"
+    )
+    with pytest.raises(UserError) as error:
+        batching.shape(4, 128, slots=2)
+    assert str(error.value).startswith("--slots: means something with --pack only; add --pack")
