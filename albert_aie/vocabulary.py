@@ -37,7 +37,7 @@ def find(folder, rows, huggingface, spm_model_file=None, upstream_dir=None, kind
     if not paths:
         raise UserError(_none_here(folder, kinds, upstream_dir))
     files = [_read(path, folder, huggingface) for path in paths]
-    fitting = [file for file in files if _fits(file, rows)]
+    fitting = [file for file in files if _fits(file, rows, sole=len(files) == 1)]
     if not fitting:
         raise UserError(
             f"{paths[0]}: has {files[0].load().vocab_size} pieces, but the checkpoint's vocab_size "
@@ -62,10 +62,15 @@ def _files(folder, kinds):
     return [paths[0] for paths in there if paths]
 
 
-def _fits(file, rows):
+def _fits(file, rows, sole):
     """A row for every id. There may be more, which fill the table up; other numbers are how a wrong
-    vocabulary is noticed."""
-    ids = file.load().vocab_size
+    vocabulary is noticed. One that is no ALBERT's is an error only where it is the sole one."""
+    try:
+        ids = file.load().vocab_size
+    except UserError:
+        if sole:
+            raise
+        return False
     return ids <= rows <= -(-ids // _MULTIPLE) * _MULTIPLE
 
 

@@ -24,7 +24,7 @@ LENGTH = 128
 
 def load(pth_dir):
     """(Checkpoint, Tokenizer) of --pth_dir."""
-    from albert_aie import checkpoint, text
+    from albert_aie import checkpoint
 
     source = checkpoint.load(pth_dir)
     return source, source.tokenizer.load()
@@ -248,7 +248,7 @@ class Ours:
     """The file that export_albert_aie.py wrote, run as run_aie_eval.py runs it."""
 
     def __init__(self, spec):
-        from albert_aie import artifact, backends, text
+        from albert_aie import artifact, backends
 
         saved = artifact.open_pt(spec["file"])
         self.label, self.manifest, self.config = spec["label"], saved.manifest, saved.manifest["config"]
