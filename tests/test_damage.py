@@ -278,7 +278,7 @@ def test_a_manifest_that_is_not_that_of_its_program_is_refused_before_the_work(
 ):
     """It makes sense and its digests are right; only the program is another one."""
     config = open_pt(compiled[backend]).manifest["config"]
-    names = ["a", "b", "c"]
+    names = ["negative", "positive", "c"]
     change = {
         "batch_size": {"batch_size": 8},
         "max_seq_length": {"max_seq_length": 64},
