@@ -22,7 +22,7 @@ import torch
 from plan import LENGTH, load
 from readings import SIZE
 
-from albert_aie import artifact, backends, text
+from albert_aie import artifact, backends
 from albert_aie.batching import Batch, pack
 from albert_aie.compare import transformers_model
 from albert_aie.evaluate import evaluate
@@ -229,7 +229,7 @@ class Ours:
     def __init__(self, spec):
         self.saved = artifact.open_pt(spec.made_from["file"])
         self.shape, self.config = self.saved.shape, self.saved.manifest["config"]
-        self.tokenizer = text.Tokenizer(self.saved.tokenizer)
+        self.tokenizer = self.saved.tokenizer.load()
         name = self.saved.manifest["backend"]
         options = {"streams": spec.streams} if name == "openvino" else {}
         target = backends.Target(name, spec.device, spec.precision, options)

@@ -8,7 +8,7 @@ import host
 import torch
 from readings import PRECISIONS
 
-from albert_aie import UserError, backends, checkpoint, text
+from albert_aie import UserError, backends, checkpoint, tasks
 
 LENGTH = 128
 BOTH, TEXT, DENSE = ("dense", "end_to_end"), ("end_to_end",), ("dense",)
@@ -121,13 +121,13 @@ def cuda():
 def load(pth_dir):
     """(Checkpoint, Tokenizer) of --pth_dir."""
     loaded = checkpoint.load(pth_dir)
-    return loaded, text.Tokenizer(loaded.tokenizer.read_bytes())
+    return loaded, loaded.tokenizer.load()
 
 
 def calibration(args):
     """256 id lists of training sentences, for the peers' int8; ours takes its own."""
     _, tokenizer = load(args.pth_dir)
-    long = [s for s in text.read_sst2(args.data_dir, "train").sentences if len(s.split()) >= 10]
+    long = [s for s in tasks.read(args.data_dir, "train").sentences if len(s.split()) >= 10]
     drawn = random.Random(0).sample(long, min(256, len(long)))
     return [tokenizer.encode(sentence, LENGTH)[0] for sentence in drawn]
 
