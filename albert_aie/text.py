@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from . import UserError, first_line
+from . import UserError, first_line, terminal
 
 WORD_START = "\u2581"  # sentencepiece's mark for a blank before a piece
 SPECIAL_IDS = {"<pad>": 0, "<unk>": 1, "[CLS]": 2, "[SEP]": 3}
@@ -152,6 +152,10 @@ def _clean(text, do_lower_case=True, keep_accents=False, remove_space=True):
     return text.lower() if do_lower_case else text
 
 
+# Reaches most of what can fail in a tokenizer: known words, accents, an unknown character.
+_PROBE = "Caf\u00e9 \u96fb -- a ``long'' [SEP] 1994,"
+
+
 class JsonTokenizer:
     """A tokenizer.json, run by the library `tokenizers` as transformers runs it. The name of a
     special token in a text, such as [SEP], becomes that token."""
@@ -165,11 +169,13 @@ class JsonTokenizer:
         import tokenizers
 
         self._name, self._length = name, None
-        with self._errors(f"not a tokenizer that tokenizers {tokenizers.__version__} reads"):
+        wrong = f"not a tokenizer that tokenizers {tokenizers.__version__} reads"
+        with terminal.silent(), self._errors(wrong):  # a panic writes lines of its own
             self._tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8-sig"))
             self._tokenizer.no_padding()  # the file can ask for either
             self._tokenizer.no_truncation()
             empty = self._tokenizer.encode("").ids
+            self._tokenizer.encode(_PROBE)
             self.vocab_size = max(*self._tokenizer.get_vocab().values(), *empty) + 1
         if not empty:
             raise UserError(
@@ -232,11 +238,7 @@ def disagreement(file, sentences):
     which is used, and an example; else an empty text."""
     if file.beside is None:
         return ""
-    used = file.load()
-    try:
-        other = file.beside.load()
-    except UserError as error:
-        return f"not used, and not usable: {error}"
+    used, other = file.load(), file.beside.load()
     differing = [s for s in sentences if used.encode(s)[0] != other.encode(s)[0]]
     if not differing:
         return ""
