@@ -109,11 +109,13 @@ def parse_args(argv):
 
 
 def run(args):
-    from albert_aie import artifact, calibration, compare, evaluate, tasks, text
+    from albert_aie import artifact, calibration, compare, evaluate, graph, tasks, text
 
     command.check_comparison(args)
     shape = batching.shape(args.batch_size, args.max_seq_length, args.pack, args.slots)
     target = choose_target(args)
+    default = backends.get(target.backend).GRAPH
+    graph_name = graph.choose(args.graph, default, shape, args.prefix_dir)
     checkpoint = read_checkpoint(args, shape).named(args.label_map)
     machine.check_memory(shape, target.device, checkpoint.config.intermediate_size)
     sentences = []
@@ -128,7 +130,7 @@ def run(args):
     path = Path(args.save_dir) / artifact.file_name(shape)
     command.check_outputs(path, args.compare_output)
 
-    export(path, checkpoint, target, shape, args, sentences)
+    export(path, checkpoint, target, shape, graph_name, args, sentences)
     if not args.compare_cpu:
         return 0
     saved = artifact.open_pt(path)
@@ -140,11 +142,6 @@ def run(args):
 
 
 def choose_target(args):
-    if args.pack and args.graph == "upstream":
-        raise UserError(
-            "--pack --graph upstream: albert_pytorch's model takes one sentence a row; "
-            "leave --graph out"
-        )
     backend, device, why = backends.pick(args.backend, args.device)
     default = "fp32" if args.random_weights else backends.get(backend).default_precision(device)
     options = command.options(args, "export")
@@ -174,12 +171,11 @@ def read_checkpoint(args, shape):
     return found
 
 
-def export(path, checkpoint, target, shape, args, sentences):
+def export(path, checkpoint, target, shape, graph_name, args, sentences):
     """Build, trace, compile and save; int8 takes its ranges from `sentences`."""
     from albert_aie import artifact, calibration, graph
 
     engine = backends.get(target.backend)
-    graph_name = args.graph or ("fused" if shape.slots else engine.GRAPH)
     ranges = partial(calibration.batches, checkpoint.tokenizer.load(), sentences, shape)
     started = time.perf_counter()
     steps = command.bar(total=2, desc="trace and compile", unit="step")

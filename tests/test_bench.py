@@ -156,7 +156,7 @@ def test_the_rows_of_the_readmes(tmp_path, bench, capsys):
         "below",
         "",
     ]
-    head = "| end to end | sentences/s | x baseline | x best peer | accuracy | flips |"
+    head = "| engine | sentences/s | x eager padded | x best peer | accuracy | flips |"
     assert english.read_text().split("\n") == ["above", tables.BEGIN, head, *rows]
     lines = chinese.read_text(encoding="utf-8").split("\n")
     assert "句/秒" in lines[2] and lines[3:] == rows

@@ -125,7 +125,8 @@ def compile(module, inputs, target, calibration=None):
     from .. import graph
 
     program = graph.trace(module, inputs)
-    model = openvino.convert_model(program, example_input=inputs)
+    with contextlib.redirect_stdout(io.StringIO()):  # it takes a --verbose of ours for its own
+        model = openvino.convert_model(program, example_input=inputs)
     for port, name in zip(model.inputs, INPUTS):
         port.get_tensor().set_names({name})
     model.reshape({name: list(inputs[0].shape) for name in INPUTS})
