@@ -3,9 +3,8 @@
 import sys
 
 import pytest
-from packaging.requirements import Requirement
-
 from conftest import ROOT
+from packaging.requirements import Requirement
 
 if sys.version_info >= (3, 11):
     import tomllib
