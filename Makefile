@@ -4,9 +4,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
-PIP = $(PY) -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
+# the Python of a $(VENV) that is there already, else $(PYTHON)
+VERSION := $(shell $(firstword $(wildcard $(PY)) $(PYTHON)) \
+	-c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# exact versions; a torch that is in $(VENV) already stays, if requirements.txt allows it
+PINS ?= constraints/py$(VERSION).txt
+PIP = $(PY) -m pip install --quiet --disable-pip-version-check
 # export and evaluate write here
 OUT ?= outputs/demo
 # tests at a time
@@ -16,13 +19,18 @@ SST2 ?= ../shared/data/SST-2
 
 .PHONY: demo test test-all bench clean
 
-$(VENV)/.ready: pyproject.toml requirements.txt $(CONSTRAINTS)
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) -r requirements.txt
+constraints/py%.txt:
+	@echo "Python $* was not tried; 3.9 to 3.13 were: make demo PYTHON=python3.11" >&2; exit 1
+
+$(VENV)/.ready: pyproject.toml requirements.txt $(PINS)
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip show --quiet torch 2>/dev/null || $(PIP) -c $(PINS) torch
+	grep -v '^torch==' $(PINS) > $(VENV)/pins.txt
+	$(PIP) -c $(VENV)/pins.txt -r requirements.txt
 	touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready
-	$(PIP) -e .[test]
+	$(PIP) -c $(VENV)/pins.txt -e .[test]
 	touch $@
 
 demo: $(VENV)/.ready
@@ -38,7 +46,7 @@ test-all: $(VENV)/.ready-test
 	$(PY) -m pytest -q -n $(JOBS) -m "slow or not slow"
 
 bench: $(VENV)/.ready-test
-	$(PIP) -e .[bench]
+	$(PIP) -c $(VENV)/pins.txt -e .[bench]
 	$(PY) benchmarks/peers.py --demo --data_dir $(SST2)
 
 clean:

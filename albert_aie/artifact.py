@@ -247,10 +247,10 @@ def _verify(archive, manifest, path):
     if manifest["format_version"] == 1:
         archive.check_crcs()
         return
-    if digest(manifest) != manifest.get("sha256"):
+    known = manifest.get("entries")
+    if digest(manifest) != manifest.get("sha256") or not isinstance(known, dict):
         raise Damaged(f"{MANIFEST} is not as it was written")
     found = archive.sha256([name for name in archive.names if name != MANIFEST])
-    known = manifest.get("entries")
     wrong = [name for name in {**found, **known} if found.get(name) != known.get(name)]
     if wrong:
         raise Damaged(f"{some(wrong)} not as written")

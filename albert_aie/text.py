@@ -93,12 +93,16 @@ class Tokenizer:
             ids = ids[: max_seq_length - 2]
         return [CLS] + ids + [SEP], truncated
 
+    def piece(self, number):
+        """The text of a piece, as sentencepiece has it."""
+        return self._spm.id_to_piece(number)
+
     def _ids(self, text):
         for part, number in self._parts(text):
             if number is not None:
                 yield number
             else:
-                for piece in self._pieces(_clean(part, **self._options)):
+                for piece in self._pieces(clean(part, **self._options)):
                     yield self._spm.piece_to_id(piece)
 
     def _parts(self, text):
@@ -143,7 +147,7 @@ class _Unaccented(dict):
 _UNACCENTED = _Unaccented()
 
 
-def _clean(text, do_lower_case=True, keep_accents=False, remove_space=True):
+def clean(text, do_lower_case=True, keep_accents=False, remove_space=True):
     if remove_space:
         text = " ".join(text.split())
     text = text.replace("``", '"').replace("''", '"')

@@ -59,6 +59,9 @@ def compiled(tmp_path_factory, tiny):
         ({"compare_cpu": True, "data_dir": "nowhere"}, ["dev.tsv: no such file", "--demo"]),
         ({"compare_rows": 5}, ["--compare_rows", "--compare_cpu"]),
         ({"compare_output": "x.json"}, ["--compare_output", "--compare_cpu"]),
+        ({"batch_size": "many"}, ["--batch_size many", "not a whole number"]),
+        ({"precision": "fp8"}, ["--precision", "invalid choice: 'fp8'"]),
+        ({"no_such_flag": 1}, ["unrecognized arguments: --no_such_flag=1"]),
     ],
 )
 def test_flags_of_export(tmp_path, tiny, export, given, words):
@@ -111,6 +114,7 @@ def test_cuda_without_a_gpu(tmp_path, tiny, export, monkeypatch):
         ({"device_id": 1}, ["--device_id", "torchscript on cpu"]),
         ({"compare_rows": 5}, ["--compare_rows", "--compare_cpu"]),
         ({"compare_output": "x.json"}, ["--compare_output", "--compare_cpu"]),
+        ({"no_such_flag": 1}, ["unrecognized arguments: --no_such_flag=1"]),
         ({"aie_model_dir": "nowhere.pt"}, ["nowhere.pt: no such file"]),
     ],
 )

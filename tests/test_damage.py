@@ -18,7 +18,7 @@ import torch
 from helpers import ROOT, SPM, flags, logits, refused, rewrite, tokens, write_checkpoint
 
 import export_albert_aie
-from albert_aie import UserError, artifact, checkpoint, files, weights
+from albert_aie import UserError, artifact, backends, checkpoint, files, weights
 from albert_aie.artifact import open_pt
 from albert_aie.batching import Shape
 
@@ -162,6 +162,18 @@ def test_an_entry_that_was_added_is_refused(tmp_path, compiled, name):
         open_pt(path)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_entry_that_stands_there_twice_is_refused(tmp_path, compiled):
+    """The right one last, where Python's zipfile looks, the wrong one first, where another may."""
+    path = tmp_path / NAME
+    with zipfile.ZipFile(compiled["torchscript"]) as old, zipfile.ZipFile(path, "w") as new:
+        new.writestr("archive/constants/1", b"another")
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry), compress_type=entry.compress_type)
+    with pytest.raises(UserError, match="not those of one torch archive"):
+        open_pt(path)
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_tokenizer_that_was_exchanged_is_refused(
     tmp_path, compiled, sentences, evaluate, version
@@ -218,7 +230,10 @@ def test_a_pt_that_is_cut_short_foreign_or_newer(tmp_path, compiled, sentences, 
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(foreign))
     assert refused(run(foreign), "has no albert_aie/manifest.json")
     path = tmp_path / "changed.pt"
+    listless = {"format": "albert_aie", "format_version": 2, "entries": [1]}
+    listless["sha256"] = artifact.digest(listless)
     for manifest, words in (
+        (json.dumps(listless).encode(), "not as it was written"),
         ({"format_version": 99}, "format version 99"),
         ({"format": "other"}, "another program's"),
         (b"{", "not JSON"),
@@ -278,7 +293,7 @@ def test_a_manifest_that_is_not_that_of_its_program_is_refused_before_the_work(
 ):
     """It makes sense and its digests are right; only the program is another one."""
     config = open_pt(compiled[backend]).manifest["config"]
-    names = ["a", "b", "c"]
+    names = ["negative", "neutral", "positive"]
     change = {
         "batch_size": {"batch_size": 8},
         "max_seq_length": {"max_seq_length": 64},
@@ -301,6 +316,14 @@ def test_a_packed_program_under_a_plain_manifest_is_refused(tmp_path, packed, se
         path = rewrite(packed, tmp_path / NAME, {"slots": slots})
         run = evaluate(aie_model_dir=path, data_dir=sentences)
         assert refused(run, NAME, "its manifest says") and run.out == ""
+
+
+def test_logits_of_another_shape_are_refused_though_they_are_as_many(compiled):
+    saved = open_pt(compiled["torchscript"])
+    backends.check_logits(numpy.zeros((4, 2)), saved)
+    for shape in ((2, 4), (4, 2, 1), (4, 1), (8,)):
+        with pytest.raises(UserError, match="its manifest says logits of"):
+            backends.check_logits(numpy.zeros(shape), saved)
 
 
 def test_a_file_that_is_replaced_after_it_was_verified_is_refused(tmp_path, compiled):
@@ -423,6 +446,16 @@ def test_two_writers_with_one_process_number_leave_one_whole_file(tmp_path, monk
         assert path.read_bytes() == b"second"
     assert path.read_bytes() == b"first" * 1000 + b"!"
     assert os.listdir(tmp_path) == [NAME]
+
+
+def test_a_temporary_that_is_another_writers_is_never_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "0" * 16)
+    foreign = tmp_path / f".{NAME}.{files._boot()}.{'0' * 16}.tmp"
+    monkeypatch.setattr(files, "_remove_stale", lambda path: None)
+    foreign.write_bytes(b"another's")
+    with pytest.raises(UserError, match="File exists"), files.replacing(tmp_path / NAME) as mine:
+        mine.write_bytes(b"mine")
+    assert foreign.read_bytes() == b"another's"
 
 
 WRITER = """

@@ -151,7 +151,7 @@ def prepack(graph, rows, precision):
     mkldnn = torch.ops.mkldnn
     if not hasattr(mkldnn, "_reorder_linear_weight"):
         return
-    if precision == "bf16" and not mkldnn._is_mkldnn_bf16_supported():  # needs AVX-512
+    if "bf16" in precision and not mkldnn._is_mkldnn_bf16_supported():  # needs AVX-512
         return
     torch._C._jit_pass_custom_pattern_based_rewrite_graph(LINEAR, PACKED_LINEAR, graph)
     for node in graph.findAllNodes("mkldnn::_linear_pointwise"):
