@@ -93,12 +93,16 @@ class Tokenizer:
             ids = ids[: max_seq_length - 2]
         return [CLS] + ids + [SEP], truncated
 
+    def piece(self, number):
+        """The text of a piece, as sentencepiece has it."""
+        return self._spm.id_to_piece(number)
+
     def _ids(self, text):
         for part, number in self._parts(text):
             if number is not None:
                 yield number
             else:
-                for piece in self._pieces(_clean(part, **self._options)):
+                for piece in self._pieces(clean(part, **self._options)):
                     yield self._spm.piece_to_id(piece)
 
     def _parts(self, text):
@@ -143,7 +147,7 @@ class _Unaccented(dict):
 _UNACCENTED = _Unaccented()
 
 
-def _clean(text, do_lower_case=True, keep_accents=False, remove_space=True):
+def clean(text, do_lower_case=True, keep_accents=False, remove_space=True):
     if remove_space:
         text = " ".join(text.split())
     text = text.replace("``", '"').replace("''", '"')
@@ -198,7 +202,7 @@ class JsonTokenizer:
     def normalized(self, text):
         """A text as the model of the tokenizer gets it."""
         normalizer = self._tokenizer.normalizer
-        return normalizer.normalize_str(text) if normalizer else text
+        return text if normalizer is None else normalizer.normalize_str(text)
 
     @contextlib.contextmanager
     def _errors(self, what):
