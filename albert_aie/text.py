@@ -202,7 +202,7 @@ class JsonTokenizer:
     def normalized(self, text):
         """A text as the model of the tokenizer gets it."""
         normalizer = self._tokenizer.normalizer
-        return normalizer.normalize_str(text) if normalizer else text
+        return text if normalizer is None else normalizer.normalize_str(text)
 
     @contextlib.contextmanager
     def _errors(self, what):

@@ -9,6 +9,7 @@ import tarfile
 import time
 import unicodedata
 
+import numpy
 import pytest
 from helpers import ROOT, SPM, refused
 
@@ -346,6 +347,14 @@ def test_a_file_with_another_tokenizer_than_the_checkpoints_fails(
     assert run.code == 1 and "other ids in 1 sentences (gate 0)" in run.out
     verdict = json.loads((tmp_path / "compared.json").read_text())
     assert (verdict["passed"], verdict["other_ids"]) == (False, 1)
+
+
+def test_one_sentence_with_other_ids_fails_although_the_logits_are_equal():
+    logits = numpy.array([[1.0, -1.0], [-2.0, 2.0]], numpy.float32)
+    passed = [
+        compare.compare(logits, logits, None, "int8", other_ids=count).passed for count in (0, 1)
+    ]
+    assert passed == [True, False]
 
 
 # tokenizer.json itself
