@@ -496,4 +496,4 @@ def test_accents_are_dropped_as_unicodedata_drops_them_from_whole_sentences():
     points = "a".join(map(chr, [*range(0xD800), *range(0xE000, 0x20000)]))
     whole = unicodedata.normalize("NFKD", points.replace("``", '"').replace("''", '"'))
     wanted = "".join(c for c in whole if not unicodedata.combining(c)).lower()
-    assert text._clean(points, remove_space=False) == wanted
+    assert text.clean(points, remove_space=False) == wanted
