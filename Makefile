@@ -1,5 +1,8 @@
 # make demo    set everything up, export the embedded checkpoint, compare and evaluate it
 # make bench   set everything up, measure us and the peers (an hour on 2 cores; SST2=folder of GLUE's SST-2)
+# make readme  copy the rows of outputs/bench.json into both READMEs
+# make fuzz    feed hostile input to both scripts for MINUTES; what fails is kept in outputs/fuzz
+# make mutants plant faults in the code that measures, and list those that no test notices (Python 3.10 on)
 # make test    set everything up, run ruff and the fast tests;  make test-all: the slow ones too
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +20,10 @@ JOBS ?= 2
 # GLUE's SST-2, for `make bench`
 SST2 ?= ../shared/data/SST-2
 
-.PHONY: demo test test-all bench clean
+# of `make fuzz`
+MINUTES ?= 30
+
+.PHONY: demo test test-all bench readme fuzz mutants clean
 
 constraints/py%.txt:
 	@echo "Python $* was not tried; 3.9 to 3.13 were: make demo PYTHON=python3.11" >&2; exit 1
@@ -49,5 +55,18 @@ bench: $(VENV)/.ready-test
 	$(PIP) -c $(VENV)/pins.txt -e .[bench]
 	$(PY) benchmarks/peers.py --demo --data_dir $(SST2)
 
+readme: $(VENV)/.ready
+	$(PY) benchmarks/tables.py outputs/bench.json --readme README.md README.zh-CN.md
+
+fuzz: $(VENV)/.ready-test
+	$(PY) tests/fuzz.py --minutes $(MINUTES)
+
+mutants: $(VENV)/.ready-test
+	$(PIP) -c $(VENV)/pins.txt mutmut==3.8.1
+	rm -rf mutants
+	PATH="$(abspath $(VENV))/bin:$$PATH" OMP_NUM_THREADS=1 mutmut run --max-children $(JOBS)
+	$(VENV)/bin/mutmut results --all true | sed 's/.*: //' | sort | uniq -c
+	$(VENV)/bin/mutmut results
+
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) outputs mutants

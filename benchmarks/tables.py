@@ -22,7 +22,7 @@ TEXT = ["engine", "sentences/s (range)", "x eager padded", "accuracy", "flips", 
 TEXT += ["load s", "peak MB"]
 BEGIN, END = "<!-- results: make readme -->", "<!-- end of results -->"
 README = {
-    "en": ["end to end", "sentences/s", "x baseline", "x best peer", "accuracy", "flips"],
+    "en": ["engine", "sentences/s", "x eager padded", "x best peer", "accuracy", "flips"],
     "zh": ["端到端", "句/秒", "× 基线", "× 最好的同类", "准确率", "翻转"],
 }
 

@@ -34,8 +34,8 @@ from transformers import (
 )
 
 from albert_aie import UserError, tasks
-from albert_aie.upstream import to_upstream
 from albert_aie.text import Tokenizer, clean
+from albert_aie.upstream import to_upstream
 
 HERE = Path(__file__).resolve().parent
 CONFIG = {

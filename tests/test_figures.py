@@ -1,5 +1,6 @@
 """Every figure that is printed, on evaluations made by hand, with answers worked out by hand."""
 
+import hashlib
 import json
 import math
 import time
@@ -140,8 +141,8 @@ def test_every_key_of_eval_json():
         "padding": 0.75,
         "positions": 5120,
         "sentences_per_row": 0.125,
-        "nominal_gflop_per_row": pytest.approx(22.373600256),
-        "nominal_gflop_per_second": pytest.approx(1789.88802048),
+        "nominal_gflop_per_row": 22.373600256,
+        "nominal_gflop_per_second": 1789.88802048,
         "manifest": MANIFEST,
     }
 
@@ -234,13 +235,16 @@ def test_predictions_tsv_and_eval_json(tmp_path):
         "13\tpositive\tpositive\t0.000000\t5.000000\tcharming\n"
         "14\t\tnegative\tnan\t1.000000\tan overflow\n"
     )
-    assert json.loads(paths[0].read_text(encoding="utf-8"))["sentences_total"] == 5
+    written = json.loads(paths[0].read_text(encoding="utf-8"))
+    digest = hashlib.sha256(paths[1].read_bytes()).hexdigest()
+    assert written["sentences_total"] == 5 and written["predictions_sha256"] == digest
     report.write_results(tmp_path, figures(), evaluated.logits, examples(None))
     lines = (tmp_path / "predictions.tsv").read_text(encoding="utf-8").splitlines()
     assert lines[1] == "10\tnegative\t\t2.000000\t1.000000\ta fine film"
 
 
 def test_json_is_strict_and_plain():
+    assert report.json_text({"path": "\udcff"}) == '{\n "path": "\\udcff"\n}\n'
     text = report.json_text({"a": NAN, "b": [INF, (-INF, 1.5)], "é": {"c": 1}})
     assert text.endswith("}\n") and '"é"' in text and '\n "a": null,\n' in text
     assert json.loads(text) == {"a": None, "b": [None, [None, 1.5]], "é": {"c": 1}}
@@ -333,6 +337,74 @@ def test_a_sentence_without_finite_logits_on_either_side_is_a_flip_and_wrong(val
     assert (made.accuracy, made.reference_accuracy) == ((0.75, 1.0), (1.0, 0.75))[side]
     said = "1 of the sentences; each counts as a label flip"
     assert dict(made.lines())["not finite"] == said
+
+
+def test_the_reference_runs_sentences_by_length_and_answers_in_their_order(monkeypatch):
+    """The shortest two first, padded with 0 to the longer of both; the mask says where words are.
+    Logits: the first id after [CLS], and the tokens under the mask."""
+    ran = []
+
+    def model(ids, mask, types):
+        ran.append((ids.tolist(), mask.tolist(), types.tolist()))
+        import torch
+
+        return torch.stack([ids[:, 1].float(), mask.sum(1).float()], 1)
+
+    monkeypatch.setattr(compare, "_reference", lambda *_: (model, "by hand"))
+    checkpoint = SimpleNamespace(config=SimpleNamespace(num_labels=2))
+    told = []
+
+    def progress(steps, **options):
+        told.append(options)
+        return steps
+
+    encoded = [[2, 11, 5, 5, 3], [2, 12, 3], [2, 13, 5, 3]]
+    got, name = compare.reference_logits(checkpoint, encoded, None, 2, progress)
+    assert ran == [
+        ([[2, 12, 3, 0], [2, 13, 5, 3]], [[1, 1, 1, 0], [1, 1, 1, 1]], 2 * [4 * [0]]),
+        ([[2, 11, 5, 5, 3]], [5 * [1]], [5 * [0]]),
+    ]
+    assert (got.tolist(), got.dtype, name) == ([[11, 5], [12, 3], [13, 4]], "float32", "by hand")
+    assert told == [{"desc": "CPU reference", "total": 2, "unit": "batch"}]
+    encoded = [[2, 10 + i, 3] for i in range(17)]
+    assert compare.reference_logits(checkpoint, encoded)[0][:, 0].tolist() == list(range(10, 27))
+    assert [len(ids) for ids, _, _ in ran[2:]] == [16, 1]
+
+
+@pytest.mark.parametrize("labels, random", [(None, False), ([0, 1], False), ([0, 1], True)])
+def test_a_comparison_with_the_reference(monkeypatch, labels, random):
+    """Ids of ours and of the reference's own tokenizer; labels unless the weights are random."""
+
+    class Ours:
+        def encode(self, text, max_seq_length=None):
+            return [2, len(text), max_seq_length, 3], False
+
+    logits = numpy.array([[1, 0], [0, 1]], numpy.float32)
+    asked = []
+
+    def reference_logits(*given, **options):
+        asked.append((given, options))
+        return logits, "by hand"
+
+    def theirs(sentence, length):
+        return [2, len(sentence), length, 3 if len(sentence) < 3 else 4]
+
+    monkeypatch.setattr(compare, "reference_logits", reference_logits)
+    monkeypatch.setattr(compare, "reference_tokenizer", lambda *given: (theirs, f"{given}"))
+    saved = SimpleNamespace(
+        shape=Shape(1, 8), tokenizer=SimpleNamespace(load=Ours), manifest={"precision": "int8"}
+    )
+    checkpoint = SimpleNamespace(tokenizer="file", random=random)
+    given = Examples(SST2, "dev.tsv", ["ab", "abc"], labels, [0, 1], SST2.classes)
+    made = compare.against_reference(logits, saved, checkpoint, given, "tree", len)
+    assert asked == [((checkpoint, [[2, 2, 8, 3], [2, 3, 8, 4]], "tree"), {"progress": len})]
+    assert (made.precision, made.reference, made.tokenizer) == (
+        "int8",
+        "by hand",
+        "('file', 'tree')",
+    )
+    assert made.other_ids == 1 and not made.passed
+    assert made.accuracy == (1.0 if labels and not random else None)
 
 
 def comparison(**changed):
@@ -458,6 +530,24 @@ def test_what_is_counted_in_a_run(clock):
     assert evaluate.WARMUP == 3
 
 
+def test_one_sentence_is_a_run(clock):
+    made = run(Engine(clock), Words(clock), ["11 1"])
+    assert made.logits.tolist() == [[11, 1]] and (made.rows, made.tokens) == (2, 4)
+
+
+def test_sentences_are_tokenised_one_after_the_other(clock):
+    """By one thread beside the engine: a generator cannot be in two at once."""
+
+    class Slow(Words):
+        def encode(self, text, max_seq_length=None):
+            time.sleep(0.002)
+            return super().encode(text, max_seq_length)
+
+    texts = [str(10 + i) for i in range(20)]
+    made = run(Engine(clock), Slow(clock), texts)
+    assert made.logits[:, 0].tolist() == list(range(10, 30))
+
+
 def test_tokenising_is_timed_without_that_of_the_warm_up(clock):
     assert run(Engine(clock), Words(clock, 2.0), FIVE).tokenize == 10.0
 
@@ -536,9 +626,12 @@ def test_openvino_is_read_back(monkeypatch, tmp_path):
     from albert_aie.backends import Target, openvino
 
     real = ov.Core()
-    given = ops.parameter([2, 3], numpy.float32)
-    weight = ops.constant(numpy.ones((3, 3), numpy.float32))
-    model = ov.Model([ops.matmul(given, weight, False, False)], [given], "tiny")
+    given = [ops.parameter([2, 3], numpy.int64) for _ in openvino.INPUTS]
+    for port, name in zip(given, openvino.INPUTS):
+        port.output(0).get_tensor().set_names({name})
+    total = ops.convert(ops.add(ops.add(given[0], given[1]), given[2]), "f32")
+    weight = ops.constant(numpy.ones((3, 2), numpy.float32))
+    model = ov.Model([ops.matmul(total, weight, False, False)], given, "tiny")
     ov.save_model(model, tmp_path / "ir.xml", compress_to_fp16=False)
 
     class Stubborn:
@@ -549,7 +642,13 @@ def test_openvino_is_read_back(monkeypatch, tmp_path):
             return real.compile_model(model, device, {**own, "NUM_STREAMS": 1})
 
     monkeypatch.setattr(ov, "Core", Stubborn)
-    saved = SimpleNamespace(path="a.pt", blob=lambda name: (tmp_path / name).read_bytes())
+    saved = SimpleNamespace(
+        path="a.pt",
+        blob=lambda name: (tmp_path / name).read_bytes(),
+        shape=Shape(2, 3),
+        logits_shape=(2, 2),
+        manifest={"precision": "bf16"},
+    )
     target = Target("openvino", "cpu", "bf16", {"threads": 2, "streams": 2})
     runner = openvino.Runner(saved, target)
     said = runner.precision, runner.threads, runner.streams, runner.precision_is
@@ -558,18 +657,26 @@ def test_openvino_is_read_back(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("dtype, name", [("float32", "fp32"), ("bfloat16", "bf16")])
 def test_torchscript_is_read_back(dtype, name):
-    """The program's own weights count, not what its manifest says."""
+    """The program's own weights count, and a manifest that says something else is refused."""
     import torch
 
     from albert_aie.backends import Target, torchscript
 
     linear = torch.nn.Linear(3, 3).to(getattr(torch, dtype)).eval()
     program = torch.jit.trace(linear, torch.ones(2, 3, dtype=getattr(torch, dtype)))
-    saved = SimpleNamespace(program=lambda device: torch.jit.freeze(program), shape=Shape(2, 3))
-    target = Target("torchscript", "cpu", "fp16", {})
+    saved = SimpleNamespace(
+        path="a.pt",
+        program=lambda device: torch.jit.freeze(program),
+        shape=Shape(2, 3),
+        manifest={"precision": name},
+    )
+    target = Target("torchscript", "cpu", name, {})
     runner = torchscript.load(saved, target)
     assert (runner.precision, runner.precision_is, runner.streams) == (name, "read back", 1)
     assert runner.threads == torch.get_num_threads()
+    saved.manifest["precision"] = "fp16"
+    with pytest.raises(UserError, match="its manifest says fp16"):
+        torchscript.load(saved, target)
 
 
 # Batches
@@ -591,6 +698,20 @@ def test_a_short_plain_batch_repeats_its_last_row():
     into = numpy.full((3, 2), NAN, numpy.float32)
     batching.scatter(numpy.array([[1, 2], [3, 4]], numpy.float32), last, into)
     assert into[2].tolist() == [1, 2] and numpy.isnan(into[:2]).all()
+
+
+def test_rows_go_on_from_one_window_of_sentences_to_the_next(monkeypatch):
+    """Windows of 3 in batches of 2: what a window leaves over begins the next one's batch, and a
+    batch is there as soon as its window was read."""
+    monkeypatch.setattr(batching, "WINDOW", 3)
+    read = []
+    encoded = (read.append(i) or [2, 5 + i, 3] for i in range(7))
+    made = batching.batches(encoded, Shape(2, 4))
+    first = next(made)
+    assert (first.sentences, read) == ([0, 1], [0, 1, 2])
+    rest = list(made)
+    assert [batch.sentences for batch in rest] == [[2, 3], [4, 5], [6]]
+    assert [batch.input_ids[:, 1].tolist() for batch in rest] == [[7, 8], [9, 10], [11, 11]]
 
 
 def test_a_packed_batch_numbers_its_sentences():
@@ -622,6 +743,7 @@ def test_a_shape_from_its_flags():
     assert batching.shape(4, 128) == Shape(4, 128, 0) == Shape(4, 128)
     assert batching.shape(4, 128, pack=True) == Shape(4, 128, 16)
     assert batching.shape(4, 7, pack=True) == Shape(4, 7, 1)
+    assert batching.shape(4, 23, pack=True) == Shape(4, 23, 2)
     assert batching.shape(4, 128, pack=True, slots=42) == Shape(4, 128, 42)
     assert (str(Shape(4, 8)), Shape(4, 8).inputs) == ("batch 4 x 8 tokens", (4, 8))
     with pytest.raises(UserError) as error:

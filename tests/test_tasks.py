@@ -143,3 +143,100 @@ def test_without_labels_a_models_own_names_are_kept():
     assert examples.for_model(("bad", "good")).classes == ("bad", "good")
     with pytest.raises(UserError, match="the model's neg, NEGATIVE"):  # two of one name
         examples.for_model(("neg", "NEGATIVE"))
+
+
+def test_a_whole_set_of_examples(tmp_path):
+    """Every field; a sentence keeps the blank at its end, wherever its column stands."""
+    path = tmp_path / "dev.tsv"
+    examples = written(tmp_path, "label\tsentence\n1\tfine \r\n0\tdull\n0\tno\n")
+    known = SST2, path, ["fine ", "dull", "no"], [1, 0, 0], [0, 1, 2], SST2.classes, ""
+    assert examples == tasks.Examples(*known)
+    two = SST2, path, ["fine ", "dull"], [1, 0], [0, 1], SST2.classes, ""
+    assert examples.first(2) == tasks.Examples(*two) and examples.first(None) == examples
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (
+            b"a\tb\tc\td\te\tf\tg\th\ti\n",
+            ", line 1: the header must name one column 'sentence' and has a, b, c, d, e, f, g, h "
+            "and 1 more; GLUE's SST-2 dev file begins with a line that names sentence and label, "
+            "apart by tabs",
+        ),
+        (
+            b"sentence\tlabel\nfine\t1\n\n\xff\t1\n",
+            ", line 4: not UTF-8; convert the file, for example with iconv -t utf-8",
+        ),
+        (b"\n\n", ": is empty; download it again"),
+        (b"sentence\tlabel\n\n", ": holds a header and no sentence; download it again"),
+        (
+            b"sentence\tlabel\nfine\t1\t2\n",
+            ", line 2: 3 columns instead of 2 (sentence<TAB>label); correct the line",
+        ),
+        (
+            b"sentence\tlabel\nfine\t1\ndull\n",
+            ", line 3: 1 column instead of 2 (sentence<TAB>label); correct the line",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_whole_sentence(tmp_path, content, said):
+    (tmp_path / "dev.tsv").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        tasks.read(tmp_path)
+    assert str(error.value) == f"{tmp_path / 'dev.tsv'}{said}"
+
+
+def test_a_folder_without_tables_says_what_is_wanted(tmp_path):
+    with pytest.raises(
+        UserError, match="no such file; --data_dir wants the folder of GLUE's SST-2"
+    ):
+        tasks.read(tmp_path)
+
+
+def test_names_of_a_model():
+    assert SST2.model_classes(None, 2) == SST2.model_classes(("LABEL_0", "LABEL_1"), 2)
+    assert SST2.model_classes(None, 2) == SST2.classes == ("negative", "positive")
+    assert SST2.model_classes(None, 3) == ("0", "1", "2")
+    assert SST2.model_classes(["Bad", "Good"], 2) == ("Bad", "Good")
+    for name in ("", " ", "a\tb", "a\nb", "\ud800", "a\u2028b", "a\rb"):
+        with pytest.raises(UserError) as error:
+            SST2.model_classes(["a", name], 2)
+        assert str(error.value) == (
+            f"the model: class 1 is called {name!r}, which cannot stand in a table; give it a "
+            "name with --label_map 1=NAME"
+        )
+
+
+def test_a_model_whose_names_do_not_meet_the_datas_is_one_whole_sentence():
+    examples = tasks.Examples(SST2, "dev.tsv", ["a"], [0], [0], SST2.classes)
+    for names in (("bad", "good"), ("negative", "good")):
+        with pytest.raises(UserError) as error:
+            examples.for_model(names)
+        assert str(error.value) == (
+            f"dev.tsv: the data's classes are negative, positive, the model's {', '.join(names)}; "
+            "say what the model's are with --label_map, such as 0=negative,1=positive (number of "
+            "the model's class = class of the data)"
+        )
+    assert examples.for_model(SST2.classes) == examples
+
+
+@pytest.mark.parametrize(
+    "sentence, csv",
+    [
+        ('"a"', True),
+        ('"it is ""great"""', True),
+        ('"""great"" it is"', True),
+        ('" "', True),
+        ('""', False),
+        ('"', False),
+        ('"a" or "b"', False),
+        ('a"', False),
+    ],
+)
+def test_which_sentences_look_like_a_csvs(tmp_path, sentence, csv):
+    note = written(tmp_path, f"sentence\tlabel\n{sentence}\t1\n").note
+    assert note == csv * (
+        f"{tmp_path / 'dev.tsv'}, line 2: stands in double quotes; GLUE has no quoting, so they "
+        "are part of the sentence: take them out if they are not"
+    )

@@ -1,0 +1,67 @@
+#!/usr/bin/env python
+"""The properties of test_hostile.py with new examples for some minutes: counts of what happened are
+printed, and what failed is kept.
+
+    python tests/fuzz.py --minutes 30 --out outputs/fuzz
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+EXPECTED = ("right", "refused", "not finite", "accepted")  # how good outcomes begin
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--out", type=Path, default=HERE.parent / "outputs" / "fuzz")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first round")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    until, seed, broken = time.time() + 60 * args.minutes, args.seed, 0
+    counts = args.out / "counts.jsonl"
+    counts.unlink(missing_ok=True)
+    while time.time() < until:
+        folder = args.out / str(seed)
+        folder.mkdir(exist_ok=True)
+        environment = {**os.environ, "FUZZ_OUT": str(folder.resolve()), "FUZZ_UNTIL": str(until)}
+        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--hypothesis-seed={seed}"]
+        with open(folder / "pytest.log", "w") as log:
+            done = subprocess.run(
+                [sys.executable, *command, HERE / "test_hostile.py"],
+                cwd=HERE.parent,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        broken += done.returncode not in (0, 1)  # 1: examples failed; they are counted
+        with open(counts, "a") as file:
+            file.write((folder / "counts.jsonl").read_text() if done.returncode in (0, 1) else "")
+        seed += 1
+    return summary(counts, args.out, broken)
+
+
+def summary(counts, out, broken):
+    """Print how often what happened; the exit code."""
+    total = {}
+    for line in counts.read_text().splitlines():
+        for name, found in json.loads(line).items():
+            total.setdefault(name, Counter()).update(found)
+    failed = 0
+    for name, found in sorted(total.items()):
+        failed += sum(n for outcome, n in found.items() if not outcome.startswith(EXPECTED))
+        print(f"{name:48}" + ", ".join(f"{n} {outcome}" for outcome, n in found.most_common()))
+    examples = sum(sum(found.values()) for found in total.values())
+    print(f"{examples} examples, {failed} failed, {broken} rounds broken; logs and files in {out}")
+    return 1 if failed or broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
