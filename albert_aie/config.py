@@ -92,7 +92,7 @@ def read_config(path):
             f"{path}: model_type is {raw['model_type']!r}; this program runs ALBERT only"
         )
     for name in ("num_hidden_groups", "inner_group_num"):
-        if raw.get(name, 1) != 1:
+        if raw.get(name, 1) != 1 or isinstance(raw.get(name), bool):
             raise UserError(
                 f"{path}: {name} is {repr(raw[name])}; only ALBERTs that share one layer ({name} "
                 "1) can be run"
