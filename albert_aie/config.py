@@ -155,7 +155,7 @@ def _num_labels(raw, path):
             f"({some(map(str, names))}); correct the one that is wrong"
         )
     number = len(names) or (2 if number is None else number)
-    if not isinstance(number, int) or not 2 <= number <= MOST_LABELS:
+    if not isinstance(number, int) or isinstance(number, bool) or not 2 <= number <= MOST_LABELS:
         raise UserError(
             f"{path}: num_labels is {repr(number)}; a classifier has 2 to {MOST_LABELS} classes"
         )
@@ -163,8 +163,12 @@ def _num_labels(raw, path):
 
 
 def _label_names(labels, path):
-    if not isinstance(labels, dict):
+    if labels is None or labels == {}:
         return None
+    if not isinstance(labels, dict):
+        raise UserError(
+            f"{path}: id2label is {repr(labels)}, not an object of class numbers and names; {RESTORE}"
+        )
     if sorted(labels) != sorted(map(str, range(len(labels)))):
         raise UserError(
             f'{path}: id2label wants the keys "0", "1", ..., not {some(labels)}; correct it'
