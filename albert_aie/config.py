@@ -167,7 +167,8 @@ def _label_names(labels, path):
         return None
     if not isinstance(labels, dict):
         raise UserError(
-            f"{path}: id2label is {repr(labels)}, not an object of class numbers and names; {RESTORE}"
+            f"{path}: id2label is {repr(labels)}, not an object of class numbers and names; "
+            f"{RESTORE}"
         )
     if sorted(labels) != sorted(map(str, range(len(labels)))):
         raise UserError(
