@@ -1,13 +1,18 @@
 # make demo    set everything up, export the embedded checkpoint, compare and evaluate it
 # make bench   set everything up, measure us and the peers (an hour on 2 cores; SST2=folder of GLUE's SST-2)
-# make fuzz    set everything up, feed hostile input to both scripts for MINUTES; what fails is kept in outputs/fuzz
+# make readme  copy the rows of outputs/bench.json into both READMEs
+# make fuzz    feed hostile input to both scripts for MINUTES; what fails is kept in outputs/fuzz
+# make mutants plant faults in the code that measures, and list those that no test notices (Python 3.10 on)
 # make test    set everything up, run ruff and the fast tests;  make test-all: the slow ones too
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
-PIP = $(PY) -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
+# the Python of a $(VENV) that is there already, else $(PYTHON)
+VERSION := $(shell $(firstword $(wildcard $(PY)) $(PYTHON)) \
+	-c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# exact versions; a torch that is in $(VENV) already stays, if requirements.txt allows it
+PINS ?= constraints/py$(VERSION).txt
+PIP = $(PY) -m pip install --quiet --disable-pip-version-check
 # export and evaluate write here
 OUT ?= outputs/demo
 # tests at a time
@@ -18,15 +23,20 @@ SST2 ?= ../shared/data/SST-2
 # of `make fuzz`
 MINUTES ?= 30
 
-.PHONY: demo test test-all fuzz bench clean
+.PHONY: demo test test-all bench readme fuzz mutants clean
 
-$(VENV)/.ready: pyproject.toml requirements.txt $(CONSTRAINTS)
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) -r requirements.txt
+constraints/py%.txt:
+	@echo "Python $* was not tried; 3.9 to 3.13 were: make demo PYTHON=python3.11" >&2; exit 1
+
+$(VENV)/.ready: pyproject.toml requirements.txt $(PINS)
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip show --quiet torch 2>/dev/null || $(PIP) -c $(PINS) torch
+	grep -v '^torch==' $(PINS) > $(VENV)/pins.txt
+	$(PIP) -c $(VENV)/pins.txt -r requirements.txt
 	touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready
-	$(PIP) -e .[test]
+	$(PIP) -c $(VENV)/pins.txt -e .[test]
 	touch $@
 
 demo: $(VENV)/.ready
@@ -41,12 +51,22 @@ test-all: $(VENV)/.ready-test
 	$(PY) -m ruff check .
 	$(PY) -m pytest -q -n $(JOBS) -m "slow or not slow"
 
+bench: $(VENV)/.ready-test
+	$(PIP) -c $(VENV)/pins.txt -e .[bench]
+	$(PY) benchmarks/peers.py --demo --data_dir $(SST2)
+
+readme: $(VENV)/.ready
+	$(PY) benchmarks/tables.py outputs/bench.json --readme README.md README.zh-CN.md
+
 fuzz: $(VENV)/.ready-test
 	$(PY) tests/fuzz.py --minutes $(MINUTES)
 
-bench: $(VENV)/.ready-test
-	$(PIP) -e .[bench]
-	$(PY) benchmarks/peers.py --demo --data_dir $(SST2)
+mutants: $(VENV)/.ready-test
+	$(PIP) -c $(VENV)/pins.txt mutmut==3.8.1
+	rm -rf mutants
+	PATH="$(abspath $(VENV))/bin:$$PATH" OMP_NUM_THREADS=1 mutmut run --max-children $(JOBS)
+	$(VENV)/bin/mutmut results --all true | sed 's/.*: //' | sort | uniq -c
+	$(VENV)/bin/mutmut results
 
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) outputs mutants

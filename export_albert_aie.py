@@ -33,6 +33,7 @@ def parse_args(argv):
         help="sentencepiece model (default: in --pth_dir, else in "
         "--prefix_dir/prev_trained_model/*/)",
     )
+    command.add_label_map(add)
     add(
         "--tokenizer",
         choices=("spm", "json"),
@@ -108,25 +109,28 @@ def parse_args(argv):
 
 
 def run(args):
-    from albert_aie import artifact, calibration, compare, evaluate, text
+    from albert_aie import artifact, calibration, compare, evaluate, graph, tasks, text
 
     command.check_comparison(args)
     shape = batching.shape(args.batch_size, args.max_seq_length, args.pack, args.slots)
     target = choose_target(args)
-    checkpoint = read_checkpoint(args, shape)
+    default = backends.get(target.backend).GRAPH
+    graph_name = graph.choose(args.graph, default, shape, args.prefix_dir)
+    checkpoint = read_checkpoint(args, shape).named(args.label_map)
     machine.check_memory(shape, target.device, checkpoint.config.intermediate_size)
     sentences = []
     if target.precision == "int8":
-        sentences, note = calibration.read(args.data_dir, checkpoint.config.num_labels)
+        sentences, note = calibration.read(args.data_dir)
         command.note(note)
     if args.compare_cpu:
-        examples = text.read_sst2(args.data_dir, "dev", checkpoint.config.num_labels)
+        examples = tasks.read(args.data_dir).for_model(checkpoint.config.label_names)
         examples = examples.first(args.compare_rows)
+        command.note(examples.note)
         command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
     path = Path(args.save_dir) / artifact.file_name(shape)
     command.check_outputs(path, args.compare_output)
 
-    export(path, checkpoint, target, shape, args, sentences)
+    export(path, checkpoint, target, shape, graph_name, args, sentences)
     if not args.compare_cpu:
         return 0
     saved = artifact.open_pt(path)
@@ -138,11 +142,6 @@ def run(args):
 
 
 def choose_target(args):
-    if args.pack and args.graph == "upstream":
-        raise UserError(
-            "--pack --graph upstream: albert_pytorch's model takes one sentence a row; "
-            "leave --graph out"
-        )
     backend, device, why = backends.pick(args.backend, args.device)
     default = "fp32" if args.random_weights else backends.get(backend).default_precision(device)
     options = command.options(args, "export")
@@ -172,12 +171,11 @@ def read_checkpoint(args, shape):
     return found
 
 
-def export(path, checkpoint, target, shape, args, sentences):
+def export(path, checkpoint, target, shape, graph_name, args, sentences):
     """Build, trace, compile and save; int8 takes its ranges from `sentences`."""
     from albert_aie import artifact, calibration, graph
 
     engine = backends.get(target.backend)
-    graph_name = args.graph or ("fused" if shape.slots else engine.GRAPH)
     ranges = partial(calibration.batches, checkpoint.tokenizer.load(), sentences, shape)
     started = time.perf_counter()
     steps = command.bar(total=2, desc="trace and compile", unit="step")
@@ -197,7 +195,7 @@ def export(path, checkpoint, target, shape, args, sentences):
 
 
 def main(argv=None):
-    """Exit code: 0 success, 1 the comparison failed, 2 invalid input, 130 interrupted."""
+    """Exit code; command.main says what each means."""
     return command.main(parse_args, run, argv)
 
 

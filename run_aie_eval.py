@@ -35,6 +35,7 @@ def parse_args(argv):
         "--output_dir",
         help="write eval.json and predictions.tsv here; nothing else in the folder is touched",
     )
+    command.add_label_map(add)
     add("--verbose", action="store_true", help="print more; eval.json has it all")
     command.add_comparison(parser)
     add("--pth_dir", help="checkpoint that the file was made from, for --compare_cpu")
@@ -62,7 +63,7 @@ def parse_args(argv):
 
 
 def run(args):
-    from albert_aie import compare, report, text
+    from albert_aie import compare, report, tasks, text
     from albert_aie.evaluate import evaluate
 
     command.check_comparison(args)
@@ -74,7 +75,8 @@ def run(args):
     target = read_target(args, saved)
     check_known(args, saved)
     machine.check_memory(saved.shape, target.device, saved.manifest["config"]["intermediate_size"])
-    examples = text.read_sst2(args.data_dir, args.split, saved.num_labels)
+    examples = tasks.read(args.data_dir, args.split).for_model(saved.classes(args.label_map))
+    command.note(examples.note)
     if args.compare_cpu:
         where = args.pth_dir, args.spm_model_file, args.prefix_dir
         checkpoint, note = compare.checkpoint_of(saved, *where)
@@ -99,14 +101,15 @@ def run(args):
         command.say(name, line)
     if paths:
         command.say("wrote", "\n".join(map(str, paths)))
+    code = 0 if result["sentences_scored"] == result["sentences_total"] else 1
     if not args.compare_cpu:
-        return 0
+        return code
     examples = examples.first(args.compare_rows)
     got = evaluation.logits[: args.compare_rows]
     comparison = compare.against_reference(
         got, saved, checkpoint, examples, args.prefix_dir, command.bar
     )
-    return command.conclude(comparison, args)
+    return max(code, command.conclude(comparison, args))
 
 
 def read_target(args, saved):
@@ -149,7 +152,7 @@ def check_known(args, saved):
 
 
 def main(argv=None):
-    """Exit code: 0 success, 1 the comparison failed, 2 invalid input, 130 interrupted."""
+    """Exit code; command.main says what each means."""
     return command.main(parse_args, run, argv)
 
 

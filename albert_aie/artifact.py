@@ -20,6 +20,7 @@ from .archive import Archive, Damaged, append
 from .batching import TOKENS, Shape
 from .config import problem as config_problem
 from .files import check_readable, parse_json, replacing
+from .tasks import SST2
 from .text import KINDS, TokenizerFile, is_description
 
 FORMAT = "albert_aie"
@@ -151,6 +152,11 @@ class Artifact:
     def num_labels(self):
         return len(self.manifest["label_names"])
 
+    def classes(self, label_map=None, task=SST2):
+        """The names of the program's classes; `label_map` {number: name} replaces some."""
+        names = self.manifest["label_names"]
+        return task.model_classes(names, len(names), label_map, str(self.path))
+
     @property
     def target(self):
         """What it was compiled for, without options."""
@@ -241,10 +247,10 @@ def _verify(archive, manifest, path):
     if manifest["format_version"] == 1:
         archive.check_crcs()
         return
-    if digest(manifest) != manifest.get("sha256"):
+    known = manifest.get("entries")
+    if digest(manifest) != manifest.get("sha256") or not isinstance(known, dict):
         raise Damaged(f"{MANIFEST} is not as it was written")
     found = archive.sha256([name for name in archive.names if name != MANIFEST])
-    known = manifest.get("entries")
     wrong = [name for name in {**found, **known} if found.get(name) != known.get(name)]
     if wrong:
         raise Damaged(f"{some(wrong)} not as written")

@@ -3,13 +3,13 @@
 import random
 from pathlib import Path
 
-from . import batching, text
+from . import batching, tasks, text
 
 SENTENCES = 256
 WORDS = 10  # at least: long ones, as dev has
 
 
-def read(data_dir, num_labels):
+def read(data_dir):
     """(sentences, note): training sentences of WORDS words and more, drawn with a fixed seed. Where
     train.tsv is missing those of dev, and a note that says so. Raises UserError where there is
     neither."""
@@ -20,7 +20,7 @@ def read(data_dir, num_labels):
             f"int8 ranges are taken from dev itself: {data_dir} has no train.tsv; accuracy on dev "
             "flatters it"
         )
-    sentences = text.read_sst2(data_dir, split, num_labels).sentences
+    sentences = tasks.read(data_dir, split).sentences
     long = [sentence for sentence in sentences if len(sentence.split()) >= WORDS] or sentences
     return random.Random(0).sample(long, min(SENTENCES, len(long))), note
 

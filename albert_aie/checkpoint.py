@@ -4,11 +4,11 @@ Checkpoint. Its weights always have Hugging Face's names and bias convention, in
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from . import UserError, folders, some, upstream, vocabulary, weights
+from . import UserError, folders, some, tasks, upstream, vocabulary, weights
 from .config import Config, read_config
 from .files import sha256
 from .text import TokenizerFile
@@ -45,6 +45,12 @@ class Checkpoint:
     @property
     def random(self):
         return self.layout == "random"
+
+    def named(self, label_map=None, task=tasks.SST2):
+        """The same checkpoint whose config has names for all its classes."""
+        known, count = self.config.label_names, self.config.num_labels
+        names = task.model_classes(known, count, label_map, self.origin)
+        return replace(self, config=replace(self.config, label_names=names))
 
 
 def load(folder, spm_model_file=None, upstream_dir=None, shift=True, kind=None):
@@ -96,7 +102,10 @@ def draw(folder, spm_model_file=None, upstream_dir=None, kind=None, seed=0):
     tensors["classifier.weight"] *= 2
     named = spm_model_file, upstream_dir, kind
     tokenizer = vocabulary.find(folder, config.vocab_size, True, *named)
-    recipe = f"seed {seed} {json.dumps(asdict(config), sort_keys=True)}"
+    # With the names that files of format version 1 were made with: the digest stays theirs.
+    names = config.label_names or tasks.SST2.model_classes(None, config.num_labels)
+    known = {**asdict(config), "label_names": names}
+    recipe = f"seed {seed} {json.dumps(known, sort_keys=True)}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()
     return Checkpoint(config, tensors, tokenizer, "random", f"random weights, seed {seed}", digest)
 

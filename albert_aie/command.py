@@ -43,6 +43,29 @@ def at_least(minimum):
     return whole_number
 
 
+def label_map(value):
+    """The type of --label_map: "1=POSITIVE,0=NEGATIVE" -> {1: "POSITIVE", 0: "NEGATIVE"}."""
+    names = {}
+    for part in value.split(","):
+        number, _, name = part.partition("=")
+        number, name = number.strip(), name.strip()
+        if not (number.isdecimal() and name):
+            raise argparse.ArgumentTypeError(f"{part!r}: not NUMBER=NAME, such as 0=negative")
+        if int(number) in names:
+            raise argparse.ArgumentTypeError(f"{value}: names class {int(number)} twice")
+        names[int(number)] = name
+    return names
+
+
+def add_label_map(add):
+    add(
+        "--label_map",
+        type=label_map,
+        metavar="0=NAME,1=NAME",
+        help="what the model's classes are called, where its own names are not those of the data",
+    )
+
+
 # What to do about an error of the system; by default its name or permissions are wrong.
 FIXES = {
     errno.ENOSPC: "free disk space",
@@ -57,8 +80,8 @@ FIXES = {
 
 
 def main(parse_args, run, argv=None):
-    """Exit code of a script: 0 success, 1 the comparison failed, 2 invalid input, 130
-    interrupted."""
+    """Exit code of a script: 0 success, 1 the comparison failed or a sentence has no finite
+    logits, 2 invalid input, 130 interrupted."""
     terminal.prepare()
     try:
         return run(parse_args(argv))

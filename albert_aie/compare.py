@@ -12,6 +12,7 @@ from typing import NamedTuple, Optional
 import numpy
 
 from . import UserError, text
+from .evaluate import finite, right
 
 
 class Gate(NamedTuple):
@@ -35,9 +36,11 @@ GATES = {
 class Comparison:
     """Both sides' difference over all sentences. `relative` is ||got - ref|| / ||ref|| with each
     sentence's logits centred on their mean, because a constant added to all of them changes no
-    prediction. The accuracies are None where there are no labels."""
+    prediction. `not_finite` sentences have NaN or infinity on either side: each counts as a flip
+    and is scored wrong. The accuracies are None where there are no labels."""
 
     sentences: int
+    not_finite: int
     relative: float
     flips: int
     max_abs: float
@@ -91,6 +94,8 @@ class Comparison:
                 f"max abs {self.max_abs:.2e}, mean abs {self.mean_abs:.2e}, "
                 f"worst cosine {self.worst_cosine:.6f}",
             )
+        if self.not_finite:
+            yield "not finite", f"{self.not_finite} of the sentences; each counts as a label flip"
         if self.accuracy is not None:
             yield (
                 "accuracy",
@@ -100,9 +105,11 @@ class Comparison:
         yield "compare_cpu", "PASS" if self.passed else "FAIL"
 
 
+@numpy.errstate(all="ignore")  # NaN and infinity are counted and fail
 def compare(got, reference, labels, precision, name="", tokenizer="", other_ids=0):
     """Comparison of two float32 [sentences, class] arrays of logits. `labels` may be None; `name`
     and `tokenizer` are the reference's. NaN anywhere fails."""
+    lost = ~(finite(got) & finite(reference))
     got64, reference64 = got.astype(numpy.float64), reference.astype(numpy.float64)
     centred, wanted = (x - x.mean(1, keepdims=True) for x in (got64, reference64))
     difference = numpy.abs(got64 - reference64)
@@ -110,11 +117,12 @@ def compare(got, reference, labels, precision, name="", tokenizer="", other_ids=
     cosines = (got64 * reference64).sum(1) / numpy.maximum(norms, 1e-12)
     accuracies = [None, None]
     if labels is not None:
-        accuracies = [float((x.argmax(1) == labels).mean()) for x in (got, reference)]
+        accuracies = [float(right(x, labels).mean()) for x in (got, reference)]
     return Comparison(
         sentences=len(got),
+        not_finite=int(lost.sum()),
         relative=float(numpy.linalg.norm(centred - wanted) / numpy.linalg.norm(wanted)),
-        flips=int((got.argmax(1) != reference.argmax(1)).sum()),
+        flips=int((lost | (got.argmax(1) != reference.argmax(1))).sum()),
         max_abs=float(difference.max()),
         mean_abs=float(difference.mean()),
         worst_cosine=float(cosines.min()),

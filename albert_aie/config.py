@@ -3,8 +3,9 @@
 import math
 from dataclasses import asdict, dataclass
 from reprlib import repr  # cuts what is long or deep
+from typing import Optional
 
-from . import UserError, some
+from . import UserError, some, tasks
 from .files import read_json
 
 ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu")
@@ -25,7 +26,8 @@ RESTORE = "restore it from training"
 
 @dataclass(frozen=True)
 class Config:
-    """The architecture, with the names of ALBERT's config.json."""
+    """The architecture, with the names of ALBERT's config.json. `label_names` is None where the
+    model has none of its own."""
 
     vocab_size: int
     embedding_size: int
@@ -38,7 +40,7 @@ class Config:
     hidden_act: str
     layer_norm_eps: float
     num_labels: int
-    label_names: tuple
+    label_names: Optional[tuple]
 
     @property
     def head_size(self):
@@ -46,7 +48,7 @@ class Config:
 
     def to_json(self):
         """As the manifest has it: a dict whose label names are a list."""
-        return {**asdict(self), "label_names": list(self.label_names)}
+        return {**asdict(self), "label_names": self.label_names and list(self.label_names)}
 
     def shapes(self):
         """Name -> shape of each of the 27 tensors of a checkpoint, in Hugging Face's layout."""
@@ -90,7 +92,7 @@ def read_config(path):
             f"{path}: model_type is {raw['model_type']!r}; this program runs ALBERT only"
         )
     for name in ("num_hidden_groups", "inner_group_num"):
-        if raw.get(name, 1) != 1:
+        if raw.get(name, 1) != 1 or isinstance(raw.get(name), bool):
             raise UserError(
                 f"{path}: {name} is {repr(raw[name])}; only ALBERTs that share one layer ({name} "
                 "1) can be run"
@@ -103,7 +105,7 @@ def read_config(path):
     config = Config(
         **{name: raw[name] for name in (*SIZES, "hidden_act", "layer_norm_eps")},
         num_labels=num_labels,
-        label_names=_label_names(raw.get("id2label"), num_labels, path),
+        label_names=_label_names(raw.get("id2label"), path),
     )
     parameters = sum(math.prod(shape) for shape in config.shapes().values())
     if parameters > MOST_PARAMETERS:
@@ -153,22 +155,23 @@ def _num_labels(raw, path):
             f"({some(map(str, names))}); correct the one that is wrong"
         )
     number = len(names) or (2 if number is None else number)
-    if not isinstance(number, int) or not 2 <= number <= MOST_LABELS:
+    if not isinstance(number, int) or isinstance(number, bool) or not 2 <= number <= MOST_LABELS:
         raise UserError(
             f"{path}: num_labels is {repr(number)}; a classifier has 2 to {MOST_LABELS} classes"
         )
     return number
 
 
-def _label_names(labels, num_labels, path):
-    if isinstance(labels, dict):
-        if sorted(labels) != sorted(map(str, range(len(labels)))):
-            raise UserError(
-                f'{path}: id2label wants the keys "0", "1", ..., not {some(labels)}; correct it'
-            )
-        names = tuple(
-            str(name) for _, name in sorted(labels.items(), key=lambda item: int(item[0]))
+def _label_names(labels, path):
+    if labels is None or labels == {}:
+        return None
+    if not isinstance(labels, dict):
+        raise UserError(
+            f"{path}: id2label is {repr(labels)}, not an object of class numbers and names; "
+            f"{RESTORE}"
         )
-        if not all(name.startswith("LABEL_") for name in names):
-            return names
-    return ("negative", "positive") if num_labels == 2 else tuple(str(i) for i in range(num_labels))
+    if sorted(labels) != sorted(map(str, range(len(labels)))):
+        raise UserError(
+            f'{path}: id2label wants the keys "0", "1", ..., not {some(labels)}; correct it'
+        )
+    return tasks.own_names([str(labels[str(number)]) for number in range(len(labels))])

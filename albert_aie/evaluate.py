@@ -107,6 +107,16 @@ def _run(runner, planned):
         yield from ((batch, output.result()) for batch, output in begun)
 
 
+def finite(logits):
+    """Which sentences were scored: bool [sentences]. NaN and infinity are no answer."""
+    return numpy.isfinite(logits).all(1)
+
+
+def right(logits, labels):
+    """Which sentences were given their label: bool [sentences]. What was not scored is wrong."""
+    return finite(logits) & (logits.argmax(1) == numpy.asarray(labels))
+
+
 def union(intervals):
     """Length of the union of (start, end) pairs."""
     total, reached = 0.0, -math.inf

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .upstream import HF_LAYER, UpstreamAlbert, upstream_model
+from . import UserError
+from .upstream import HF_LAYER, UpstreamAlbert, require, upstream_model
 
 MASKED = -10000.0
 
@@ -47,6 +48,20 @@ def _fused(checkpoint, shape, upstream_dir, form):
 
 
 GRAPHS = {"upstream": _upstream, "fused": _fused}
+
+
+def choose(asked, default, shape, upstream_dir):
+    """The graph's name: what --graph asks for, else our own for packed rows, else the backend's
+    default. Raises UserError, before any work, for one that cannot be built."""
+    if asked == "upstream" and shape.slots:
+        raise UserError(
+            "--pack --graph upstream: albert_pytorch's model takes one sentence a row; "
+            "leave --graph out"
+        )
+    name = asked or ("fused" if shape.slots else default)
+    if name == "upstream":
+        require(upstream_dir)
+    return name
 
 
 def build(checkpoint, graph_name, shape, upstream_dir=None, form=PLAIN):

@@ -12,12 +12,13 @@ import numpy
 
 from .artifact import Artifact
 from .batching import Shape
-from .evaluate import WARMUP, Evaluation
+from .evaluate import WARMUP, Evaluation, finite, right
 from .files import replacing, sha256
 from .flops import flops_per_row
-from .text import Examples
+from .tasks import Examples
 
 RESULTS = ("eval.json", "predictions.tsv")
+NAMED = 3  # sentences without finite logits that are named
 
 
 class Scored(NamedTuple):
@@ -33,12 +34,13 @@ class Scored(NamedTuple):
     @property
     def finite(self):
         """Which sentences were scored: bool [sentences]."""
-        return numpy.isfinite(self.evaluation.logits).all(1)
+        return finite(self.evaluation.logits)
 
 
 class Figure(NamedTuple):
     """`values` makes keys of eval.json from a Scored, `line` the text to print from all of
-    eval.json. Rows that are `verbose` are printed with --verbose only."""
+    eval.json, "" where there is nothing to say. Rows that are `verbose` are printed with --verbose
+    only."""
 
     name: str
     values: Callable
@@ -63,21 +65,40 @@ def _engine(s):
 def _data(s):
     return {
         "data": str(s.examples.path),
+        "classes": list(s.examples.classes),
         "sentences_scored": int(s.finite.sum()),
         "sentences_total": len(s.finite),
         "truncated": s.evaluation.truncated,
     }
 
 
+def _not_scored(s):
+    indices, sentences = s.examples.indices, s.examples.sentences
+    first = numpy.flatnonzero(~s.finite)[:NAMED]
+    return {"not_scored": [{"index": indices[i], "sentence": sentences[i]} for i in first]}
+
+
+def _not_scored_line(r):
+    count = r["sentences_total"] - r["sentences_scored"]
+    if not count:
+        return ""
+    first = [f"{x['index']}: {x['sentence'][:40]!r}" for x in r["not_scored"]]
+    plural = "s" if count > 1 else ""
+    return "\n".join([f"{count} sentence{plural} without finite logits, the first:", *first])
+
+
 def _accuracy(s):
-    """k/n over all sentences: what was not scored is wrong."""
+    """k/n over all sentences: what was not scored is wrong, and so is a class that the data does
+    not have."""
     random_weights = {"random_weights": s.saved.manifest["random_weights"]}
     if s.examples.labels is None or s.saved.manifest["random_weights"]:
         return random_weights
-    right = s.finite & (s.evaluation.logits.argmax(1) == numpy.array(s.examples.labels))
-    k, n = int(right.sum()), len(right)
+    logits, labels, task = s.evaluation.logits, s.examples.labels, s.examples.task
+    k, n = int(right(logits, labels).sum()), len(labels)
+    other = [i for i, name in enumerate(s.examples.classes) if name not in task.classes]
+    others = int((s.finite & numpy.isin(logits.argmax(1), other)).sum())
     accuracy = {"correct": k, "total": n, "value": k / n, "wilson95": list(wilson(k, n))}
-    return {**random_weights, "accuracy": accuracy}
+    return {**random_weights, "accuracy": {**accuracy, "other_classes": others}}
 
 
 def _accuracy_line(r):
@@ -87,10 +108,13 @@ def _accuracy_line(r):
         return "none: the split has no labels"
     a = r["accuracy"]
     low, high = a["wilson95"]
-    return (
+    line = (
         f"{a['value']:.4f} ({a['correct']}/{a['total']}), 95 % Wilson interval {low:.4f} to "
         f"{high:.4f}"
     )
+    if not a["other_classes"]:
+        return line
+    return f"{line}\n{a['other_classes']} predicted as a class that the data does not have"
 
 
 def _throughput(s):
@@ -117,7 +141,7 @@ def _padding(s):
     return {
         "padding": 1 - s.evaluation.tokens / positions,
         "positions": positions,
-        "sentences_per_row": int(s.finite.sum()) / s.evaluation.rows,
+        "sentences_per_row": len(s.finite) / s.evaluation.rows,
     }
 
 
@@ -152,6 +176,7 @@ FIGURES = (
             f"{r['truncated']} truncated"
         ),
     ),
+    Figure("not scored", _not_scored, _not_scored_line),
     Figure("accuracy", _accuracy, _accuracy_line),
     Figure(
         "throughput",
@@ -215,7 +240,8 @@ def report(scored):
 
 def lines(report, verbose=False):
     """(name, text) of each line to print."""
-    return [(f.name, f.line(report)) for f in FIGURES if verbose or not f.verbose]
+    shown = [(f.name, f.line(report)) for f in FIGURES if verbose or not f.verbose]
+    return [(name, line) for name, line in shown if line]
 
 
 def write_results(folder, report, logits, examples):
@@ -223,20 +249,27 @@ def write_results(folder, report, logits, examples):
     eval.json holds the digest of its predictions.tsv, so that two that do not belong together (a
     process was killed between the two renames) can be told. Returns their paths. Raises UserError
     if they cannot be written."""
-    names = report["manifest"]["label_names"]
-    header = ["index", "prediction", "label", *(f"logit_{name}" for name in names), "sentence"]
-    labels = examples.labels or [""] * len(examples.sentences)
-    rows = [
-        [index, int(row.argmax()), label, *(f"{x:.6f}" for x in row.tolist()), sentence]
-        for index, row, label, sentence in zip(examples.indices, logits, labels, examples.sentences)
-    ]
-    table = ["\t".join(map(str, row)) for row in [header] + rows]
+    table = ["\t".join(map(str, row)) for row in _predictions(logits, examples)]
     paths = [Path(folder) / name for name in RESULTS]
     with replacing(paths[0]) as first, replacing(paths[1]) as second:
         second.write_text("\n".join(table) + "\n", encoding="utf-8")
         report = {**report, "predictions_sha256": sha256(second)}
         first.write_text(json_text(report), encoding="utf-8")
     return paths
+
+
+def _predictions(logits, examples):
+    """Rows of predictions.tsv, its header first; no prediction where the logits are not finite."""
+    names = examples.classes
+    yield ["index", "prediction", "label", *(f"logit_{name}" for name in names), "sentence"]
+    predicted = [
+        names[number] if scored else "" for number, scored in zip(logits.argmax(1), finite(logits))
+    ]
+    labels = [names[label] for label in examples.labels or ()] or [""] * len(predicted)
+    values = [[f"{x:.6f}" for x in row] for row in logits.tolist()]
+    columns = examples.indices, predicted, labels, values, examples.sentences
+    for index, prediction, label, numbers, sentence in zip(*columns):
+        yield [index, prediction, label, *numbers, sentence]
 
 
 def json_text(value):

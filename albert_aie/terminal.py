@@ -31,6 +31,20 @@ def prepare():
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
+@contextlib.contextmanager
+def silent():
+    """Without what libraries write to file descriptor 2 themselves. For calls during which no other
+    thread does the same."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def one_line(text):
     """The text with all that could end the line or move the cursor escaped, at most MOST
     characters."""

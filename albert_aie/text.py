@@ -1,7 +1,6 @@
-"""GLUE's SST-2 files and their sentences -> token ids, with the tokenizer that the checkpoint was
-trained with: a tokenizer.json, or sentencepiece exactly as albert_pytorch uses it (its
-model/tokenization_albert.py and processors/glue.py at 46de9ec; tests/golden holds digests made with
-that code)."""
+"""Sentences -> token ids, with the tokenizer that the checkpoint was trained with: a
+tokenizer.json, or sentencepiece exactly as albert_pytorch uses it (its model/tokenization_albert.py
+and processors/glue.py at 46de9ec; tests/golden holds digests made with that code)."""
 
 import contextlib
 import hashlib
@@ -11,33 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from . import UserError, first_line
+from . import UserError, first_line, terminal
 
 WORD_START = "\u2581"  # sentencepiece's mark for a blank before a piece
 SPECIAL_IDS = {"<pad>": 0, "<unk>": 1, "[CLS]": 2, "[SEP]": 3}
 CLS, SEP = 2, 3
-HEADERS = {
-    "dev": ["sentence", "label"],
-    "train": ["sentence", "label"],
-    "test": ["index", "sentence"],
-}
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Sentences of one SST-2 split in file order; `labels` is None where the file has none (GLUE's
-    test). `indices` are the file's own where it has them, else 0, 1, ..."""
-
-    path: Path
-    sentences: list
-    labels: Optional[list]
-    indices: list
-
-    def first(self, count):
-        """The first `count` of them; all of them where it is None."""
-        labels = self.labels and self.labels[:count]
-        return Examples(self.path, self.sentences[:count], labels, self.indices[:count])
-
 
 # What albert_pytorch does, whatever its --do_lower_case says; a Hugging Face folder may differ.
 SPM_OPTIONS = {"do_lower_case": True, "keep_accents": False, "remove_space": True}
@@ -116,12 +93,16 @@ class Tokenizer:
             ids = ids[: max_seq_length - 2]
         return [CLS] + ids + [SEP], truncated
 
+    def piece(self, number):
+        """The text of a piece, as sentencepiece has it."""
+        return self._spm.id_to_piece(number)
+
     def _ids(self, text):
         for part, number in self._parts(text):
             if number is not None:
                 yield number
             else:
-                for piece in self._pieces(_clean(part, **self._options)):
+                for piece in self._pieces(clean(part, **self._options)):
                     yield self._spm.piece_to_id(piece)
 
     def _parts(self, text):
@@ -166,13 +147,17 @@ class _Unaccented(dict):
 _UNACCENTED = _Unaccented()
 
 
-def _clean(text, do_lower_case=True, keep_accents=False, remove_space=True):
+def clean(text, do_lower_case=True, keep_accents=False, remove_space=True):
     if remove_space:
         text = " ".join(text.split())
     text = text.replace("``", '"').replace("''", '"')
     if not keep_accents:
         text = text.translate(_UNACCENTED)
     return text.lower() if do_lower_case else text
+
+
+# Reaches most of what can fail in a tokenizer: known words, accents, an unknown character.
+_PROBE = "Caf\u00e9 \u96fb -- a ``long'' [SEP] 1994,"
 
 
 class JsonTokenizer:
@@ -188,11 +173,13 @@ class JsonTokenizer:
         import tokenizers
 
         self._name, self._length = name, None
-        with self._errors(f"not a tokenizer that tokenizers {tokenizers.__version__} reads"):
+        wrong = f"not a tokenizer that tokenizers {tokenizers.__version__} reads"
+        with terminal.silent(), self._errors(wrong):  # a panic writes lines of its own
             self._tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8-sig"))
             self._tokenizer.no_padding()  # the file can ask for either
             self._tokenizer.no_truncation()
             empty = self._tokenizer.encode("").ids
+            self._tokenizer.encode(_PROBE)
             self.vocab_size = max(*self._tokenizer.get_vocab().values(), *empty) + 1
         if not empty:
             raise UserError(
@@ -215,7 +202,7 @@ class JsonTokenizer:
     def normalized(self, text):
         """A text as the model of the tokenizer gets it."""
         normalizer = self._tokenizer.normalizer
-        return normalizer.normalize_str(text) if normalizer else text
+        return text if normalizer is None else normalizer.normalize_str(text)
 
     @contextlib.contextmanager
     def _errors(self, what):
@@ -255,11 +242,7 @@ def disagreement(file, sentences):
     which is used, and an example; else an empty text."""
     if file.beside is None:
         return ""
-    used = file.load()
-    try:
-        other = file.beside.load()
-    except UserError as error:
-        return f"not used, and not usable: {error}"
+    used, other = file.load(), file.beside.load()
     differing = [s for s in sentences if used.encode(s)[0] != other.encode(s)[0]]
     if not differing:
         return ""
@@ -274,60 +257,3 @@ def encode_all(tokenizer, sentences, max_seq_length):
     """(list of id lists, number of truncated sentences)."""
     encoded = [tokenizer.encode(sentence, max_seq_length) for sentence in sentences]
     return [ids for ids, _ in encoded], sum(truncated for _, truncated in encoded)
-
-
-def read_sst2(data_dir, split="dev", num_labels=2):
-    """Examples of data_dir/{split}.tsv. GLUE has no quoting: a quote is text.
-
-    dev and train: `sentence<TAB>label`; test: `index<TAB>sentence`, without labels.
-    Raises UserError with file and line for anything else.
-    """
-    path, header = Path(data_dir) / f"{split}.tsv", HEADERS[split]
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such file; --data_dir wants the folder of GLUE's SST-2 (train.tsv, "
-            "dev.tsv, "
-            'test.tsv; README, "Your own checkpoint", says where to download it); --demo takes '
-            "this repository's own"
-        )
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}, line {line}: not UTF-8; convert the file, for example with iconv -t utf-8"
-        ) from None
-    lines = [line.rstrip("\r").split("\t") for line in text.split("\n")]
-    while lines and lines[-1] == [""]:
-        lines.pop()
-    if not lines:
-        raise UserError(f"{path}: is empty; download GLUE's SST-2 again")
-    if lines[0] != header:
-        raise UserError(
-            f"{path}, line 1: the header {'<TAB>'.join(header)} is missing; GLUE's SST-2 {split} "
-            "file begins with it"
-        )
-    if len(lines) == 1:
-        raise UserError(f"{path}: holds a header and no sentence; download GLUE's SST-2 again")
-    for number, fields in enumerate(lines[1:], start=2):
-        if len(fields) != 2:
-            raise UserError(
-                f"{path}, line {number}: {len(fields)} column{'s'[: len(fields) != 1]} instead of "
-                "2 "
-                f"({'<TAB>'.join(header)}); correct the line"
-            )
-    if header[0] == "index":
-        return Examples(
-            path, [sentence for _, sentence in lines[1:]], None, [index for index, _ in lines[1:]]
-        )
-    classes = {str(i): i for i in range(num_labels)}
-    for number, (_, label) in enumerate(lines[1:], start=2):
-        if label not in classes:
-            raise UserError(
-                f"{path}, line {number}: label {label!r} is not a class of the model "
-                f"({', '.join(classes)}); correct the line"
-            )
-    sentences, labels = zip(*lines[1:])
-    return Examples(
-        path, list(sentences), [classes[label] for label in labels], list(range(len(labels)))
-    )

@@ -97,16 +97,21 @@ def has_upstream(upstream_dir):
     )
 
 
-def upstream_model(checkpoint, upstream_dir):
-    """albert_pytorch's own AlbertForSequenceClassification holding the checkpoint, fp32, eval mode;
-    shapes are free. `upstream_dir` is a checkout of 46de9ec with albert.patch applied (unpatched it
-    needs six, boto3 and requests besides). Raises UserError for any other folder."""
+def require(upstream_dir):
+    """Raises UserError where upstream_dir is no albert_pytorch checkout."""
     if not has_upstream(upstream_dir):
         raise UserError(
             f"{upstream_dir}: not an albert_pytorch checkout (no model/modeling_albert.py); "
             "--prefix_dir wants a tree of lonePatient/albert_pytorch at "
             f"{UPSTREAM_COMMIT} with albert.patch applied, or use --graph fused, which needs none"
         )
+
+
+def upstream_model(checkpoint, upstream_dir):
+    """albert_pytorch's own AlbertForSequenceClassification holding the checkpoint, fp32, eval mode;
+    shapes are free. `upstream_dir` is a checkout of 46de9ec with albert.patch applied (unpatched it
+    needs six, boto3 and requests besides). Raises UserError for any other folder."""
+    require(upstream_dir)
     names = "configuration_albert", "modeling_albert"
     configuration, modeling = _import(Path(upstream_dir).resolve(), *names)
     c = checkpoint.config

@@ -1,6 +1,7 @@
 """Which tokenizer a checkpoint was trained with: its file, and what the files beside it say about
 it."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,13 +37,13 @@ def find(folder, rows, huggingface, spm_model_file=None, upstream_dir=None, kind
         paths = [path for one in trained for path in _files(one, ("spm",))]
     if not paths:
         raise UserError(_none_here(folder, kinds, upstream_dir))
-    files = [_read(path, folder, huggingface) for path in paths]
+    files = _usable(paths, folder, huggingface)
     fitting = [file for file in files if _fits(file, rows)]
     if not fitting:
         raise UserError(
-            f"{paths[0]}: has {files[0].load().vocab_size} pieces, but the checkpoint's vocab_size "
-            f"is {rows}; give the tokenizer that it was trained with (--spm_model_file names a "
-            "sentencepiece model)"
+            f"{files[0].path}: has {files[0].load().vocab_size} pieces, but the "
+            f"checkpoint's vocab_size is {rows}; give the tokenizer that it was trained with "
+            "(--spm_model_file names a sentencepiece model)"
         )
     if len({file.data for file in fitting}) > 1:
         raise UserError(
@@ -51,8 +52,10 @@ def find(folder, rows, huggingface, spm_model_file=None, upstream_dir=None, kind
             "--spm_model_file"
         )
     other = [kind for kind in KINDS if kind != fitting[0].kind]
-    beside = [_read(path, folder, huggingface) for path in _files(folder, other)]
-    return replace(fitting[0], beside=beside[0] if beside else None)
+    with contextlib.suppress(UserError):  # one that is of no use cannot disagree
+        for beside in _usable(_files(folder, other), folder, huggingface):
+            return replace(fitting[0], beside=beside)
+    return fitting[0]
 
 
 def _files(folder, kinds):
@@ -60,6 +63,19 @@ def _files(folder, kinds):
     named = [[folder / name for name in KINDS[kind].NAMES] for kind in kinds]
     there = [[path for path in paths if path.is_file()] for paths in named]
     return [paths[0] for paths in there if paths]
+
+
+def _usable(paths, folder, huggingface):
+    """TokenizerFiles of these paths. Those that are none are passed over, unless all are."""
+    files, errors = [], []
+    for path in paths:
+        try:
+            files.append(_read(path, folder, huggingface))
+        except UserError as error:
+            errors.append(error)
+    if errors and not files:
+        raise errors[0]
+    return files
 
 
 def _fits(file, rows):
@@ -85,6 +101,7 @@ def _read(path, folder, huggingface):
     check_readable(path)
     kind = "json" if path.name in KINDS["json"].NAMES else "spm"
     file = TokenizerFile(kind, path, path.read_bytes())
+    pieces = file.load().vocab_size
     if not huggingface:  # albert_pytorch reads the model and nothing beside it
         return file
     settings = _settings(folder / CONFIG)
@@ -92,7 +109,7 @@ def _read(path, folder, huggingface):
         _check_agreement(file, settings, folder)
         return file
     options = {name: settings[name] for name in SPM_OPTIONS if name in settings}
-    added = _added_tokens(folder, settings, file.load().vocab_size)
+    added = _added_tokens(folder, settings, pieces)
     return replace(file, options={**options, **({"added_tokens": added} if added else {})})
 
 

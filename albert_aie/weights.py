@@ -137,7 +137,9 @@ def _check_kind(path):
                 _refuse_program(archive.names, path)
                 archive.check_crcs()
         except Damaged as error:
-            raise UserError(f"{path}: cut short or damaged ({error}); {AGAIN}") from None
+            raise UserError(
+                f"{path}: cut short or damaged ({error}); {AGAIN}, or save it again with CRCs"
+            ) from None
     elif head[:1] != b"\x80" or tarfile.is_tarfile(path):
         kind = (
             "a tar archive"

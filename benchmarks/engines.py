@@ -1,71 +1,74 @@
-"""The engines that peers.py compares, one class each: what a skilled user would set up by hand, and this project.
+"""The engines that peers.py compares, one class each: what a skilled user would set up by hand,
+this project, and the ceiling. Each is made from a plan.Engine in a process of its own. It has
 
-Every engine is made in a process of its own by `make(spec)`. It has
-
-    label              what the table calls it
-    precision          what it computes in, where it can be asked
-    sentences(texts)   float32 logits [n, class] of texts, in their order: tokenising, batching and all
-    dense(batch_size)  float seconds of one forward of batch_size full rows of LENGTH tokens, after the copy in
+    sentences(texts)   float32 logits [n, class] of texts in their order: tokenising and all
+    dense(batch_size)  seconds of one forward of batch_size full rows of LENGTH tokens
     flops(lengths)     matrix-product FLOPs that one pass over sentences of these lengths executes
 
-All hold the same weights, read by albert_aie.checkpoint, and the same sentencepiece tokenizer.
+All hold the same weights, read by albert_aie.checkpoint, and the same tokenizer.
 """
 
+import copy
 import math
+import queue
+import tempfile
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
 import torch
-from tables import SIZE
+from plan import LENGTH, load
+from readings import SIZE
 
-LENGTH = 128
+from albert_aie import artifact, backends
+from albert_aie.batching import Batch, pack
+from albert_aie.compare import transformers_model
+from albert_aie.evaluate import evaluate
+from albert_aie.flops import executed_flops_per_row, flops_per_row
+
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def load(pth_dir):
-    """(Checkpoint, Tokenizer) of --pth_dir."""
-    from albert_aie import checkpoint, text
-
-    source = checkpoint.load(pth_dir)
-    return source, source.tokenizer.load()
-
-
-def padded(rows, length=None):
-    """int64 [n, length] ids, mask, types of id lists; length: their longest where it is not given."""
-    length = length or max(map(len, rows))
-    ids = torch.zeros(len(rows), length, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
+def padded(rows, length):
+    """int64 [n, length] ids, mask and types of id lists."""
+    ids, mask, types = numpy.zeros((3, len(rows), length), numpy.int64)
     for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
+        ids[i, : len(row)] = row
         mask[i, : len(row)] = 1
-    return ids, mask, torch.zeros_like(ids)
+    return ids, mask, types
 
 
 def full_rows(vocab_size, batch_size):
-    ids = torch.randint(5, vocab_size, (batch_size, LENGTH), generator=torch.Generator().manual_seed(batch_size))
-    return ids, torch.ones_like(ids), torch.zeros_like(ids)
+    ids = numpy.random.default_rng(batch_size).integers(5, vocab_size, (batch_size, LENGTH))
+    return ids, numpy.ones_like(ids), numpy.zeros_like(ids)
 
 
 class Peer:
-    """Batches of one size, in order and padded to LENGTH, or sorted and padded to the longest of each batch."""
+    """Batches of one size: sorted and padded to the longest of each, or in order and to LENGTH."""
 
     def __init__(self, spec):
-        self.spec, self.label, self.precision = spec, spec["label"], spec["precision"]
-        self.sorted, self.batch_size, self.streams = spec["sorted"], spec["batch_size"], spec.get("streams", 1)
-        self.source, self.tokenizer = load(spec["pth_dir"])
-        self.config = self.source.config
+        self.spec, self.batch_size = spec, spec.batch_size
+        self.checkpoint, self.tokenizer = load(spec.made_from["pth_dir"])
+        self.config = self.checkpoint.config
         self.prepare()
 
     def plan(self, lengths):
-        order = sorted(range(len(lengths)), key=lambda i: lengths[i]) if self.sorted else list(range(len(lengths)))
-        return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        """[(numbers of a batch's sentences, its length)]"""
+        order, size = list(range(len(lengths))), self.batch_size
+        if self.spec.sorted:
+            order.sort(key=lambda i: lengths[i])
+        groups = [order[start : start + size] for start in range(0, len(order), size)]
+        longest = [max(lengths[i] for i in group) for group in groups]
+        return list(zip(groups, longest if self.spec.sorted else [LENGTH] * len(groups)))
 
     def sentences(self, texts):
         encoded = [self.tokenizer.encode(text, LENGTH)[0] for text in texts]
-        logits = torch.zeros(len(texts), self.config.num_labels)
+        logits = numpy.zeros((len(texts), self.config.num_labels), numpy.float32)
         plan = self.plan([len(ids) for ids in encoded])
-        batches = [padded([encoded[i] for i in group], None if self.sorted else LENGTH) for group in plan]
-        for group, result in zip(plan, self.run_all(batches)):
+        batches = [padded([encoded[i] for i in group], length) for group, length in plan]
+        for (group, _), result in zip(plan, self.run_all(batches)):
             logits[group] = result
         return logits
 
@@ -79,168 +82,144 @@ class Peer:
         return time.perf_counter() - start
 
     def flops(self, lengths):
-        from albert_aie.graph import flops_per_row
+        config = vars(self.config)
+        return sum(len(group) * flops_per_row(config, n) for group, n in self.plan(lengths))
 
-        groups = self.plan(lengths)
-        rows = [(len(group), max(lengths[i] for i in group) if self.sorted else LENGTH) for group in groups]
-        return sum(n * flops_per_row(vars(self.config), length) for n, length in rows)
+
+class Logits(torch.nn.Module):
+    """transformers' ALBERT that returns the bare logits: what ONNX and OpenVINO convert."""
+
+    def __init__(self, checkpoint):
+        super().__init__()
+        self.model = transformers_model(checkpoint)
+        self.eval()
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        inputs = (input_ids, attention_mask, token_type_ids)
+        return self.model(**dict(zip(NAMES, inputs))).logits
 
 
 class Transformers(Peer):
-    """transformers' AlbertForSequenceClassification, eager, or under torch.compile with weights frozen in."""
+    """transformers' own model, or the same under torch.compile with the weights frozen in."""
 
     def prepare(self):
-        from albert_aie.compare import transformers_model
-
-        self.model = transformers_model(self.source)
-        if self.spec.get("attention"):
-            self.model.set_attn_implementation(self.spec["attention"])
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
-        self.device = self.spec.get("device", "cpu")
-        self.model = self.model.to(self.device, dtype)
-        if self.spec.get("compile"):
+        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        self.model = transformers_model(self.checkpoint)
+        if self.spec.attention != "eager":
+            self.model.set_attn_implementation(self.spec.attention)
+        self.model = self.model.to(self.spec.device, dtypes[self.spec.precision])
+        if self.spec.compile:
             import torch._inductor.config as inductor
 
             inductor.freezing = True
-            mode = "max-autotune" if self.device == "cuda" else "default"
-            self.model = torch.compile(self.model, mode=mode, dynamic=self.sorted)
+            mode = "max-autotune" if self.spec.device == "cuda" else "default"
+            self.model = torch.compile(self.model, mode=mode, dynamic=self.spec.sorted)
 
     @torch.no_grad()  # freezing wants no_grad; inference_mode is not enough for it
-    def run(self, ids, mask, types):
-        ids, mask, types = (tensor.to(self.device) for tensor in (ids, mask, types))
-        return self.model(input_ids=ids, attention_mask=mask, token_type_ids=types).logits.float().cpu()
-
-
-def onnx_file(source, folder):
-    """The checkpoint as ONNX with free batch and length, by torch's own exporter."""
-    import warnings
-
-    from albert_aie.compare import transformers_model
-
-    class Logits(torch.nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model = model
-
-        def forward(self, ids, mask, types):
-            return self.model(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
-
-    path = Path(folder) / "model.onnx"
-    names = ["input_ids", "attention_mask", "token_type_ids"]
-    example = tuple(torch.ones(2, 16, dtype=torch.int64) for _ in names)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Logits(transformers_model(source)).eval(),
-            example,
-            str(path),
-            input_names=names,
-            output_names=["logits"],
-            dynamic_axes={**{name: {0: "batch", 1: "length"} for name in names}, "logits": {0: "batch"}},
-            opset_version=17,
-            dynamo=False,
-        )
-    return path
+    def run(self, *batch):
+        inputs = (torch.from_numpy(array).to(self.spec.device) for array in batch)
+        return self.model(**dict(zip(NAMES, inputs))).logits.float().cpu().numpy()
 
 
 class OnnxRuntime(Peer):
-    """ONNX Runtime, graph optimised. int8: dynamic quantisation after every use of a shared weight has got its own copy;
-    on the plain export it would reach 9 of 97 products (cpu_engines.md)."""
+    """ONNX Runtime, graph optimised; int8 by dynamic quantisation."""
 
     def prepare(self):
-        import tempfile
-
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would starve the other engines
+        # threads that spin would starve the other engines
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with tempfile.TemporaryDirectory() as folder:
-            path = onnx_file(self.source, folder)
-            if self.precision == "int8":
-                path = self.quantised(path)
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            path = Path(folder) / "model.onnx"
+            onnx_file(self.checkpoint, path)
+            if self.spec.precision == "int8":
+                path = quantised_onnx_file(path)
+            on = ["CPUExecutionProvider"]
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=on)
+        self.wanted = [port.name for port in self.session.get_inputs()]
 
-    @staticmethod
-    def quantised(path):
-        import copy
+    def run(self, *batch):
+        inputs = dict(zip(NAMES, batch))
+        return self.session.run(None, {name: inputs[name] for name in self.wanted})[0]
 
-        import onnx
-        from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        model = onnx.load(str(path))
-        weights, seen = {tensor.name: tensor for tensor in model.graph.initializer}, set()
-        same = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Identity"}
-        for node in model.graph.node:
-            for i, name in enumerate(node.input):
-                name = same.get(name, name)  # the exporter names a shared weight anew at each use
-                if node.op_type == "MatMul" and name in weights:
-                    node.input[i] = name
-                    if name in seen:
-                        twin = copy.deepcopy(weights[name])
-                        twin.name = node.input[i] = f"{name}_{len(model.graph.initializer)}"
-                        model.graph.initializer.append(twin)
-                    seen.add(name)
-        unshared, result = path.with_name("unshared.onnx"), path.with_name("int8.onnx")
-        onnx.save(model, str(unshared))
-        options = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # for tensors whose type its shape inference does not find
-        quantize_dynamic(str(unshared), str(result), weight_type=QuantType.QInt8, per_channel=True, extra_options=options)
-        return result
+def onnx_file(checkpoint, path):
+    """The checkpoint as ONNX with free batch and length, by torch's own exporter."""
+    free = {name: {0: "batch", 1: "length"} for name in NAMES}
+    example = tuple(torch.ones(2, 16, dtype=torch.int64) for _ in NAMES)
+    names = {"input_names": list(NAMES), "output_names": ["logits"]}
+    options = {"dynamic_axes": {**free, "logits": {0: "batch"}}, "opset_version": 17}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        model = Logits(checkpoint)
+        torch.onnx.export(model, example, str(path), dynamo=False, **names, **options)
 
-    def run(self, ids, mask, types):
-        feed = {"input_ids": ids.numpy(), "attention_mask": mask.numpy(), "token_type_ids": types.numpy()}
-        feed = {name: feed[name] for name in (port.name for port in self.session.get_inputs())}
-        return torch.from_numpy(self.session.run(None, feed)[0])
+
+def quantised_onnx_file(path):
+    """The same in int8. Every use of a shared weight gets its own copy first: on the plain export
+    dynamic quantisation reaches 9 of 97 products."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(str(path))
+    weights, seen = {tensor.name: tensor for tensor in model.graph.initializer}, set()
+    # the exporter names a shared weight anew at each use
+    same = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Identity"}
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            name = same.get(name, name)
+            if node.op_type == "MatMul" and name in weights:
+                node.input[i] = name
+                if name in seen:
+                    twin = copy.deepcopy(weights[name])
+                    twin.name = node.input[i] = f"{name}_{len(model.graph.initializer)}"
+                    model.graph.initializer.append(twin)
+                seen.add(name)
+    unshared, result = path.with_name("unshared.onnx"), path.with_name("int8.onnx")
+    onnx.save(model, str(unshared))
+    # the extra option: for tensors whose type its shape inference does not find
+    options = {"extra_options": {"DefaultTensorType": onnx.TensorProto.FLOAT}, "per_channel": True}
+    quantize_dynamic(str(unshared), str(result), weight_type=QuantType.QInt8, **options)
+    return result
 
 
 class OpenVino(Peer):
-    """OpenVINO from the transformers model, free shape, sorted batches, several streams; int8 by NNCF's post-training
-    quantisation on training sentences, fp32 and bf16 by the engine's hint."""
+    """OpenVINO from transformers' model, free shape, one or more streams; int8 by NNCF's
+    post-training quantisation on training sentences, fp32 and bf16 by the engine's hint."""
 
     def prepare(self):
-        import queue
-
         import openvino
 
-        from albert_aie.backends.openvino import _capabilities
-        from albert_aie.compare import transformers_model
-
-        class Logits(torch.nn.Module):
-            def __init__(self, model):
-                super().__init__()
-                self.model = model
-
-            def forward(self, input_ids, attention_mask, token_type_ids):
-                return self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).logits
-
-        example = padded([[2, 7, 8, 3], [2, 7, 3]])
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        model = openvino.convert_model(Logits(transformers_model(self.source)).eval(), example_input=dict(zip(names, example)))
-        if self.precision == "int8":
+        example = (torch.from_numpy(array) for array in padded([[2, 7, 8, 3], [2, 7, 3]], 4))
+        logits, example = Logits(self.checkpoint), dict(zip(NAMES, example))
+        model = openvino.convert_model(logits, example_input=example)
+        if self.spec.precision == "int8":
             import nncf
 
             nncf.set_log_level(40)
-            batches = [dict(zip(names, (t.numpy() for t in padded([ids])))) for ids in self.spec["calibration"]]
-            model = nncf.quantize(model, nncf.Dataset(batches), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(batches))
-        rest = "bf16" if "BF16" in _capabilities() else "f32"
-        hint = {"fp32": "f32", "bf16": "bf16", "int8": rest}[self.precision]
-        options = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": self.streams}
+            rows = [padded([ids], len(ids)) for ids in self.spec.made_from["calibration"]]
+            data = nncf.Dataset([dict(zip(NAMES, row)) for row in rows])
+            kind = nncf.ModelType.TRANSFORMER
+            model = nncf.quantize(model, data, model_type=kind, subset_size=len(rows))
+        rest = "bf16" if "BF16" in backends.get("openvino").capabilities() else "f32"
+        hint = {"fp32": "f32", "bf16": "bf16", "int8": rest}[self.spec.precision]
+        options = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": self.spec.streams}
         compiled = openvino.Core().compile_model(model, "CPU", options)
-        self.names, self.idle = names, queue.SimpleQueue()
-        for _ in range(self.streams):
+        self.idle = queue.SimpleQueue()
+        for _ in range(self.spec.streams):
             self.idle.put(compiled.create_infer_request())
 
     def run(self, *batch):
         request = self.idle.get()
-        results = request.infer(dict(zip(self.names, (t.numpy() for t in batch))), share_inputs=True)
-        logits = torch.from_numpy(numpy.array(results[0], dtype=numpy.float32))
+        results = request.infer(dict(zip(NAMES, batch)), share_inputs=True)
+        logits = numpy.array(results[0], dtype=numpy.float32)
         self.idle.put(request)
         return logits
 
     def run_all(self, batches):
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(self.streams) as pool:
+        with ThreadPoolExecutor(self.spec.streams) as pool:
             yield from pool.map(lambda batch: self.run(*batch), batches)
 
 
@@ -248,64 +227,53 @@ class Ours:
     """The file that export_albert_aie.py wrote, run as run_aie_eval.py runs it."""
 
     def __init__(self, spec):
-        from albert_aie import artifact, backends, text
-
-        saved = artifact.open_pt(spec["file"])
-        self.label, self.manifest, self.config = spec["label"], saved.manifest, saved.manifest["config"]
-        self.tokenizer = saved.tokenizer.load()
-        name, device, precision = (saved.manifest[key] for key in ("backend", "device", "precision"))
-        target = backends.Target(name, device, precision, streams=spec.get("streams", 1))
-        self.runner = backends.get(name).load(saved, target)
-        self.precision = self.runner.precision
+        self.saved = artifact.open_pt(spec.made_from["file"])
+        self.shape, self.config = self.saved.shape, self.saved.manifest["config"]
+        self.tokenizer = self.saved.tokenizer.load()
+        name = self.saved.manifest["backend"]
+        options = {"streams": spec.streams} if name == "openvino" else {}
+        target = backends.Target(name, spec.device, spec.precision, options)
+        self.runner = backends.get(name).load(self.saved, target)
 
     def sentences(self, texts):
-        from albert_aie.evaluate import evaluate
-
-        return evaluate(self.runner, self.manifest, self.tokenizer, texts, warmup=0).logits
+        return evaluate(self.runner, self.saved, self.tokenizer, texts, warmup=0).logits
 
     def dense(self, batch_size):
-        from albert_aie.batching import Batch
-
-        if batch_size != self.manifest["batch_size"]:
-            return math.nan
+        """Of the one shape that the file has: batch_size rows of LENGTH."""
         ids, mask, types = full_rows(self.config["vocab_size"], batch_size)
-        if self.manifest["slots"]:  # as full a row, of five sentences
-            mask = (1 + torch.arange(LENGTH) // 26).expand(batch_size, LENGTH).contiguous()
+        if self.shape.slots:  # as full a row, of five sentences
+            mask = numpy.tile(1 + numpy.arange(LENGTH) // 26, (batch_size, 1))
         rows = list(range(batch_size))
         return self.runner.run(Batch(ids, mask, types, rows, rows)).forward
 
     def flops(self, lengths):
-        from albert_aie.batching import pack
-        from albert_aie.graph import executed_flops_per_row
-
-        batch_size, length, slots = (self.manifest[key] for key in ("batch_size", "max_seq_length", "slots"))
+        size, length, slots = self.shape
         rows = len(pack(lengths, length, slots)) if slots else len(lengths)
-        return math.ceil(rows / batch_size) * batch_size * executed_flops_per_row(self.config, length, slots)
+        return math.ceil(rows / size) * size * executed_flops_per_row(self.config, self.shape)
 
 
 class Ceiling:
-    """What the machine can do: a 2,048-cube product, weights packed beforehand, through OpenVINO's (oneDNN's) kernels in
-    fp32 and bf16 and int8. `dense` gives its seconds; no text."""
+    """What the machine can do: a square product, weights packed beforehand, through OpenVINO's
+    (oneDNN's) kernels in fp32, bf16 and int8. `dense` gives its seconds; no text."""
 
     def __init__(self, spec):
         import openvino
         from openvino import opset13 as ops
 
-        self.label, self.precision = spec["label"], spec["precision"]
-        n = SIZE
+        def bounds(most):
+            return [ops.constant(numpy.float32(bound)) for bound in (-most, most, -most, most)]
+
         generator = numpy.random.default_rng(0)
-        x = ops.parameter([n, n], numpy.float32)
-        weight = ops.constant(generator.standard_normal((n, n), numpy.float32) * 0.02)
-        left, right = x, weight
-        if self.precision == "int8":
-            bounds = [ops.constant(numpy.float32(b)) for b in (-4, 4, -4, 4)]
-            left = ops.fake_quantize(x, *bounds, 256)
-            small = [ops.constant(numpy.float32(b)) for b in (-0.1, 0.1, -0.1, 0.1)]
-            right = ops.fake_quantize(weight, *small, 255)
+        left = x = ops.parameter([SIZE, SIZE], numpy.float32)
+        right = ops.constant(generator.standard_normal((SIZE, SIZE), numpy.float32) * 0.02)
+        if spec.precision == "int8":
+            left = ops.fake_quantize(x, *bounds(4), 256)
+            right = ops.fake_quantize(right, *bounds(0.1), 255)
         model = openvino.Model([ops.matmul(left, right, False, True)], [x])
-        hint = "bf16" if self.precision == "bf16" else "f32"
-        self.request = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint}).create_infer_request()
-        self.x = generator.standard_normal((n, n), numpy.float32)
+        options = {"INFERENCE_PRECISION_HINT": "bf16" if spec.precision == "bf16" else "f32"}
+        compiled = openvino.Core().compile_model(model, "CPU", options)
+        self.request = compiled.create_infer_request()
+        self.x = generator.standard_normal((SIZE, SIZE), numpy.float32)
 
     def dense(self, batch_size):
         start = time.perf_counter()
@@ -316,8 +284,5 @@ class Ceiling:
         return 2 * SIZE**3
 
 
-KINDS = {"transformers": Transformers, "onnxruntime": OnnxRuntime, "openvino": OpenVino, "ours": Ours, "ceiling": Ceiling}
-
-
-def make(spec):
-    return KINDS[spec["kind"]](spec)
+KINDS = {"transformers": Transformers, "onnxruntime": OnnxRuntime, "openvino": OpenVino}
+KINDS.update(ours=Ours, ceiling=Ceiling)

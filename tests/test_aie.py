@@ -301,28 +301,27 @@ def test_the_patched_upstream_graph_compares_and_holds_no_operator_known_to_trou
 
 def test_the_published_batch_sizes_in_one_sweep(tiny, sentences):
     given = {"backend": "aie", "graph": "fused", "pth_dir": tiny, "data_dir": sentences}
-    run = script("benchmarks/batch_sizes", max_seq_length=32, **given)
-    assert run.code == 0, run.err
+    run = script("benchmarks/sweep", max_seq_length=32, no_compare=True, **given)
+    assert run.code == 0, run.out + run.err
     rows = [line.split("|")[1].strip() for line in run.out.splitlines() if " of 11 |" in line]
     assert rows == ["1", "4", "8", "16", "32", "64"]
-    assert "aie on npu:0, fp16" in run.out and "predictions identical" in run.out
+    assert "aie on npu:0, fp16" in run.out
+    assert "predictions identical over 6 batch sizes" in run.out
 
 
 def test_the_report_to_send_in(tmp_path, tiny, sentences):
     file = tmp_path / "report.json"
-    given = {"graph": "fused", "pth_dir": tiny, "data_dir": sentences, "output": file}
-    given.update(max_seq_length=32, batch_sizes=[1, 8])
-    run = script("benchmarks/report", **given)
-    assert run.code == 0, run.err
+    given = {"backend": "aie", "graph": "fused", "pth_dir": tiny, "data_dir": sentences}
+    given.update(max_seq_length=32, device_id=0, output=file)
+    run = script("benchmarks/sweep", batch_sizes=[1, 8], **given)
+    assert run.code == 0, run.out + run.err
     report = json.loads(file.read_text())
-    results = [
-        (r["batch_size"], r["comparison"], r["evaluation"]["sentences_scored"])
-        for r in report["results"]
-    ]
-    assert results == [(1, "PASS", 11), (8, "PASS", 11)]
+    for result, batch_size in zip(report["results"], (1, 8)):
+        assert result["batch_size"] == batch_size and result["comparison"]["passed"]
+        assert result["evaluation"]["sentences_scored"] == 11
     assert report["machine"]["packages"][PACKAGE] and report["machine"]["npu_smi"] is None
-    run = script("benchmarks/report", {"STRICT_AIE_FAULT": "compile"}, **given)
-    assert run.code == 1
+    run = script("benchmarks/sweep", {"STRICT_AIE_FAULT": "compile"}, batch_sizes=[1], **given)
+    assert run.code == 1 and "Create infer builder failed" in run.out
     report = json.loads(file.read_text())
     assert "Create infer builder failed" in report["results"][0]["error"]
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 
 import pytest
 import torch
@@ -60,6 +59,9 @@ def compiled(tmp_path_factory, tiny):
         ({"compare_cpu": True, "data_dir": "nowhere"}, ["dev.tsv: no such file", "--demo"]),
         ({"compare_rows": 5}, ["--compare_rows", "--compare_cpu"]),
         ({"compare_output": "x.json"}, ["--compare_output", "--compare_cpu"]),
+        ({"batch_size": "many"}, ["--batch_size many", "not a whole number"]),
+        ({"precision": "fp8"}, ["--precision", "invalid choice: 'fp8'"]),
+        ({"no_such_flag": 1}, ["unrecognized arguments: --no_such_flag=1"]),
     ],
 )
 def test_flags_of_export(tmp_path, tiny, export, given, words):
@@ -112,6 +114,7 @@ def test_cuda_without_a_gpu(tmp_path, tiny, export, monkeypatch):
         ({"device_id": 1}, ["--device_id", "torchscript on cpu"]),
         ({"compare_rows": 5}, ["--compare_rows", "--compare_cpu"]),
         ({"compare_output": "x.json"}, ["--compare_output", "--compare_cpu"]),
+        ({"no_such_flag": 1}, ["unrecognized arguments: --no_such_flag=1"]),
         ({"aie_model_dir": "nowhere.pt"}, ["nowhere.pt: no such file"]),
     ],
 )
@@ -181,49 +184,6 @@ def test_a_malformed_config(tmp_path, export, change, words):
     folder = write_checkpoint(tmp_path / "c")
     (folder / "config.json").write_text(json.dumps({**TINY, **change}))
     assert refused(export(pth_dir=folder, save_dir=tmp_path), "config.json: ", words)
-
-
-def rewrite(compiled, path, manifest=None, drop=()):
-    """A copy of the .pt with another manifest or without some of its entries."""
-    with zipfile.ZipFile(compiled) as old, zipfile.ZipFile(path, "w") as new:
-        for entry in old.infolist():
-            name = entry.filename.split("/", 1)[1]
-            if name in drop:
-                continue
-            data = old.read(entry)
-            if manifest is not None and name == "extra/albert_aie/manifest.json":
-                whole = isinstance(manifest, bytes)
-                data = manifest if whole else json.dumps({**json.loads(data), **manifest}).encode()
-            new.writestr(entry.filename, data)
-    return path
-
-
-def test_a_pt_that_is_cut_short_foreign_or_newer(tmp_path, compiled, sentences, evaluate):
-    def run(path):
-        return evaluate(aie_model_dir=path, data_dir=sentences)
-
-    cut = tmp_path / "cut.pt"
-    cut.write_bytes(compiled.read_bytes()[:-5000])
-    assert refused(run(cut), "cut.pt: not a whole .pt file")
-    cut.write_bytes(b"not a zip")
-    assert refused(run(cut), "not a whole .pt file")
-    foreign = tmp_path / "foreign.pt"
-    torch.jit.script(torch.nn.Linear(2, 2)).save(str(foreign))
-    assert refused(run(foreign), "has no albert_aie/manifest.json")
-    path = tmp_path / "changed.pt"
-    for manifest, words in (
-        ({"format_version": 99}, "format version 99"),
-        ({"format": "other"}, "another program's"),
-        (b"{", "not JSON"),
-        ({"batch_size": "4"}, "no usable 'batch_size'"),
-        ({"batch_size": 0}, "no usable 'batch_size'"),
-        ({"backend": "tpu"}, "no usable 'backend'"),
-        ({"config": {}}, "no usable 'config'"),
-    ):
-        assert refused(run(rewrite(compiled, path, manifest)), words)
-    rewrite(compiled, path, drop=["extra/albert_aie/tokenizer.model"])
-    assert refused(run(path), "has no albert_aie/tokenizer.model")
-    assert run(rewrite(compiled, path)).code == 0  # the helper itself breaks nothing
 
 
 def test_save_dir_below_a_regular_file(tmp_path, tiny, export):

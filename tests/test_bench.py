@@ -1,156 +1,439 @@
-"""benchmarks/peers.py: its statistics, and a run of two engines on a small checkpoint."""
+"""benchmarks/: figures from readings made by hand, a run of a few engines, and the sweep."""
 
+import copy
 import json
 import random
-import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import host  # noqa: E402
 import peers  # noqa: E402
+import plan  # noqa: E402
+import readings  # noqa: E402
+import sweep  # noqa: E402
 import tables  # noqa: E402
+
+from albert_aie import command  # noqa: E402
+
+
+def engine(kind, precision="fp32", text=None, dense=None, **fields):
+    """An entry of bench.json; `text`: seconds, sentences, flops, correct, flips."""
+    entry = plan.Engine(kind, f"{kind} {precision}", precision, (), **fields).fields()
+    entry.update(load=1.25, memory=700.4, dense=dense or {})
+    if text:
+        names = ("seconds", "sentences", "flops", "correct", "flips")
+        entry["end_to_end"] = dict(zip(names, text), every=1)
+    return entry
+
+
+def hand_made():
+    """Seconds a sentence in two rounds: baseline 1 and 2, peer 0.25 and 0.5, ours 0.125 and 0.125.
+    The ceiling is 100 GFLOP/s. With two rounds the interval of a median is both ratios."""
+    second = {"seconds": [2 * 2048**3 / 100e9] * 2}
+    full_rows = {
+        "plain": {"8": {"seconds": [0.5, 0.5], "flops": 35e9}},
+        "packed": {"8": {"seconds": [0.55, 0.55], "flops": 36e9}},
+        "peer": {"8": {"seconds": [1.0, 2.0], "flops": 40e9}},
+    }
+    shape = {"packed": True, "batch_size": 3, "max_seq_length": 64, "streams": 2}
+    ceiling = {**engine("ceiling"), "end_to_end": second}
+    return {
+        "nominal_flops_per_row": 5e9,
+        "sentences_per_row": 4.5,
+        "engines": [
+            engine("transformers", text=([10.0, 20.0], 10, 90e9, 8, 0)),
+            engine("transformers", compile=True, dense=full_rows["peer"]),
+            engine("openvino", text=([20.0, 40.0], 80, 900e9, 60, 1), sorted=True, streams=2),
+            engine("openvino", text=([40.0, 80.0], 80, 900e9, 60, 1), sorted=True, streams=1),
+            engine("ours", dense=full_rows["plain"]),
+            engine("ours", packed=True, dense=full_rows["packed"]),
+            engine("ours", text=([10.0, 10.0], 80, 800e9, 59, 2), **shape),
+            engine("ours", text=([20.0, 20.0], 80, 800e9, 59, 2), packed=True),
+            engine("ours", "bf16", text=([5.0, 5.0], 80, 800e9, 58, None), **shape),
+            ceiling,
+        ],
+    }
+
+
+def test_every_figure_of_the_tables_by_hand():
+    text = tables.tables(hand_made())
+    rows = [
+        "| transformers fp32, batch 8 | 0.8 (0.5 to 1.0) | 1.00 [1.00, 1.00] | 8/10 | 0 "
+        "| 6 (6 %) | 1.2 | 700 |",
+        "| openvino fp32, batch 8 | 3.0 (2.0 to 4.0) | 4.00 [4.00, 4.00] | 60/80 | 1 "
+        "| 30 (30 %) | 1.2 | 700 |",
+        "| **ours fp32** | 8.0 (8.0 to 8.0) | 12.00 [8.00, 16.00] | 59/80 | 2 "
+        "| 80 (80 %) | 1.2 | 700 |",
+        "| **ours bf16** | 16.0 (16.0 to 16.0) | 24.00 [16.00, 32.00] | 58/80 | - "
+        "| 160 | 1.2 | 700 |",
+    ]
+    summary = text[text.index("Summary") :].split("\n")
+    assert summary[4:8] == rows  # the searched shapes and streams that lost are left out
+    assert all(row in text[: text.index("Dense")] for row in rows)
+    assert "ceiling fp32: 100 GFLOP/s" in text
+    assert "end to end fp32: ours fp32 / openvino fp32 = 3.000 [2.000, 4.000]" in text
+    assert "end to end bf16" not in text
+    assert (
+        "| engine | rows/s (range) | GFLOP/s executed (of ceiling) | GFLOP/s nominal, 5.00 " in text
+    )
+    assert "| ours fp32 | 16.00 (16.00 to 16.00) | 70 (70 %) | 80 (80 %) |" in text
+    assert "| transformers fp32 | 6.00 (4.00 to 8.00) | 27 (27 %) | 27 (27 %) |" in text
+    assert "dense batch 8 fp32: ours fp32 / transformers fp32 = 3.000 [2.000, 4.000]" in text
+    assert summary[-1] == "| fp32, batch 8 | 16.0 | 3.000 [2.000, 4.000] | 1.100 [1.100, 1.100] |"
+    assert "packed (4.50 sentences a row)" in summary[-3]
+
+
+def test_no_figure_hangs_on_the_words_of_a_label():
+    def cells(label):
+        report = hand_made()
+        for entry in report["engines"]:
+            entry["label"] = label or entry["label"]
+        lines = [*tables.tables(report).split("\n"), *tables.readme_rows(report)]
+        return [line.split("|")[2:] for line in lines if line.startswith("| ")]
+
+    for label in ("ours int8, packed 3 x 64", "OpenVINO bf16, sorted", "ceiling fp32", "?"):
+        assert cells(label) == cells(None), label
 
 
 def test_the_interval_holds_the_truth_and_narrows():
     generator = random.Random(1)
     noisy = [1.2 * generator.lognormvariate(0, 0.05) for _ in range(40)]
-    middle, low, high = tables.interval(noisy)
+    middle, low, high = readings.interval(noisy)
     assert low < 1.2 < high and low < middle < high
-    few = tables.interval(noisy[:5])
+    few = readings.interval(noisy[:5])
     assert few[2] - few[1] > high - low
-    assert tables.interval([1.5]) == (1.5, 1.5, 1.5)
-    assert tables.paired([1.0, 2.0], [2.0, 3.0]) == [2.0, 1.5]
+    assert readings.interval([1.5]) == (1.5, 1.5, 1.5)
+    assert readings.paired([1.0, 2.0], [2.0, 3.0]) == [2.0, 1.5]
 
 
-def test_accuracy_and_flips_are_counted_on_the_rows_that_an_engine_saw():
-    labels = [1, 0] * 16
-    readings = {
-        "transformers eager fp32, sorted": {"rows": 32, "predictions": [1] * 32},
-        "transformers eager fp32, padded to 128": {"rows": 4, "predictions": [1, 1, 0, 1]},
-        "ceiling fp32": {"seconds": [1.0]},
-    }
-    peers.score(readings, labels)
-    assert readings["transformers eager fp32, sorted"]["correct"] == 16
-    padded = readings["transformers eager fp32, padded to 128"]
-    assert padded["correct"] == 3 and padded["flips"] == 1
+def test_accuracy_and_flips_are_counted_on_the_sentences_that_an_engine_saw():
+    engines = [
+        {"kind": "ours", "end_to_end": {"every": 1, "predictions": [0] * 32}},
+        {"kind": "transformers", "end_to_end": {"every": 8, "predictions": [1, 1, 0, 1]}},
+        {"kind": "onnxruntime", "end_to_end": {"every": 1, "predictions": [1, 0] + [1] * 30}},
+        {"kind": "ceiling", "end_to_end": {"seconds": [1.0]}},
+    ]
+    engines = [{"precision": "fp32", **engine} for engine in engines]
+    readings.score(engines, [1, 0] * 16)
+    ours, padded, whole, ceiling = (engine["end_to_end"] for engine in engines)
+    assert (ours["correct"], ours["flips"]) == (16, 31)
+    assert (padded["correct"], padded["flips"]) == (3, 1)
+    assert (whole["correct"], whole["flips"]) == (17, 0)
+    assert ceiling == {"seconds": [1.0]}
+    readings.score(engines[:2], [1, 0] * 16)
+    assert ours["flips"] is None  # no peer ran every sentence in fp32
 
 
-def bench(*flags):
-    command = [sys.executable, str(ROOT / "benchmarks" / "peers.py"), *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def script(module, *flags):
+    return command.main(module.parse_args, module.run, [str(flag) for flag in flags])
 
 
-def test_a_small_run_end_to_end(tmp_path, tiny, sst2):
+@pytest.fixture
+def bench(tmp_path):
+    file = tmp_path / "bench.json"
+    file.write_text(json.dumps(hand_made()))
+    return file
+
+
+def test_the_rows_of_the_readmes(tmp_path, bench, capsys):
+    english, chinese = tmp_path / "README.md", tmp_path / "README.zh-CN.md"
+    for file in (english, chinese):
+        file.write_text(
+            f"above\n{tables.BEGIN}\nold\nrows\n{tables.END}\nbelow\n", encoding="utf-8"
+        )
+    assert script(tables, bench, "--readme", english, chinese) == 0
+    rows = [
+        "| --- | --- | --- | --- | --- | --- |",
+        "| transformers fp32, batch 8 | 0.8 | 1.00 [1.00, 1.00] | - | 8/10 | 0 |",
+        "| **ours fp32** | 8.0 | 12.00 [8.00, 16.00] | 3.000 [2.000, 4.000] | 59/80 | 2 |",
+        "| **ours bf16** | 16.0 | 24.00 [16.00, 32.00] | - | 58/80 | - |",
+        tables.END,
+        "below",
+        "",
+    ]
+    head = "| engine | sentences/s | x eager padded | x best peer | accuracy | flips |"
+    assert english.read_text().split("\n") == ["above", tables.BEGIN, head, *rows]
+    lines = chinese.read_text(encoding="utf-8").split("\n")
+    assert "句/秒" in lines[2] and lines[3:] == rows
+    before = english.read_text()
+    assert script(tables, bench, "--readme", english) == 0 and english.read_text() == before
+
+
+@pytest.mark.parametrize("text", ["", f"{tables.BEGIN}\n", f"{tables.END}\n{tables.BEGIN}\n"])
+def test_a_readme_without_its_markers_is_named_and_none_is_written(tmp_path, bench, capsys, text):
+    good, bad = tmp_path / "README.md", tmp_path / "OTHER.md"
+    good.write_text(f"{tables.BEGIN}\n{tables.END}\n")
+    bad.write_text(text)
+    assert script(tables, bench, "--readme", good, bad) == 2
+    error = capsys.readouterr().err
+    assert str(bad) in error and tables.BEGIN in error and error.count("\n") == 1
+    assert good.read_text() == f"{tables.BEGIN}\n{tables.END}\n" and bad.read_text() == text
+
+
+def test_readings_without_sentences_leave_the_readme_as_it_is(tmp_path, bench, capsys):
+    report = hand_made()
+    report["engines"] = [e for e in report["engines"] if "end_to_end" not in e]
+    bench.write_text(json.dumps(report))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{tables.BEGIN}\nold\n{tables.END}\n")
+    assert script(tables, bench, "--readme", readme) == 2 and "old" in readme.read_text()
+    assert script(tables, bench) == 0 and "dense batch 8 fp32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", [None, "no json", "[]", "{}", '{"engines": [{"kind": "ours"}]}'])
+def test_tables_of_what_peers_did_not_write_are_refused(tmp_path, capsys, text):
+    file = tmp_path / "readings.json"
+    if text:
+        file.write_text(text)
+    assert script(tables, file) == 2
+    error = capsys.readouterr().err
+    assert "no readings of benchmarks/peers.py" in error and error.count("\n") == 1
+
+
+def test_a_small_run_end_to_end(tmp_path, tiny, sst2, capsys):
     pytest.importorskip("openvino")
     if not hasattr(torch, "float8_e4m3fn"):
-        pytest.skip("OpenVINO's converter and transformers' masks do not go together on torch 2.0")
-    flags = [
-        "--pth_dir",
-        tiny,
-        "--data_dir",
-        sst2,
-        "--rows",
-        64,
-        "--precisions",
-        "fp32",
-        "--batch_sizes",
-        2,
+        pytest.skip("OpenVINO's converter and transformers' masks do not fit on torch 2.0")
+    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", 64, "--precisions", "fp32"]
+    flags += ["--batch_sizes", 2, "--rounds", 2, "--dense_rounds", 2, "--seconds", 0]
+    words = ["OpenVINO fp32, sorted, 1 stream", "plain", "packed 8 x 128", "padded"]
+    output = tmp_path / "bench.json"
+    assert script(peers, *flags, "--engines", *words, "--output", output) == 0
+    printed = capsys.readouterr().out
+    engines = json.loads(output.read_text())["engines"]
+    assert [(e["kind"], e["packed"], e["sorted"]) for e in engines] == [
+        ("transformers", False, False),
+        ("openvino", False, True),
+        ("ours", False, False),
+        ("ours", True, False),
     ]
-    flags += ["--rounds", 2, "--dense_rounds", 2]
-    engines = ["OpenVINO fp32, sorted, 1 stream", "plain", "packed 8 x 128", "padded"]
-    run = bench(*flags, "--seconds", 0, "--engines", *engines, "--output", tmp_path / "bench.json")
-    assert run.returncode == 0, run.stdout + run.stderr
+    padded, openvino, plain, packed = engines
+    for entry in (e["end_to_end"] for e in (padded, openvino, packed)):
+        assert len(entry["seconds"]) == 2 and entry["flips"] == 0 and entry["flops"] > 0
+    assert openvino["end_to_end"]["correct"] == packed["end_to_end"]["correct"]
+    assert (padded["end_to_end"]["sentences"], packed["end_to_end"]["sentences"]) == (8, 64)
+    per_sentence = [e["end_to_end"]["flops"] / e["end_to_end"]["sentences"] for e in engines[::3]]
+    assert per_sentence[1] < per_sentence[0] / 3
+    assert list(plain["dense"]) == ["2"] and len(plain["dense"]["2"]["seconds"]) == 2
+    assert "end_to_end" not in plain and packed["dense"] == {}  # 8 rows, and 2 were asked for
+    assert "end to end fp32: ours fp32, packed" in printed and "dense batch 2 fp32: ours" in printed
+    assert script(tables, output) == 0 and capsys.readouterr().out.strip() in printed
+
+
+def test_an_engine_that_fails_is_named_and_the_others_are_kept(tmp_path, tiny, sst2, capsys):
+    made_from = {"file": "nowhere.pt"}
+    broken = plan.Engine("ours", "ours broken", "fp32", plan.DENSE, made_from=made_from)
+    peer = plan.Engine("transformers", "good", "fp32", plan.DENSE, made_from={"pth_dir": tiny})
+    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--output", tmp_path / "bench.json"]
+    flags += ["--rows", 8, "--dense_rounds", 1, "--seconds", 0, "--batch_sizes", 8]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "engines", lambda args, folder: ([broken, peer], []))
+        assert script(peers, *flags) == 1
+    assert "FAILED      ours broken: UserError: nowhere.pt" in capsys.readouterr().out
     report = json.loads((tmp_path / "bench.json").read_text())
-    rows = report["end_to_end"]
-    assert {
-        "OpenVINO fp32, sorted, 1 stream",
-        "ours fp32, packed 8 x 128, 1 stream",
-        tables.BASE,
-    } <= set(rows)
-    for label, entry in rows.items():
-        assert len(entry["seconds"]) == 2 and entry["flips"] == 0 and entry["flops"] > 0, label
-    assert len({entry["correct"] for entry in rows.values() if entry["rows"] == 64}) == 1
-    per_sentence = {label: entry["flops"] / entry["rows"] for label, entry in rows.items()}
-    assert per_sentence["ours fp32, packed 8 x 128, 1 stream"] < per_sentence[tables.BASE] / 3
-    assert len(report["dense"]["ours fp32, plain, batch 2"]["2"]) == 2
-    summary = run.stdout[run.stdout.index("Summary") :]
-    assert "| **ours fp32, packed" in summary and "| batch 2 | " in summary
-    again = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "tables.py", tmp_path / "bench.json"],
-        capture_output=True,
-    )
-    assert again.returncode == 0 and again.stdout.decode().strip() in run.stdout
-    assert (
-        "end to end fp32: ours fp32" in run.stdout and "dense batch 2 fp32: ours fp32" in run.stdout
-    )
+    assert len(report["failed"]) == 1 and [e["label"] for e in report["engines"]] == ["good"]
 
 
-def test_an_engine_that_fails_is_named_and_the_exit_code_says_so(
-    tmp_path, tiny, sst2, monkeypatch, capsys
-):
-    broken = {
-        "kind": "ours",
-        "label": "ours broken",
-        "settings": ["dense"],
-        "precision": "fp32",
-        "file": "nowhere.pt",
-    }
-    monkeypatch.setattr(peers, "engines", lambda args, folder: ([broken], []))
-    code = peers.main(
-        ["--pth_dir", str(tiny), "--data_dir", str(sst2), "--output", str(tmp_path / "bench.json")]
+def test_only_the_engines_that_were_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(plan, "unusable", lambda: {"bf16": "no bf16 here", "fp16": "no GPU"})
+    monkeypatch.setattr(plan, "export", lambda args, folder, engine: "file.pt")
+    monkeypatch.setattr(plan, "calibration", lambda args: [[2, 3]])
+    args = SimpleNamespace(
+        pth_dir="P",
+        batch_sizes=[1],
+        settings=["end_to_end"],
+        precisions=["bf16", "int8"],
+        engines=["OpenVINO", "packed 3"],
     )
-    assert code == 1 and "FAILED      ours broken: " in capsys.readouterr().out
-    assert "nowhere.pt" in json.loads((tmp_path / "bench.json").read_text())["failed"][0]
+    chosen, notes = plan.engines(args, tmp_path)
+    assert notes == ["no bf16 here"] and {engine.precision for engine in chosen} == {"int8"}
+    assert [(e.kind, e.streams) for e in chosen] == [("openvino", 1), ("openvino", 2), ("ours", 2)]
+    assert chosen[0].made_from == {"pth_dir": "P", "calibration": [[2, 3]]}
+    fields = copy.deepcopy(chosen[2].fields())
+    assert fields["packed"] and (fields["batch_size"], fields["max_seq_length"]) == (3, 64)
 
 
 @pytest.mark.parametrize(
     "flags, words",
-    [(["--data_dir", "nowhere", "--demo"], "no such file"), (["--data_dir", "."], "--pth_dir")],
+    [
+        (["--data_dir", "nowhere", "--demo"], "no such file"),
+        (["--data_dir", "."], "--pth_dir"),
+        (["--data_dir", ".", "--demo", "--rounds", "0"], "must be 1 or more"),
+    ],
 )
-def test_wrong_input_is_one_sentence(flags, words):
-    run = bench(*flags)
-    assert run.returncode == 2 and words in run.stderr and run.stderr.count("\n") == 1
+def test_wrong_input_is_one_sentence(capsys, flags, words):
+    assert script(peers, *flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and words in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", [None, "no json", "[]", "{}"])
-def test_tables_of_what_peers_did_not_write_are_refused(tmp_path, text):
-    file = tmp_path / "readings.json"
-    if text:
-        file.write_text(text)
-    run = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "tables.py", file], capture_output=True, text=True
-    )
-    assert (
-        run.returncode == 2
-        and "no readings of benchmarks/peers.py" in run.stderr
-        and run.stderr.count("\n") == 1
-    )
+# The sweep, on two scripts that do what a plan says for each batch size.
+EXPORT = """
+import json, sys
+from pathlib import Path
+given = dict(flag[2:].split("=", 1) for flag in sys.argv[1:] if "=" in flag)
+here, folder = Path(__file__).parent, Path(given["save_dir"])
+plan = json.loads((here / "plan.json").read_text())[given["batch_size"]]
+with open(here / "calls.txt", "a") as calls:
+    print(*sys.argv[1:], file=calls)
+print("compare_cpu", plan.get("prints", "PASS"))
+if "passed" in plan:
+    Path(given["compare_output"]).write_text(json.dumps({"passed": plan["passed"]}))
+if "pt" in plan:
+    (folder / "file.pt").write_text(json.dumps(plan["pt"]))
+print(plan.get("stderr", "note        a note"), file=sys.stderr)
+sys.exit(plan.get("exit", 0))
+"""
+EVALUATE = """
+import json, sys
+from pathlib import Path
+given = dict(flag[2:].split("=", 1) for flag in sys.argv[1:] if "=" in flag)
+folder, file = Path(given["output_dir"]), Path(given["aie_model_dir"])
+classes = json.loads(file.read_text()) if file.exists() else sys.exit("error: no such file")
+if not classes:
+    sys.exit("error: no classes")
+e = {"sentences_scored": 3, "sentences_total": 3, "precision": Path(__file__).parent.name}
+e.update(backend="aie", device="npu:0", threads=1, max_seq_length=128)
+e.update(accuracy={"correct": 2, "total": 3, "value": 2 / 3}, latency_ms={"p50": 7.4, "p99": 9.6})
+e.update(samples_per_second={"forward": 100.126, "end_to_end": 90.0})
+(folder / "eval.json").write_text(json.dumps(e))
+rows = [f"{i}\\t{c}\\t0\\ta\\u2028sentence" for i, c in enumerate(classes)]
+(folder / "predictions.tsv").write_text("\\n".join(["header", *rows]) + "\\n", encoding="utf-8")
+"""
+GOOD = {"passed": True, "pt": [0, 1, 1]}
+ROW = "3 of 3 | 66.67 % (2/3) | 100.13 | 90.00 | 7 | 10 |"
 
 
-def test_torchscript_options_keep_the_logits(tiny):
-    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
-        pytest.skip(
-            "torch 2.0 has neither the prepacked linear nor a scale in scaled_dot_product_attention"
-        )
-    command = [
-        sys.executable,
-        ROOT / "benchmarks" / "torchscript_options.py",
-        "--pth_dir",
-        tiny,
-        "--rounds",
-        "2",
-    ]
-    flags = ["--batch_size", "2", "--max_seq_length", "16", "--precisions", "fp32"]
-    run = subprocess.run([*command, *flags], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    rows = [line.split(" | ") for line in run.stdout.splitlines() if line.startswith("| fp32")]
-    assert len(rows) == 3 and all(float(row[-1].rstrip(" |")) < 1e-5 for row in rows)
-    for wrong, words in (
-        (["--pth_dir", "nowhere"], "nowhere: no such folder"),
-        (["--max_seq_length", "600"], "3 to 512"),
-    ):
-        run = subprocess.run([*command, *wrong], capture_output=True, text=True)
-        assert run.returncode == 2 and words in run.stderr and run.stderr.count("\n") == 1
+@pytest.fixture
+def planted(tmp_path, monkeypatch, capsys):
+    """Runs the sweep over a plan {batch size: what the export does}."""
+
+    def run(plan, *flags, precision="fp32"):
+        folder = tmp_path / precision
+        folder.mkdir(exist_ok=True)
+        (folder / "export_albert_aie.py").write_text(EXPORT)
+        (folder / "run_aie_eval.py").write_text(EVALUATE)
+        (folder / "plan.json").write_text(json.dumps(plan))
+        monkeypatch.setattr(host, "ROOT", folder)
+        code = script(sweep, "--data_dir", "D", *flags, "--batch_sizes", *plan)
+        out, err = capsys.readouterr()
+        calls = folder / "calls.txt"
+        lines = [line for line in out.split("\n") if line.startswith("| ")][2:]
+        calls = calls.read_text().split("\n")[:-1] if calls.exists() else []
+        return SimpleNamespace(code=code, out=out, err=err, rows=lines, calls=calls)
+
+    return run
+
+
+def test_the_row_of_a_batch_size_and_the_file_to_send_in(tmp_path, planted):
+    output = tmp_path / "report.json"
+    flags = ["--backend", "aie", "--device_id", 1, "--soc_version", "X", "--output", output]
+    run = planted({1: GOOD, 8: GOOD}, *flags)
+    assert run.code == 0 and run.rows == [f"| {size} | {ROW} PASS |" for size in (1, 8)]
+    assert "aie on npu:0, fp32, 1 threads, length 128" in run.out
+    assert "predictions identical over 2 batch sizes" in run.out
+    given = "--backend=aie --compare_cpu --compare_output="
+    assert all("--soc_version X" in call and given in call for call in run.calls)
+    assert all("--data_dir=D --device_id=1" in call for call in run.calls)
+    report = json.loads(output.read_text())
+    assert report["machine"]["packages"]["torch"] and "npu_smi" in report["machine"]
+    assert "command" in report and [r["batch_size"] for r in report["results"]] == [1, 8]
+    first = report["results"][0]
+    assert first["comparison"] == {"passed": True} and first["evaluation"]["sentences_scored"] == 3
+    assert "compare_cpu PASS" in first["export"]["stdout"] and first["evaluate"]["exit_code"] == 0
+
+
+def test_the_verdict_is_read_from_the_comparison_s_file_and_not_from_words(planted):
+    run = planted({1: {**GOOD, "passed": False}, 2: {**GOOD, "passed": False, "exit": 1}, 4: GOOD})
+    assert run.code == 1
+    assert run.rows == [f"| 1 | {ROW} FAIL |", f"| 2 | {ROW} FAIL |", f"| 4 | {ROW} PASS |"]
+    run = planted({1: {**GOOD, "prints": "FAIL"}})
+    assert run.code == 0 and run.rows == [f"| 1 | {ROW} PASS |"]
+
+
+TRACEBACK = (
+    'Traceback (most recent call last):\n  File "x", line 1\n    f(|)\nValueError: a|b\nmore'
+)
+FAILURES = {  # what the export does -> what the row says
+    "a crash that exits 1": ({"exit": 1, "stderr": TRACEBACK}, r"ValueError: a\|b"),
+    "a crash after the verdict": ({**GOOD, "exit": 1, "stderr": TRACEBACK}, r"ValueError: a\|b"),
+    "its own error": ({"exit": 2, "stderr": "note  x\nerror: no card\n"}, "no card"),
+    "killed without a word": ({"exit": 137, "stderr": ""}, "exit code 137"),
+    "no comparison": ({"pt": [1]}, "export_albert_aie.py wrote no comparison"),
+    "the evaluation": ({"passed": True, "pt": []}, "no classes"),
+    "no file": ({"passed": True}, "no such file"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_size_that_fails_shows_why_and_the_others_go_on(tmp_path, planted, failure):
+    plan, words = FAILURES[failure]
+    output = tmp_path / "report.json"
+    run = planted({1: plan, 8: GOOD}, "--output", output)
+    verdict = "PASS" if "passed" in plan else "-"
+    assert run.code == 1
+    assert run.rows == [f"| 1 | error: {words} |  |  |  |  |  | {verdict} |", f"| 8 | {ROW} PASS |"]
+    results = json.loads(output.read_text())["results"]
+    assert results[0]["error"] == words.replace("\\", "") and "error" not in results[1]
+
+
+def test_the_report_is_there_before_the_next_size_begins(tmp_path, planted, monkeypatch):
+    output, seen = tmp_path / "report.json", []
+    real = host.script
+
+    def script(name, *flags):
+        done = json.loads(output.read_text())["results"] if output.exists() else []
+        seen.append([result["batch_size"] for result in done])
+        return real(name, *flags)
+
+    monkeypatch.setattr(host, "script", script)
+    planted({1: GOOD, 4: GOOD, 8: {"exit": 2}}, "--output", output)
+    assert seen == [[], [], [1], [1], [1, 4]]
+    assert [r["batch_size"] for r in json.loads(output.read_text())["results"]] == [1, 4, 8]
+
+
+def test_predictions_that_differ_between_sizes(planted):
+    differing = {1: GOOD, 8: {**GOOD, "pt": [0, 1, 0]}}
+    run = planted(differing)
+    assert run.code == 1 and "predictions DIFFER in 1 of 3 sentences" in run.out
+    run = planted(differing, precision="bf16")
+    assert run.code == 0 and "predictions DIFFER in 1 of 3 sentences" in run.out
+
+
+def test_without_the_comparison(planted):
+    run = planted({1: {"pt": [1, 1, 0]}}, "--no_compare", "--device", "cuda")
+    assert run.code == 0 and run.rows == [f"| 1 | {ROW} - |"]
+    assert "--compare" not in run.calls[0] and "--device cuda" in run.calls[0]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--batch_size", "8"], "--batch_size: the sweep sets this flag itself"),
+        (["--save_dir=x"], "--save_dir=x: the sweep sets this flag itself"),
+        (["--max_seq_length", "long"], "invalid int value"),
+        (["--output", str(ROOT)], "cannot be written"),
+    ],
+)
+def test_a_sweep_that_cannot_begin_is_one_sentence(planted, flags, words):
+    run = planted({1: GOOD}, *flags)
+    assert run.code == 2 and words in run.err and run.err.count("\n") == 1 and not run.calls
+
+
+def test_a_real_sweep(tiny, sentences, capsys):
+    flags = ["--data_dir", sentences, "--pth_dir", tiny, "--backend", "torchscript"]
+    flags += ["--max_seq_length", 32, "--batch_sizes"]
+    assert script(sweep, *flags, 1, 4) == 0
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.split("\n") if "| 11 of 11 |" in line]
+    assert len(rows) == 2 and all(row.endswith("| PASS |") for row in rows)
+    assert "torchscript on cpu, fp32" in printed and "identical over 2 batch sizes" in printed
+    assert script(sweep, *flags, 4, "--pack", "--slots", 3, "--no_compare") == 0
+    assert "| 4 | 11 of 11 |" in capsys.readouterr().out
+    assert script(sweep, *flags, 4, "--pth_dir", "nowhere") == 1
+    assert "| 4 | error: nowhere: no such folder" in capsys.readouterr().out

@@ -5,10 +5,9 @@ import json
 import pytest
 from helpers import ROOT, needs_nncf, python, tokens
 
-from albert_aie import compare
+from albert_aie import compare, tasks
 from albert_aie.backends import openvino
 from albert_aie.checkpoint import load
-from albert_aie.text import read_sst2
 
 CHECKPOINT, DATA = ROOT / "demo" / "checkpoint", ROOT / "demo" / "SST-2"
 
@@ -18,13 +17,13 @@ def words(sentence):
 
 
 def test_the_sentences_are_balanced_varied_and_our_own(sst2):
-    examples = read_sst2(DATA)
+    examples = tasks.read(DATA)
     lengths = [len(sentence.split()) for sentence in examples.sentences]
     assert len(examples.sentences) >= 200
     assert len(set(examples.sentences)) == len(examples.sentences)
     assert abs(sum(examples.labels) * 2 - len(examples.labels)) <= 2
     assert min(lengths) <= 5 and max(lengths) >= 45 and max(lengths) <= 60
-    splits = [read_sst2(sst2, split).sentences for split in ("train", "dev", "test")]
+    splits = [tasks.read(sst2, split).sentences for split in ("train", "dev", "test")]
     published = {words(sentence) for split in splits for sentence in split}
     assert not published & {words(sentence) for sentence in examples.sentences}
 
@@ -46,7 +45,7 @@ def test_demo_flags_find_everything(tmp_path, export, evaluate):
     run = evaluate(demo=True, aie_model_dir=file, output_dir=tmp_path)
     assert run.code == 0, run.err
     accuracy = json.loads((tmp_path / "eval.json").read_text())["accuracy"]
-    assert accuracy["total"] == len(read_sst2(DATA).sentences)
+    assert accuracy["total"] == len(tasks.read(DATA).sentences)
     assert accuracy["wilson95"][0] > 0.6  # it has learnt something: chance is 0.5
 
 

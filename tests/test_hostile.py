@@ -16,9 +16,9 @@ import pytest
 import sentencepiece
 import torch
 from helpers import TINY, Run, flags, refused, write_checkpoint
+from hostile_worker import Worker
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
-from worker import Worker
 
 from albert_aie import artifact
 from albert_aie.archive import append

@@ -10,13 +10,14 @@ from helpers import SPM, logits, tokens, traced
 from albert_aie import compare, graph
 from albert_aie.batching import Shape, batches, pack
 from albert_aie.checkpoint import load
+from albert_aie.text import TokenizerFile
 
 
 def test_every_sentence_is_packed_once_and_rows_are_full(sst2, albert_files):
     """The fill that the README quotes: SST-2 dev in ALBERT's own tokens, and in those of the
     embedded checkpoint."""
     for spm in (albert_files / "30k-clean.model", SPM):
-        lengths = [len(ids) for ids in tokens(spm, sst2)]
+        lengths = [len(ids) for ids in tokens(TokenizerFile("spm", spm, spm.read_bytes()), sst2)]
         rows = pack(lengths, 128, 16)
         assert sorted(i for row in rows for i in row) == list(range(872))
         assert max(sum(lengths[i] for i in row) for row in rows) <= 128

@@ -353,7 +353,8 @@ def test_auto_says_what_it_took_and_why(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     *taken, why = backends.pick()
     assert taken == ["torchscript", "cpu"]
-    assert why == "not aie on npu: no card; not openvino on cpu: no OpenVINO: install it"
+    assert why.startswith("not aie on npu: no card; ")
+    assert why.endswith("; not openvino on cpu: no OpenVINO: install it")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert backends.pick()[:2] == ("torchscript", "cuda")
     monkeypatch.setattr(backends.get("aie"), "unavailable", lambda device: None)
@@ -376,17 +377,3 @@ def test_base_architecture_with_the_real_vocabulary(tmp_path, albert_files, sst2
     assert run.code == 0 and "compare_cpu PASS" in run.out
     size = (tmp_path / "albert_seq64_bs8.pt").stat().st_size
     assert size <= 1.3 * (folder / "pytorch_model.bin").stat().st_size
-
-
-def test_the_batch_size_sweep_prints_its_table(tiny, sentences):
-    given = {"batch_sizes": [1, 4], "max_seq_length": 32, "backend": "torchscript"}
-    given.update(data_dir=sentences, pth_dir=tiny)
-    sweep = ROOT / "benchmarks" / "batch_sizes.py"
-    run = python(sweep, *flags(**given))
-    assert run.code == 0, run.err
-    assert "| 1 | 11 of 11 |" in run.out and "| 4 | 11 of 11 |" in run.out
-    assert "predictions identical" in run.out
-    run = python(sweep, *flags(pack=True, slots=3, **given))
-    assert run.code == 0 and "| 4 | 11 of 11 |" in run.out, run.err
-    run = python(sweep, *flags(**{**given, "pth_dir": "nowhere"}))
-    assert run.code == 2 and "nowhere: no such folder" in run.err

@@ -6,7 +6,8 @@ import json
 import pytest
 from helpers import ROOT
 
-from albert_aie.text import Tokenizer, read_sst2
+from albert_aie import tasks
+from albert_aie.text import Tokenizer
 
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "tokens.json").read_text(encoding="utf-8"))
 
@@ -18,7 +19,7 @@ def tokenizer(albert_files):
 
 @pytest.mark.parametrize("split", ["dev", "test", "train"])
 def test_tokens_of_sst2_equal_upstreams(tokenizer, sst2, split):
-    rows = [tokenizer.encode(sentence)[0] for sentence in read_sst2(sst2, split).sentences]
+    rows = [tokenizer.encode(sentence)[0] for sentence in tasks.read(sst2, split).sentences]
     text = "".join(" ".join(map(str, row)) + "\n" for row in rows)
     digest = hashlib.sha256(text.encode()).hexdigest()
     made = {"sentences": len(rows), "tokens": sum(map(len, rows)), "sha256": digest}
@@ -40,10 +41,10 @@ def test_truncation_keeps_cls_and_sep_and_says_so(tokenizer):
 
 def test_a_quote_is_text_and_a_byte_order_mark_is_not(tmp_path):
     (tmp_path / "dev.tsv").write_bytes('\ufeffsentence\tlabel\r\n"a" film "\t1\r\n'.encode())
-    examples = read_sst2(tmp_path)
+    examples = tasks.read(tmp_path)
     assert (examples.sentences, examples.labels) == (['"a" film "'], [1])
 
 
 def test_the_test_split_has_no_labels(sentences):
-    examples = read_sst2(sentences, "test")
+    examples = tasks.read(sentences, "test")
     assert examples.labels is None and examples.sentences[0] == "a fine film ."

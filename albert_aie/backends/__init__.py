@@ -130,12 +130,14 @@ def settings(target, when):
     """{name: value} of all that the target's backend reads at "export" or "evaluate": what the
     target says, else the default. Raises UserError for an option that means nothing there, or a
     value out of its range."""
-    known = {}
+    known, later = {}, set()  # later: what the other script reads
     for option in get(target.backend).OPTIONS:
-        if when in option.when and target.device in (option.devices or (target.device,)):
+        if when not in option.when:
+            later.add(option.name)
+        elif target.device in (option.devices or (target.device,)):
             known[option.name] = option
     for name, value in target.options.items():
-        if value is None or value is False:
+        if value is None or value is False or name in later:
             continue
         option = known.get(name)
         if option is None:

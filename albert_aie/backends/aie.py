@@ -12,11 +12,22 @@ import importlib.util
 import time
 
 from .. import UserError, first_line, last_line
-from . import Compiled, Option, Output, Unavailable, check_precision, check_shape, settings
+from . import (
+    Compiled,
+    Option,
+    Output,
+    Unavailable,
+    check_logits,
+    check_precision,
+    check_shape,
+    contradiction,
+    settings,
+)
 
 PACKAGES = ("torch_aie", "mindietorch")
 TITLE = "Ascend (--backend aie)"
 PRECISIONS = {"fp16": "FP16", "fp32": "FP32"}  # names of the package's PrecisionPolicy
+INPUT_DTYPES = ("int32", "int64")
 GRAPH = "upstream"  # albert_pytorch's model is what is known to compile on a 310P3
 OPTIONS = (
     Option("device_id", "number of the card", ("export", "evaluate"), 0, minimum=0),
@@ -27,7 +38,7 @@ OPTIONS = (
         "what the compiled program takes; the file's own inputs stay int64",
         default="int32",
         type=str,
-        choices=("int32", "int64"),
+        choices=INPUT_DTYPES,
     ),
     Option("require_full_compilation", "fail rather than leave an operator to the host", type=bool),
     Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=1),
@@ -129,7 +140,10 @@ class Runner:
 
         self._torch, self._artifact, self._aie = torch, artifact, aie
         self.device = f"npu:{device_id}"
-        self._dtype = getattr(torch, artifact.manifest["options"]["input_dtype"])
+        dtype = artifact.manifest["options"].get("input_dtype")
+        if dtype not in INPUT_DTYPES:
+            raise contradiction(artifact, f"inputs of {dtype}, which no program takes")
+        self._dtype = getattr(torch, dtype)
         self._program = artifact.program(None).eval()
         self._stream = self._try(lambda: aie.npu.Stream(self.device))
         self.precision = artifact.manifest["precision"]
@@ -139,7 +153,9 @@ class Runner:
         read."""
         check_shape(batch, self._artifact)
         tensors = [self._torch.from_numpy(array) for array in batch.inputs]
-        return self._try(lambda: self._run(tensors))
+        output = self._try(lambda: self._run(tensors))
+        check_logits(output.logits, self._artifact)
+        return output
 
     def _run(self, tensors):
         start = time.perf_counter()

@@ -19,7 +19,16 @@ import numpy
 
 from .. import UserError, first_line, last_line
 from ..machine import THREADS
-from . import Compiled, Option, Output, Unavailable, check_precision, check_shape, settings
+from . import (
+    Compiled,
+    Option,
+    Output,
+    Unavailable,
+    check_precision,
+    check_shape,
+    contradiction,
+    settings,
+)
 
 TITLE = "OpenVINO"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": None}  # int8: see _hint
@@ -116,7 +125,8 @@ def compile(module, inputs, target, calibration=None):
     from .. import graph
 
     program = graph.trace(module, inputs)
-    model = openvino.convert_model(program, example_input=inputs)
+    with contextlib.redirect_stdout(io.StringIO()):  # it takes a --verbose of ours for its own
+        model = openvino.convert_model(program, example_input=inputs)
     for port, name in zip(model.inputs, INPUTS):
         port.get_tensor().set_names({name})
     model.reshape({name: list(inputs[0].shape) for name in INPUTS})
@@ -207,6 +217,7 @@ class Runner:
         core = openvino.Core()
         try:
             model = core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
+            _check_model(model, artifact)
             compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise UserError(
@@ -232,6 +243,20 @@ class Runner:
 
     def close(self):
         self._idle = None
+
+
+def _check_model(model, artifact):
+    """Raises UserError where the IR is not what the manifest says: before it is compiled."""
+    shapes = [tuple(port.shape) for port in (*model.inputs, *model.outputs)]
+    wanted = [*[artifact.shape.inputs] * len(INPUTS), artifact.logits_shape]
+    if shapes != wanted:
+        raise contradiction(artifact, f"inputs and logits of {wanted}, its program has {shapes}")
+    precision = artifact.manifest["precision"]
+    quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
+    if quantised != (precision == "int8"):
+        raise contradiction(
+            artifact, f"{precision}, its program is {'' if quantised else 'not '}int8"
+        )
 
 
 def _hint(precision):

@@ -3,9 +3,20 @@ traced, because the mask's dtype is baked in by the trace (`.half()` on a traced
 
 import time
 
-from .. import UserError
-from ..machine import THREADS
-from . import Compiled, Option, Output, Unavailable, check_precision, check_shape, settings
+from .. import UserError, last_line
+from ..machine import THREADS, lacks_memory
+from . import (
+    Compiled,
+    Option,
+    Output,
+    Unavailable,
+    check_logits,
+    check_precision,
+    check_read_back,
+    check_shape,
+    contradiction,
+    settings,
+)
 
 TITLE = "TorchScript"
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -79,6 +90,7 @@ class Runner:
         self._program = artifact.program(device).eval()
         self._wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
         self.precision = _precision_of(self._program)
+        check_read_back(self.precision, artifact)
         if device == "cpu":
             rows = artifact.shape.batch_size * artifact.shape.max_seq_length
             prepack(self._program.graph, rows, self.precision)
@@ -87,18 +99,31 @@ class Runner:
     def run(self, batch):
         check_shape(batch, self._artifact)
         with self._torch.inference_mode():
-            return self._run([self._torch.from_numpy(array) for array in batch.inputs])
+            output = self._run([self._torch.from_numpy(array) for array in batch.inputs])
+        check_logits(output.logits, self._artifact)
+        return output
 
     def _run(self, inputs):
         start = time.perf_counter()
         inputs = [tensor.to(self.device) for tensor in inputs]
         self._wait()
         copied = time.perf_counter()
-        logits = self._program(*inputs)
+        logits = self._answer(inputs)
         self._wait()
         done = time.perf_counter()
         logits = logits.to("cpu").numpy()
         return Output(logits, copied - start, done - copied, time.perf_counter() - done, copied)
+
+    def _answer(self, inputs):
+        try:
+            return self._program(*inputs)
+        except RuntimeError as error:  # of any kind: torch has no other
+            if lacks_memory(error):
+                raise
+            shape, reason = self._artifact.shape, last_line(error)
+            raise contradiction(
+                self._artifact, f"{shape}, which its program refuses ({reason})"
+            ) from None
 
     def close(self):
         self._program = None

@@ -1,0 +1,148 @@
+"""Which engines peers.py measures, as plain data, and what they are made from."""
+
+import random
+from dataclasses import asdict, dataclass, field
+from itertools import product
+
+import host
+import torch
+from readings import PRECISIONS
+
+from albert_aie import UserError, backends, checkpoint, tasks
+
+LENGTH = 128
+BOTH, TEXT, DENSE = ("dense", "end_to_end"), ("end_to_end",), ("dense",)
+STREAMS = {1: "1 stream", 2: "2 streams"}
+
+
+@dataclass
+class Engine:
+    """What is set up, and in which settings it is measured. `label` is for people: nothing is
+    decided by its words, but for what a user asks for with --engines."""
+
+    kind: str  # transformers, onnxruntime, openvino, ours or ceiling
+    label: str
+    precision: str
+    settings: tuple
+    sorted: bool = False  # batches of sorted sentences, padded to their longest; else to LENGTH
+    packed: bool = False  # several sentences a row
+    batch_size: int = 8
+    max_seq_length: int = LENGTH
+    streams: int = 1
+    device: str = "cpu"
+    attention: str = "eager"
+    compile: bool = False
+    search: tuple = ()  # batch sizes of which the best is taken end to end
+    made_from: dict = field(default_factory=dict)  # pth_dir, calibration, file
+
+    def fields(self):
+        """What bench.json holds of it."""
+        private = ("settings", "search", "made_from")
+        return {key: value for key, value in asdict(self).items() if key not in private}
+
+
+def candidates(batch_sizes):
+    """Every engine that there is, whether this machine can run it or not."""
+    for p in ("fp32", "bf16"):
+        eager = f"transformers eager {p}"
+        yield Engine("transformers", f"{eager}, padded to {LENGTH}", p, BOTH, search=(8, 32))
+        yield Engine("transformers", f"{eager}, sorted", p, TEXT, sorted=True, search=(8, 16))
+        yield Engine("transformers", f"torch.compile {p}", p, DENSE, compile=True)
+    for p in ("fp32", "int8"):
+        label = f"ONNX Runtime {p}, sorted"
+        yield Engine("onnxruntime", label, p, BOTH, sorted=True, search=(8, 16))
+    for p, streams in product(("fp32", "bf16", "int8"), (1, 2)):
+        label = f"OpenVINO {p}, sorted, {STREAMS[streams]}"
+        common = {"sorted": True, "streams": streams, "search": (8, 16, 32)}
+        yield Engine("openvino", label, p, BOTH if streams == 1 else TEXT, **common)
+    gpu = {"precision": "fp16", "device": "cuda", "search": (32, 256, 1024)}
+    for attention in ("eager", "sdpa"):
+        label = f"transformers {attention} fp16 cuda"
+        yield Engine("transformers", label, settings=BOTH, attention=attention, **gpu)
+    label = "torch.compile max-autotune fp16 cuda"
+    yield Engine("transformers", label, settings=DENSE, compile=True, **gpu)
+    for p in PRECISIONS:
+        yield from ours(p, batch_sizes)
+    for p in ("fp32", "bf16", "int8"):
+        yield Engine("ceiling", f"ceiling {p}", p, BOTH)
+
+
+def ours(precision, batch_sizes):
+    """Plain rows for dense work; our small search: the shape of the packed rows, and streams."""
+    device = "cuda" if precision == "fp16" else "cpu"
+    for size in batch_sizes:
+        label = f"ours {precision}, plain, batch {size}"
+        yield Engine("ours", label, precision, DENSE, batch_size=size, device=device)
+    for size, length, streams in ((8, 128, 1), (8, 64, 1), (8, 64, 2), (3, 64, 2)):
+        label = f"ours {precision}, packed {size} x {length}, {STREAMS[streams]}"
+        shape = {"batch_size": size, "max_seq_length": length, "streams": streams}
+        settings = BOTH if length == LENGTH else TEXT
+        yield Engine("ours", label, precision, settings, packed=True, device=device, **shape)
+
+
+def engines(args, folder):
+    """(every Engine that was asked for and runs here, notes on what does not); exports our files
+    into `folder`."""
+    cannot, chosen, ids = unusable(), [], None
+    wanted = args.precisions or PRECISIONS
+    notes = [note for precision, note in cannot.items() if precision in wanted]
+    for engine in candidates(args.batch_sizes):
+        named = not args.engines or any(word in engine.label for word in args.engines)
+        runs = engine.precision in wanted and engine.precision not in cannot
+        if not named or not runs or not set(engine.settings) & set(args.settings):
+            continue
+        engine.made_from["pth_dir"] = args.pth_dir
+        if engine.kind == "openvino" and engine.precision == "int8":
+            engine.made_from["calibration"] = ids = ids or calibration(args)
+        try:
+            if engine.kind == "ours":
+                engine.made_from["file"] = export(args, folder, engine)
+            chosen.append(engine)
+        except UserError as error:
+            notes.append(f"{engine.label} not measured: {error}")
+    return chosen, notes
+
+
+def unusable():
+    """{precision that engines here do not compute in: note}"""
+    openvino, notes = backends.get("openvino"), {}
+    if openvino.unavailable("cpu") or "BF16" not in openvino.capabilities():
+        notes["bf16"] = "bf16: this CPU has no bf16 instructions, not measured"
+    if not cuda():
+        notes["fp16"] = "no CUDA device: the engines for one were not measured"
+    return notes
+
+
+def cuda():
+    """The GPU's name, or None."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def load(pth_dir):
+    """(Checkpoint, Tokenizer) of --pth_dir."""
+    loaded = checkpoint.load(pth_dir)
+    return loaded, loaded.tokenizer.load()
+
+
+def calibration(args):
+    """256 id lists of training sentences, for the peers' int8; ours takes its own."""
+    _, tokenizer = load(args.pth_dir)
+    long = [s for s in tasks.read(args.data_dir, "train").sentences if len(s.split()) >= 10]
+    drawn = random.Random(0).sample(long, min(256, len(long)))
+    return [tokenizer.encode(sentence, LENGTH)[0] for sentence in drawn]
+
+
+def export(args, folder, engine):
+    """Path of the file that export_albert_aie.py writes; made once for all numbers of streams."""
+    backend = "torchscript" if engine.device == "cuda" else "openvino"
+    flags = [f"--backend={backend}", f"--device={engine.device}"]
+    for name in ("precision", "batch_size", "max_seq_length"):
+        flags.append(f"--{name}={getattr(engine, name)}")
+    flags += ["--pack"] if engine.packed else []
+    made = folder / "".join(flags)
+    if not list(made.glob("*.pt")):
+        flags += [f"--pth_dir={args.pth_dir}", f"--data_dir={args.data_dir}", f"--save_dir={made}"]
+        done = host.script("export_albert_aie.py", *flags)
+        if done["exit_code"]:
+            raise UserError(host.reason(done))
+    return str(next(made.glob("*.pt")))

@@ -1,0 +1,102 @@
+"""What peers.py measured, as bench.json holds it, and the figures that follow from it.
+
+{"machine", "notes", "failed", "nominal_flops_per_row", "sentences_per_row", "engines": [...]} with
+
+    kind          transformers, onnxruntime, openvino, ours or ceiling
+    label         for people; nothing is decided by its words
+    precision, packed, sorted, streams, batch_size, max_seq_length, device, attention, compile
+    load, memory  seconds until it could run, and the most MB that it held
+    end_to_end    {"seconds" a round, "sentences", "every", "predictions", "flops", "correct",
+                  "flips"}, missing where it was not measured; of a ceiling the seconds alone
+    dense         {batch: {"seconds" a round, "flops"}}
+"""
+
+import random
+import statistics
+
+PRECISIONS = ("fp32", "bf16", "int8", "fp16")
+SIZE = 2048  # of the square product that is the ceiling
+VARIANT = ("kind", "precision", "sorted", "device", "attention", "compile")  # the rest is searched
+# what skilled users begin with: transformers' eager fp32, every row padded in full
+BASELINE = ("transformers", "fp32", False, "cpu", "eager", False)
+
+
+def interval(ratios, draws=2000):
+    """(median, low, high): the median of paired ratios and the 95 % bootstrap interval of that
+    median (percentile method, fixed seed). With one round low and high equal the ratio: no spread
+    is known."""
+    generator, medians = random.Random(0), []
+    for _ in range(draws):
+        medians.append(statistics.median(generator.choices(ratios, k=len(ratios))))
+    medians.sort()
+    low, high = medians[int(0.025 * draws)], medians[int(0.975 * draws) - 1]
+    return statistics.median(ratios), low, high
+
+
+def paired(ours, theirs):
+    """Per round: how many times faster ours is, from the seconds of both."""
+    return [t / o for o, t in zip(ours, theirs)]
+
+
+def score(engines, labels):
+    """Adds `correct` and `flips` to what ran over sentences. Flips are against the fp32 predictions
+    of the first peer that ran all sentences; None where no peer did."""
+    ran = [engine for engine in engines if "predictions" in engine.get("end_to_end", {})]
+    fp32 = [e["end_to_end"] for e in ran if e["kind"] != "ours" and e["precision"] == "fp32"]
+    reference = next((entry["predictions"] for entry in fp32 if entry["every"] == 1), None)
+    for entry in (engine["end_to_end"] for engine in ran):
+        every, predictions = entry["every"], entry["predictions"]
+        entry["correct"] = sum(a == b for a, b in zip(predictions, labels[::every]))
+        entry["flips"] = None
+        if reference is not None:
+            entry["flips"] = sum(a != b for a, b in zip(predictions, reference[::every]))
+
+
+def timed(report, batch=None):
+    """[(engine, its seconds in each round)], the fastest first: seconds a sentence end to end, or
+    a forward of `batch` full rows."""
+    found = []
+    for engine in report["engines"]:
+        entry = engine["dense"].get(str(batch)) if batch else engine.get("end_to_end")
+        if entry and engine["kind"] != "ceiling":
+            found.append((engine, [s / entry.get("sentences", 1) for s in entry["seconds"]]))
+    return sorted(found, key=lambda pair: statistics.median(pair[1]))
+
+
+def variant(engine):
+    return tuple(engine[key] for key in VARIANT)
+
+
+def first(pairs, fits):
+    """The fastest (engine, seconds) that fits, or (None, None)."""
+    return next((pair for pair in pairs if fits(pair[0])), (None, None))
+
+
+def baseline(pairs):
+    return first(pairs, lambda engine: variant(engine) == BASELINE)
+
+
+def rivals(pairs, precision):
+    """(our fastest, the fastest peer) of a precision, each (engine, seconds) or (None, None)."""
+    same = [pair for pair in pairs if pair[0]["precision"] == precision]
+    ours = first(same, lambda engine: engine["kind"] == "ours")
+    return ours, first(same, lambda engine: engine["kind"] != "ours")
+
+
+def best_variants(pairs):
+    """The fastest of each variant; within a precision the slowest first."""
+    best = {}
+    for engine, seconds in pairs:
+        best.setdefault(variant(engine), (engine, seconds))
+    slowest_first = list(best.values())[::-1]
+    return sorted(slowest_first, key=lambda pair: PRECISIONS.index(pair[0]["precision"]))
+
+
+def ceilings(report):
+    """{precision: FLOP/s of a product of SIZE cubed in the same run}"""
+    peaks = {}
+    for engine in report["engines"]:
+        if engine["kind"] == "ceiling":
+            entry = engine.get("end_to_end") or next(iter(engine["dense"].values()))
+            peaks[engine["precision"]] = 2 * SIZE**3 / statistics.median(entry["seconds"])
+    return peaks

@@ -1,0 +1,74 @@
+"""An engine in a process of its own: none may slow another down, or find its work half done."""
+
+import os
+import resource
+import statistics
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+from albert_aie import first_line
+
+# for every engine's process, before it loads torch: idle threads must not take time from others
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+class Worker:
+    """Makes the engine of a plan.Engine; `ask` has one of the functions below run beside it.
+    `end_to_end` and `dense` collect its readings."""
+
+    def __init__(self, spec):
+        self.spec, self.error = spec, None
+        self.end_to_end, self.dense = {"seconds": []}, {}
+        self.pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self.load = self.ask(make, spec)
+
+    def ask(self, job, *given):
+        """What job(*given) answers, or None with `error` set for good."""
+        if not self.error:
+            try:
+                return self.pool.submit(job, *given).result()
+            except Exception as error:
+                self.error = f"{type(error).__name__}: {first_line(error, 300)}"
+
+
+def make(spec):
+    """Seconds until it could run."""
+    global engine
+    sys.stdout = sys.stderr = open(os.devnull, "w")
+    start = time.perf_counter()
+    import engines
+
+    engine = engines.KINDS[spec.kind](spec)
+    return time.perf_counter() - start
+
+
+def sentences(texts):
+    """(seconds, the predicted class of each)"""
+    start = time.perf_counter()
+    logits = engine.sentences(texts)
+    return time.perf_counter() - start, logits.argmax(1).tolist()
+
+
+def dense(batch_size, seconds):
+    """Median seconds of a forward, repeated for `seconds`: one of a single row is short, and the
+    machine is shared."""
+    times, start = [engine.dense(batch_size)], time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        times.append(engine.dense(batch_size))
+    return statistics.median(times)
+
+
+def set_batch_size(batch_size):
+    engine.batch_size = batch_size
+
+
+def flops(lengths):
+    return engine.flops(lengths)
+
+
+def memory():
+    """The most MB that this process held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

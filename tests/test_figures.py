@@ -1,0 +1,516 @@
+"""Every figure that is printed, on evaluations made by hand, with answers worked out by hand."""
+
+import hashlib
+import json
+import math
+from types import SimpleNamespace
+
+import numpy
+import pytest
+
+from albert_aie import UserError, compare, flops, report
+from albert_aie.batching import Shape
+from albert_aie.compare import Comparison
+from albert_aie.evaluate import Evaluation
+from albert_aie.tasks import SST2, Examples
+
+NAN, INF = math.nan, math.inf
+ALBERT_BASE = {
+    "embedding_size": 128,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "num_labels": 2,
+}
+MANIFEST = {
+    "backend": "openvino",
+    "graph": "fused",
+    "label_names": ["NEGATIVE", "POSITIVE"],
+    "random_weights": False,
+    "config": ALBERT_BASE,
+}
+RUNNER = SimpleNamespace(
+    device="cpu", precision="bf16", precision_is="read back", threads=3, streams=2
+)
+SENTENCES = ["a fine film", "dull", "no", "charming", "an overflow"]
+
+
+def examples(labels=(0, 0, 0, 1, 0), classes=SST2.classes):
+    indices = [str(10 + i) for i in range(len(SENTENCES))]
+    labels = None if labels is None else list(labels)
+    return Examples(SST2, "data/dev.tsv", SENTENCES, labels, indices, classes)
+
+
+def evaluation(**changed):
+    """5 sentences of which 4 have finite logits, in 10 batches of 4 rows of 128 tokens: so that no
+    two counts are the same. argmax() of the last is 0, which is its label."""
+    made = {
+        "logits": numpy.array([[2, 1], [0, 1], [3, 0.5], [0, 5], [NAN, 1]], numpy.float32),
+        "tokens": 1280,
+        "truncated": 1,
+        "rows": 40,
+        "tokenize": 0.25,
+        "copy_in": 0.125,
+        "forward": [0.1, 0.02, 0.09, 0.03, 0.08, 0.04, 0.07, 0.05, 0.06, 0.01],
+        "copy_out": 0.0625,
+        "busy": 0.5,  # their sum is 0.55: two streams
+        "end_to_end": 2.0,
+    }
+    return Evaluation(**{**made, **changed})
+
+
+def figures(evaluated=None, given=None, **manifest):
+    saved = SimpleNamespace(path="a.pt", manifest={**MANIFEST, **manifest}, shape=Shape(4, 128, 16))
+    scored = report.Scored(evaluated or evaluation(), saved, RUNNER, given or examples(), 1.5)
+    return report.report(scored)
+
+
+# The report
+
+
+def test_every_printed_line():
+    """samples/s: 4 scored in 0.5 s and 2 s. Percentiles of 10, 20, ... 100 ms by nearest rank: the
+    5th, 9th and 10th. Padding: 1280 of 40 x 128. Compute: 40 rows of 22.37 GFLOP in 0.5 s."""
+    assert report.lines(figures(), verbose=True) == [
+        ("file", "a.pt\nfused graph, batch 4 x 128 tokens, up to 16 sentences a row"),
+        ("engine", "openvino on cpu, precision bf16 (read back)\n3 thread(s), 2 stream(s)"),
+        ("data", "data/dev.tsv\n4 of 5 sentences scored, 1 truncated"),
+        ("not scored", "1 sentence without finite logits, the first:\n14: 'an overflow'"),
+        ("accuracy", "0.6000 (3/5), 95 % Wilson interval 0.2307 to 0.8824"),
+        ("throughput", "forward 8.0 samples/s, end to end 2.0 samples/s"),
+        ("latency", "p50 50.0, p90 90.0, p99 100.0 ms a batch"),
+        ("runs", "10 batches, after 3 warm-up runs"),
+        (
+            "stages",
+            "load 1.50, tokenize 0.250, copy in 0.125, forward 0.50, copy out 0.062, "
+            "end to end 2.00 s",
+        ),
+        ("padding", "75.0 % of 5,120 token positions (0.12 sentences a row)"),
+        ("compute", "1790 GFLOP/s nominal (22.37 GFLOP a row of 128)"),
+    ]
+
+
+def test_without_verbose_the_last_four_are_left_out():
+    names = [name for name, _ in report.lines(figures())]
+    assert names == ["file", "engine", "data", "not scored", "accuracy", "throughput", "latency"]
+
+
+def test_every_key_of_eval_json():
+    interval = pytest.approx([0.230724, 0.882379], abs=1e-6)
+    assert figures() == {
+        "file": "a.pt",
+        "graph": "fused",
+        "batch_size": 4,
+        "max_seq_length": 128,
+        "slots": 16,
+        "backend": "openvino",
+        "device": "cpu",
+        "precision": "bf16",
+        "precision_is": "read back",
+        "threads": 3,
+        "streams": 2,
+        "data": "data/dev.tsv",
+        "classes": ["negative", "positive"],
+        "sentences_scored": 4,
+        "sentences_total": 5,
+        "truncated": 1,
+        "not_scored": [{"index": "14", "sentence": "an overflow"}],
+        "random_weights": False,
+        "accuracy": {
+            "correct": 3,
+            "total": 5,
+            "value": 0.6,
+            "wilson95": interval,
+            "other_classes": 0,
+        },
+        "samples_per_second": {"forward": 8.0, "end_to_end": 2.0},
+        "latency_ms": pytest.approx({"p50": 50, "p90": 90, "p99": 100}),
+        "batches": 10,
+        "warmup": 3,
+        "seconds": {
+            "load": 1.5,
+            "tokenize": 0.25,
+            "copy_in": 0.125,
+            "forward": 0.5,
+            "copy_out": 0.0625,
+            "end_to_end": 2.0,
+        },
+        "padding": 0.75,
+        "positions": 5120,
+        "sentences_per_row": 0.125,
+        "nominal_gflop_per_row": 22.373600256,
+        "nominal_gflop_per_second": 1789.88802048,
+        "manifest": MANIFEST,
+    }
+
+
+def test_accuracy_counts_what_was_not_scored_and_classes_that_the_data_lacks():
+    """Of five: one right, one wrong, two of a class that the data does not have (one of them
+    would be right if classes were numbers of the data), one without logits."""
+    logits = [[0, 9, 1], [0, 1, 9], [9, 0, 1], [9, 0, 1], [9, NAN, 0]]
+    given = examples([1, 1, 2, 1, 0], ("neutral", "negative", "positive"))
+    made = figures(evaluation(logits=numpy.array(logits, numpy.float32)), given)
+    assert made["accuracy"]["correct"] == 1 and made["accuracy"]["other_classes"] == 2
+    line = dict(report.lines(made))["accuracy"]
+    assert line.startswith("0.2000 (1/5), 95 % Wilson interval ")
+    assert line.endswith("\n2 predicted as a class that the data does not have")
+
+
+def test_no_accuracy_without_labels_or_with_random_weights():
+    made = figures(given=examples(None))
+    assert "accuracy" not in made and made["random_weights"] is False
+    assert ("accuracy", "none: the split has no labels") in report.lines(made)
+    made = figures(random_weights=True)
+    assert "accuracy" not in made and made["random_weights"] is True
+    said = "none: the file holds random weights, for speed only"
+    assert ("accuracy", said) in report.lines(made)
+
+
+def test_the_first_three_without_finite_logits_are_named():
+    logits = numpy.array([[1, NAN], [INF, 0], [1, 0], [0, -INF], [NAN, NAN]], numpy.float32)
+    made = figures(evaluation(logits=logits))
+    line = "4 sentences without finite logits, the first:\n10: 'a fine film'\n11: 'dull'"
+    assert ("not scored", line + "\n13: 'charming'") in report.lines(made)
+    whole = figures(evaluation(logits=numpy.zeros((5, 2), numpy.float32)))
+    assert whole["not_scored"] == [] and "not scored" not in dict(report.lines(whole))
+
+
+@pytest.mark.parametrize(
+    "correct, total, low, high",
+    [  # roots x of (k/n - x)^2 = 1.959964^2 x (1 - x) / n, solved in decimals
+        (0, 10, 0.0, 0.277533),
+        (8, 10, 0.490162, 0.943318),
+        (10, 10, 0.722467, 1.0),
+        (810, 872, 0.909894, 0.944141),
+    ],
+)
+def test_wilson_intervals(correct, total, low, high):
+    assert report.wilson(correct, total) == pytest.approx((low, high), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "values, percent, wanted",
+    [
+        ([7.0], 50, 7.0),
+        ([7.0], 99, 7.0),
+        ([3.0, 1.0], 50, 1.0),
+        ([3.0, 1.0], 51, 3.0),
+        ([2.0, 3.0, 1.0], 50, 2.0),
+        ([float(i) for i in range(1, 101)], 90, 90.0),
+        ([float(i) for i in range(1, 101)], 99, 99.0),
+        ([float(i) for i in range(1, 102)], 99, 100.0),
+        ([5.0, 6.0], 0, 5.0),
+    ],
+)
+def test_percentiles_are_nearest_rank(values, percent, wanted):
+    assert report.percentile(values, percent) == wanted
+
+
+def test_flops_of_a_row_of_8_tokens():
+    """hidden 4, embeddings 2, FFN 8, 3 layers, 2 labels: a token 2 x 4 + 3 x (4 x 16 + 2 x 32) =
+    392, attention 3 x 2 x 64 x 4 = 1536, pooler 16, classifier 8; 2 x (8 x 392 + 1560)."""
+    config = {
+        "embedding_size": 2,
+        "hidden_size": 4,
+        "num_hidden_layers": 3,
+        "intermediate_size": 8,
+        "num_labels": 2,
+    }
+    assert flops.flops_per_row(config, 8) == 9392
+    assert flops.flops_per_row(ALBERT_BASE, 128) == 22_373_600_256
+
+
+def test_predictions_tsv_and_eval_json(tmp_path):
+    given, evaluated = examples(), evaluation()
+    paths = report.write_results(tmp_path / "new", figures(), evaluated.logits, given)
+    assert paths == [tmp_path / "new" / "eval.json", tmp_path / "new" / "predictions.tsv"]
+    assert paths[1].read_text(encoding="utf-8") == (
+        "index\tprediction\tlabel\tlogit_negative\tlogit_positive\tsentence\n"
+        "10\tnegative\tnegative\t2.000000\t1.000000\ta fine film\n"
+        "11\tpositive\tnegative\t0.000000\t1.000000\tdull\n"
+        "12\tnegative\tnegative\t3.000000\t0.500000\tno\n"
+        "13\tpositive\tpositive\t0.000000\t5.000000\tcharming\n"
+        "14\t\tnegative\tnan\t1.000000\tan overflow\n"
+    )
+    written = json.loads(paths[0].read_text(encoding="utf-8"))
+    digest = hashlib.sha256(paths[1].read_bytes()).hexdigest()
+    assert written["sentences_total"] == 5 and written["predictions_sha256"] == digest
+    report.write_results(tmp_path, figures(), evaluated.logits, examples(None))
+    lines = (tmp_path / "predictions.tsv").read_text(encoding="utf-8").splitlines()
+    assert lines[1] == "10\tnegative\t\t2.000000\t1.000000\ta fine film"
+
+
+def test_json_is_strict_and_plain():
+    assert report.json_text({"path": "\udcff"}) == '{\n "path": "\\udcff"\n}\n'
+    text = report.json_text({"a": NAN, "b": [INF, (-INF, 1.5)], "é": {"c": 1}})
+    assert text.endswith("}\n") and '"é"' in text and '\n "a": null,\n' in text
+    assert json.loads(text) == {"a": None, "b": [None, [None, 1.5]], "é": {"c": 1}}
+
+
+# The comparison
+
+REFERENCE = numpy.array([[1, 0], [0, 2], [3, 0], [0, 4]], numpy.float32)
+
+
+def test_every_figure_of_a_comparison():
+    """Centred, the reference's squares add up to 0.5 + 2 + 4.5 + 8 = 15. 10 added to both logits
+    of the first sentence moves nothing; 0.5 to one of the second moves both centred ones by 0.25:
+    sqrt(2 / 16 / 15). Cosines: 11 / sqrt(221) and 4 / (2 sqrt(4.25)), 1 and 1."""
+    got = REFERENCE + numpy.array([[10, 10], [0.5, 0], [0, 0], [0, 0]], numpy.float32)
+    made = compare.compare(got, REFERENCE, numpy.array([0, 1, 1, 1]), "int8", "by hand", "eye")
+    assert made == Comparison(
+        sentences=4,
+        not_finite=0,
+        relative=pytest.approx(math.sqrt(0.125 / 15)),
+        flips=0,
+        max_abs=10.0,
+        mean_abs=20.5 / 8,
+        worst_cosine=pytest.approx(11 / math.sqrt(221)),
+        accuracy=0.75,
+        reference_accuracy=0.75,
+        precision="int8",
+        reference="by hand",
+        tokenizer="eye",
+        other_ids=0,
+    )
+    assert list(made.lines(verbose=True)) == [
+        ("reference", "by hand, 4 sentences"),
+        ("tokens", "by eye\nother ids in 0 sentences (gate 0)"),
+        ("difference", "relative 9.13e-02 (gate none), label flips 0 (gate 0)"),
+        ("", "max abs 1.00e+01, mean abs 2.56e+00, worst cosine 0.739940"),
+        ("accuracy", "0.7500 compiled, 0.7500 reference (gate 0.5 points lost)"),
+        ("compare_cpu", "PASS"),
+    ]
+    assert [name for name, _ in made.lines()] == [
+        "reference",
+        "tokens",
+        "difference",
+        "accuracy",
+        "compare_cpu",
+    ]
+    assert made.verdict() == {
+        "passed": True,
+        "sentences": 4,
+        "not_finite": 0,
+        "relative": made.relative,
+        "flips": 0,
+        "max_abs": 10.0,
+        "mean_abs": 2.5625,
+        "worst_cosine": made.worst_cosine,
+        "accuracy": 0.75,
+        "reference_accuracy": 0.75,
+        "precision": "int8",
+        "reference": "by hand",
+        "tokenizer": "eye",
+        "other_ids": 0,
+        "allowed_flips": 0,
+        "gate": {"relative": INF, "flips": 0.01, "accuracy": 0.005},
+    }
+
+
+def test_a_flip_costs_the_accuracy_of_the_side_that_is_wrong():
+    got = REFERENCE.copy()
+    got[3] = got[3, ::-1]
+    made = compare.compare(got, REFERENCE, numpy.array([0, 1, 1, 1]), "fp32")
+    assert (made.flips, made.accuracy, made.reference_accuracy) == (1, 0.5, 0.75)
+    assert made.lost == 0.25 and not made.passed
+    lines = dict(made.lines())
+    assert lines["difference"].endswith("(gate 1e-04), label flips 1 (gate 0)")
+    assert lines["accuracy"] == "0.5000 compiled, 0.7500 reference (gate 0.0 points lost)"
+    assert lines["compare_cpu"] == "FAIL"
+    unlabelled = compare.compare(got, REFERENCE, None, "fp32")
+    assert unlabelled.lost == 0.0 and "accuracy" not in dict(unlabelled.lines())
+    assert (unlabelled.accuracy, unlabelled.reference_accuracy) == (None, None)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_a_sentence_without_finite_logits_on_either_side_is_a_flip_and_wrong(value, side):
+    """The first of four: in its place argmax() is the label whatever stands there."""
+    sides = [REFERENCE.copy(), REFERENCE.copy()]
+    sides[side][0] = [value, value]
+    made = compare.compare(*sides, numpy.array([0, 1, 0, 1]), "int8")
+    assert (made.flips, made.not_finite, made.passed) == (1, 1, False)
+    assert (made.accuracy, made.reference_accuracy) == ((0.75, 1.0), (1.0, 0.75))[side]
+    said = "1 of the sentences; each counts as a label flip"
+    assert dict(made.lines())["not finite"] == said
+
+
+def test_the_reference_runs_sentences_by_length_and_answers_in_their_order(monkeypatch):
+    """The shortest two first, padded with 0 to the longer of both; the mask says where words are.
+    Logits: the first id after [CLS], and the tokens under the mask."""
+    ran = []
+
+    def model(ids, mask, types):
+        ran.append((ids.tolist(), mask.tolist(), types.tolist()))
+        import torch
+
+        return torch.stack([ids[:, 1].float(), mask.sum(1).float()], 1)
+
+    monkeypatch.setattr(compare, "_reference", lambda *_: (model, "by hand"))
+    checkpoint = SimpleNamespace(config=SimpleNamespace(num_labels=2))
+    told = []
+
+    def progress(steps, **options):
+        told.append(options)
+        return steps
+
+    encoded = [[2, 11, 5, 5, 3], [2, 12, 3], [2, 13, 5, 3]]
+    got, name = compare.reference_logits(checkpoint, encoded, None, 2, progress)
+    assert ran == [
+        ([[2, 12, 3, 0], [2, 13, 5, 3]], [[1, 1, 1, 0], [1, 1, 1, 1]], 2 * [4 * [0]]),
+        ([[2, 11, 5, 5, 3]], [5 * [1]], [5 * [0]]),
+    ]
+    assert (got.tolist(), got.dtype, name) == ([[11, 5], [12, 3], [13, 4]], "float32", "by hand")
+    assert told == [{"desc": "CPU reference", "total": 2, "unit": "batch"}]
+    encoded = [[2, 10 + i, 3] for i in range(17)]
+    assert compare.reference_logits(checkpoint, encoded)[0][:, 0].tolist() == list(range(10, 27))
+    assert [len(ids) for ids, _, _ in ran[2:]] == [16, 1]
+
+
+@pytest.mark.parametrize("labels, random", [(None, False), ([0, 1], False), ([0, 1], True)])
+def test_a_comparison_with_the_reference(monkeypatch, labels, random):
+    """Ids of ours and of the reference's own tokenizer; labels unless the weights are random."""
+
+    class Ours:
+        def encode(self, text, max_seq_length=None):
+            return [2, len(text), max_seq_length, 3], False
+
+    logits = numpy.array([[1, 0], [0, 1]], numpy.float32)
+    asked = []
+
+    def reference_logits(*given, **options):
+        asked.append((given, options))
+        return logits, "by hand"
+
+    def theirs(sentence, length):
+        return [2, len(sentence), length, 3 if len(sentence) < 3 else 4]
+
+    monkeypatch.setattr(compare, "reference_logits", reference_logits)
+    monkeypatch.setattr(compare, "reference_tokenizer", lambda *given: (theirs, f"{given}"))
+    saved = SimpleNamespace(
+        shape=Shape(1, 8), tokenizer=SimpleNamespace(load=Ours), manifest={"precision": "int8"}
+    )
+    checkpoint = SimpleNamespace(tokenizer="file", random=random)
+    given = Examples(SST2, "dev.tsv", ["ab", "abc"], labels, [0, 1], SST2.classes)
+    made = compare.against_reference(logits, saved, checkpoint, given, "tree", len)
+    assert asked == [((checkpoint, [[2, 2, 8, 3], [2, 3, 8, 4]], "tree"), {"progress": len})]
+    assert (made.precision, made.reference, made.tokenizer) == (
+        "int8",
+        "by hand",
+        "('file', 'tree')",
+    )
+    assert made.other_ids == 1 and not made.passed
+    assert made.accuracy == (1.0 if labels and not random else None)
+
+
+def comparison(**changed):
+    made = {
+        "sentences": 1000,
+        "not_finite": 0,
+        "relative": 0.0,
+        "flips": 0,
+        "max_abs": 0.0,
+        "mean_abs": 0.0,
+        "worst_cosine": 1.0,
+        "accuracy": 0.9,
+        "reference_accuracy": 0.9,
+        "precision": "fp32",
+        "reference": "",
+        "tokenizer": "",
+        "other_ids": 0,
+    }
+    return Comparison(**{**made, **changed})
+
+
+@pytest.mark.parametrize(
+    "precision, relative, flips, accuracy",
+    [  # the largest that passes, of 1,000 sentences
+        ("fp32", 1e-4, 0, 0.9),
+        ("bf16", 2e-2, 5, 0.8951),
+        ("fp16", 2e-2, 5, 0.8951),
+        ("int8", 1e9, 10, 0.8951),
+    ],
+)
+def test_the_gate_of_each_precision(precision, relative, flips, accuracy):
+    at = {"precision": precision, "relative": relative, "flips": flips, "accuracy": accuracy}
+    assert comparison(**at).passed and comparison(**at).allowed_flips == flips
+    beyond = [
+        {"other_ids": 1},
+        {"flips": flips + 1},
+        {"accuracy": accuracy - 0.001},
+        {"relative": NAN},
+    ]
+    beyond += [{"relative": relative * 1.001}] if precision != "int8" else []
+    for change in beyond:
+        assert not comparison(**{**at, **change}).passed, change
+    assert comparison(**{**at, "sentences": 199, "flips": 0}).allowed_flips == flips * 199 // 1000
+
+
+def test_the_precisions_with_a_gate():
+    assert sorted(compare.GATES) == ["bf16", "fp16", "fp32", "int8"]
+
+
+# What an engine is said to be
+
+
+def test_openvino_is_read_back(monkeypatch, tmp_path):
+    """An engine that takes fp32, 1 thread and 1 stream, whatever it is asked for."""
+    ov = pytest.importorskip("openvino")
+    from openvino import opset13 as ops
+
+    from albert_aie.backends import Target, openvino
+
+    real = ov.Core()
+    given = [ops.parameter([2, 3], numpy.int64) for _ in openvino.INPUTS]
+    for port, name in zip(given, openvino.INPUTS):
+        port.output(0).get_tensor().set_names({name})
+    total = ops.convert(ops.add(ops.add(given[0], given[1]), given[2]), "f32")
+    weight = ops.constant(numpy.ones((3, 2), numpy.float32))
+    model = ov.Model([ops.matmul(total, weight, False, False)], given, "tiny")
+    ov.save_model(model, tmp_path / "ir.xml", compress_to_fp16=False)
+
+    class Stubborn:
+        read_model, get_property = real.read_model, real.get_property
+
+        def compile_model(self, model, device, asked):
+            own = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+            return real.compile_model(model, device, {**own, "NUM_STREAMS": 1})
+
+    monkeypatch.setattr(ov, "Core", Stubborn)
+    saved = SimpleNamespace(
+        path="a.pt",
+        blob=lambda name: (tmp_path / name).read_bytes(),
+        shape=Shape(2, 3),
+        logits_shape=(2, 2),
+        manifest={"precision": "bf16"},
+    )
+    target = Target("openvino", "cpu", "bf16", {"threads": 2, "streams": 2})
+    runner = openvino.Runner(saved, target)
+    said = runner.precision, runner.threads, runner.streams, runner.precision_is
+    assert said == ("fp32", 1, 1, "read back")
+
+
+@pytest.mark.parametrize("dtype, name", [("float32", "fp32"), ("bfloat16", "bf16")])
+def test_torchscript_is_read_back(dtype, name):
+    """The program's own weights count, and a manifest that says something else is refused."""
+    import torch
+
+    from albert_aie.backends import Target, torchscript
+
+    linear = torch.nn.Linear(3, 3).to(getattr(torch, dtype)).eval()
+    program = torch.jit.trace(linear, torch.ones(2, 3, dtype=getattr(torch, dtype)))
+    saved = SimpleNamespace(
+        path="a.pt",
+        program=lambda device: torch.jit.freeze(program),
+        shape=Shape(2, 3),
+        manifest={"precision": name},
+    )
+    target = Target("torchscript", "cpu", name, {})
+    runner = torchscript.load(saved, target)
+    assert (runner.precision, runner.precision_is, runner.streams) == (name, "read back", 1)
+    assert runner.threads == torch.get_num_threads()
+    saved.manifest["precision"] = "fp16"
+    with pytest.raises(UserError, match="its manifest says fp16"):
+        torchscript.load(saved, target)

@@ -1,0 +1,250 @@
+"""A run of a compiled file, step by step with a clock made by hand: what is timed, what is counted,
+and how sentences become batches and logits theirs."""
+
+import math
+import time
+from types import SimpleNamespace
+
+import numpy
+import pytest
+
+from albert_aie import UserError, batching, evaluate
+from albert_aie.backends import Output
+from albert_aie.batching import Shape
+
+NAN, INF = math.nan, math.inf
+
+
+class Clock:
+    """Stands still but for what advances it."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+class Engine:
+    """A runner whose logits are [first id after [CLS], number of sentences seen] and whose every
+    run takes `seconds` of the clock."""
+
+    streams = 1
+
+    def __init__(self, clock, seconds=0.0, outputs=None):
+        self.clock, self.seconds, self.outputs, self.runs = clock, seconds, outputs, 0
+
+    def run(self, batch):
+        self.runs += 1
+        self.clock.now += self.seconds
+        slots = 1 + max(batch.slots or [0])
+        logits = numpy.zeros((*batch.input_ids.shape[:1], slots, 2), numpy.float32)
+        for row, (ids, mask) in enumerate(zip(batch.input_ids, batch.attention_mask)):
+            for slot in range(mask.max()):
+                logits[row, slot] = ids[mask == slot + 1][1], mask.max()
+        logits = logits if batch.slots else logits[:, 0]
+        times = self.outputs.pop(0) if self.outputs else (0.0, 1.0, 0.0, self.clock.now)
+        return Output(logits, *times)
+
+
+class Words:
+    """A tokenizer whose ids are the numbers in the text; each sentence takes it `seconds`."""
+
+    def __init__(self, clock, seconds=0.0):
+        self.clock, self.seconds = clock, seconds
+
+    def encode(self, text, max_seq_length=None):
+        self.clock.now += self.seconds
+        ids = [int(word) for word in text.split()]
+        return [2, *ids[: max_seq_length - 2], 3], len(ids) > max_seq_length - 2
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(evaluate, "time", clock)
+    return clock
+
+
+def run(engine, tokenizer, sentences, shape=None, **options):
+    saved = SimpleNamespace(shape=shape or Shape(2, 6), num_labels=2)
+    return evaluate.evaluate(engine, saved, tokenizer, sentences, **options)
+
+
+FIVE = ["11", "12 1", "13 1 1", "14 1 1 1", "15 1 1 1 1"]
+
+
+def test_what_is_counted_in_a_run(clock):
+    """Five sentences of 1 to 5 tokens, the last cut to 4: 3 batches of 2 rows, 3 + 4 + 5 + 6 + 6
+    tokens with [CLS] and [SEP]. An engine that takes 10 s a run, three of them before the clock
+    starts; a tokenizer that takes no time."""
+    engine = Engine(clock, 10.0)
+    made = run(engine, Words(clock), FIVE)
+    assert made.logits.tolist() == [[11, 1], [12, 1], [13, 1], [14, 1], [15, 1]]
+    assert made.logits.dtype == numpy.float32
+    assert (made.tokens, made.truncated, made.rows) == (24, 1, 6)
+    assert engine.runs == 3 + 3 and made.end_to_end == 30.0 and made.tokenize == 0.0
+    assert run(Engine(clock, 10.0), Words(clock), FIVE, warmup=0).end_to_end == 30.0
+    assert evaluate.WARMUP == 3
+
+
+def test_one_sentence_is_a_run(clock):
+    made = run(Engine(clock), Words(clock), ["11 1"])
+    assert made.logits.tolist() == [[11, 1]] and (made.rows, made.tokens) == (2, 4)
+
+
+def test_sentences_are_tokenised_one_after_the_other(clock):
+    """By one thread beside the engine: a generator cannot be in two at once."""
+
+    class Slow(Words):
+        def encode(self, text, max_seq_length=None):
+            time.sleep(0.002)
+            return super().encode(text, max_seq_length)
+
+    texts = [str(10 + i) for i in range(20)]
+    made = run(Engine(clock), Slow(clock), texts)
+    assert made.logits[:, 0].tolist() == list(range(10, 30))
+
+
+def test_tokenising_is_timed_without_that_of_the_warm_up(clock):
+    assert run(Engine(clock), Words(clock, 2.0), FIVE).tokenize == 10.0
+
+
+def test_stages_are_added_up_and_what_overlaps_counts_once(clock):
+    """Forwards from 1 to 3, from 2 to 4 and from 10 to 11: busy for 4 of their 5 seconds."""
+    warm = [(9.0, 9.0, 9.0, 9.0)] * 3
+    timed = [(0.5, 2.0, 0.25, 1.0), (0.25, 2.0, 0.25, 2.0), (0.25, 1.0, 0.5, 10.0)]
+    made = run(Engine(clock, outputs=warm + timed), Words(clock), FIVE)
+    assert (made.copy_in, made.forward, made.copy_out) == (1.0, [2.0, 2.0, 1.0], 1.0)
+    assert made.busy == 4.0
+
+
+def test_a_packed_run_counts_rows_and_scores_sentences(clock):
+    """Rows of 12 tokens for 3, 4, 5, 6 and 7 of them: longest first, 7 + 5, 6 + 4 and 3."""
+    made = run(Engine(clock), Words(clock), FIVE, Shape(2, 12, 3))
+    assert made.logits.tolist() == [[11, 1], [12, 2], [13, 2], [14, 2], [15, 2]]
+    assert (made.rows, made.tokens, made.truncated, len(made.forward)) == (4, 25, 0, 2)
+
+
+@pytest.mark.parametrize("shape, total", [(Shape(2, 6), 3), (Shape(2, 6, 2), None)])
+def test_progress_is_told_what_there_is_to_do(clock, shape, total):
+    told = []
+
+    def progress(steps, **options):
+        told.append((options, len(list(steps)) if hasattr(steps, "__len__") else None))
+        return steps
+
+    run(Engine(clock), Words(clock), FIVE, shape, progress=progress)
+    assert told[0] == ({"desc": "warm up", "unit": "batch"}, 3)
+    assert told[1] == ({"desc": "evaluate", "total": total, "unit": "batch"}, None)
+
+
+def test_two_streams_run_side_by_side_and_keep_the_order():
+    """The first of each two batches takes longer: the second is there before it."""
+
+    class Slow(Engine):
+        streams, together, most = 2, 0, 0
+
+        def run(self, batch):
+            self.together += 1
+            self.most = max(self.most, self.together)
+            time.sleep(0.03 if batch.input_ids[0, 1] % 4 == 0 else 0.01)
+            self.together -= 1
+            return super().run(batch)
+
+    engine = Slow(Clock())
+    sentences = [str(10 + i) for i in range(19)]
+    made = run(engine, Words(engine.clock), sentences)
+    assert made.logits[:, 0].tolist() == list(range(10, 29))
+    assert engine.most == 2 and len(made.forward) == 10
+
+
+@pytest.mark.parametrize(
+    "intervals, length",
+    [([], 0), ([(1, 3)], 2), ([(1, 3), (2, 4)], 3), ([(2, 4), (1, 3), (3, 3.5), (7, 8)], 4)],
+)
+def test_the_union_of_intervals(intervals, length):
+    assert evaluate.union(intervals) == length
+
+
+def test_scored_and_right():
+    logits = numpy.array([[0, 1], [1, NAN], [NAN, 1], [INF, 0], [1, 0]], numpy.float32)
+    assert evaluate.finite(logits).tolist() == [True, False, False, False, True]
+    assert evaluate.right(logits, [1, 1, 0, 0, 1]).tolist() == [True, False, False, False, False]
+
+
+# Batches
+
+
+def test_a_short_plain_batch_repeats_its_last_row():
+    encoded = [[2, 5, 3], [2, 6, 7, 3], [2, 8, 3]]
+    first, last = batching.batches(encoded, Shape(2, 4))
+    assert first.input_ids.tolist() == [[2, 5, 3, 0], [2, 6, 7, 3]]
+    assert first.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert (first.sentences, first.rows, first.slots) == ([0, 1], [0, 1], None)
+    assert last.input_ids.tolist() == 2 * [[2, 8, 3, 0]]
+    assert last.attention_mask.tolist() == 2 * [[1, 1, 1, 0]]
+    assert (last.sentences, last.rows, last.slots) == ([2], [0], None)
+    for batch in (first, last):
+        assert batch.token_type_ids.tolist() == 2 * [4 * [0]]
+        assert {array.dtype for array in batch.inputs} == {numpy.dtype("int64")}
+        assert batch.inputs == (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    into = numpy.full((3, 2), NAN, numpy.float32)
+    batching.scatter(numpy.array([[1, 2], [3, 4]], numpy.float32), last, into)
+    assert into[2].tolist() == [1, 2] and numpy.isnan(into[:2]).all()
+
+
+def test_rows_go_on_from_one_window_of_sentences_to_the_next(monkeypatch):
+    """Windows of 3 in batches of 2: what a window leaves over begins the next one's batch, and a
+    batch is there as soon as its window was read."""
+    monkeypatch.setattr(batching, "WINDOW", 3)
+    read = []
+    encoded = (read.append(i) or [2, 5 + i, 3] for i in range(7))
+    made = batching.batches(encoded, Shape(2, 4))
+    first = next(made)
+    assert (first.sentences, read) == ([0, 1], [0, 1, 2])
+    rest = list(made)
+    assert [batch.sentences for batch in rest] == [[2, 3], [4, 5], [6]]
+    assert [batch.input_ids[:, 1].tolist() for batch in rest] == [[7, 8], [9, 10], [11, 11]]
+
+
+def test_a_packed_batch_numbers_its_sentences():
+    encoded = [[2, 5, 3], [2, 6, 7, 8, 3], [2, 9, 3]]
+    (batch,) = batching.batches(encoded, Shape(2, 8, 2))
+    assert batch.input_ids.tolist() == [[2, 6, 7, 8, 3, 2, 5, 3], [2, 9, 3, 0, 0, 0, 0, 0]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1, 2, 2, 2], [1, 1, 1, 0, 0, 0, 0, 0]]
+    assert (batch.sentences, batch.rows, batch.slots) == ([1, 0, 2], [0, 0, 1], [0, 1, 0])
+    into = numpy.zeros((3, 1), numpy.float32)
+    batching.scatter(numpy.array([[[1], [2]], [[3], [4]]], numpy.float32), batch, into)
+    assert into.tolist() == [[2], [1], [3]]
+
+
+@pytest.mark.parametrize(
+    "lengths, capacity, slots, rows",
+    [
+        ([4, 4, 6, 6], 10, 4, [[2, 0], [3, 1]]),  # in their order it would be three rows
+        ([5, 5, 5], 10, 4, [[0, 1], [2]]),
+        ([3, 3, 3], 10, 2, [[0, 1], [2]]),
+        ([7, 6, 3, 3], 10, 4, [[0, 2], [1, 3]]),
+        ([], 10, 2, []),
+    ],
+)
+def test_packing_is_first_fit_decreasing(lengths, capacity, slots, rows):
+    assert batching.pack(lengths, capacity, slots) == rows
+
+
+def test_a_shape_from_its_flags():
+    assert batching.shape(4, 128) == Shape(4, 128, 0) == Shape(4, 128)
+    assert batching.shape(4, 128, pack=True) == Shape(4, 128, 16)
+    assert batching.shape(4, 7, pack=True) == Shape(4, 7, 1)
+    assert batching.shape(4, 23, pack=True) == Shape(4, 23, 2)
+    assert batching.shape(4, 128, pack=True, slots=42) == Shape(4, 128, 42)
+    assert (str(Shape(4, 8)), Shape(4, 8).inputs) == ("batch 4 x 8 tokens", (4, 8))
+    with pytest.raises(UserError) as error:
+        batching.shape(4, 128, pack=True, slots=43)
+    assert str(error.value) == (
+        "--slots 43: must be 1 to 42, for a sentence has 3 tokens at least and a row 128"
+    )
+    with pytest.raises(UserError) as error:
+        batching.shape(4, 128, slots=2)
+    assert str(error.value).startswith("--slots: means something with --pack only; add --pack")
