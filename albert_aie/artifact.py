@@ -113,7 +113,8 @@ def save(path, compiled, manifest, tokenizer):
         buffer = io.BytesIO()
         with torchscript_warnings_off():
             torch.jit.save(compiled.program, buffer, _extra_files=extra)
-        temporary.write_bytes(buffer.getbuffer())
+        with buffer.getbuffer() as view:  # let go of, whatever happens
+            temporary.write_bytes(view)
         seal(temporary, manifest)
 
 
