@@ -113,7 +113,9 @@ def save(path, compiled, manifest, tokenizer):
         buffer = io.BytesIO()
         with torchscript_warnings_off():
             torch.jit.save(compiled.program, buffer, _extra_files=extra)
-        temporary.write_bytes(buffer.getbuffer())
+        # not write_bytes, whose view of the buffer would outlive a failure and warn on Python 3.13
+        with open(temporary, "wb") as file, buffer.getbuffer() as view:
+            file.write(view)
         seal(temporary, manifest)
 
 

@@ -354,6 +354,8 @@ ODD = {
     "dictionary": lambda t: {"a": t},
     "none": lambda t: None,
 }
+if torch.__version__.startswith("2.0."):
+    del ODD["nested"]  # torch 2.0 cannot save one
 NAMES = {
     "as it is": lambda name: name,
     "module.": lambda name: f"module.{name}",
@@ -561,7 +563,7 @@ def test_a_right_tsv_of_any_text(request, worker, good, place, rows, order, end,
     }
     lines = [order, *zip(*(columns[name] for name in order))]
     text = end.join("\t".join(line) for line in lines) + tail
-    (example.folder / "dev.tsv").write_text(text, "utf-8-sig" if mark else "utf-8", newline="")
+    (example.folder / "dev.tsv").write_bytes(text.encode("utf-8-sig" if mark else "utf-8"))
     given = {"aie_model_dir": good / "out" / FILE, "data_dir": example.folder}
     run = example.run("run_aie_eval", output_dir=example.folder / "out", **given)
     if run.code != 0:

@@ -43,7 +43,7 @@ def test_a_label_map_is_numbers_and_names():
 
 
 def written(folder, text, split="dev", task=SST2):
-    (folder / f"{split}.tsv").write_text(text, encoding="utf-8", newline="")
+    (folder / f"{split}.tsv").write_bytes(text.encode("utf-8"))
     return tasks.read(folder, split, task)
 
 

@@ -101,6 +101,8 @@ def test_the_installed_transformers_writes_what_is_read(tmp_path):
     """With a whole vocabulary and its nmt_nfkc."""
     transformers = pytest.importorskip("transformers")
     four = transformers.__version__.startswith("4.")
+    if four:
+        pytest.importorskip("google.protobuf", reason="transformers 4.46 converts with it")
     kind = transformers.AlbertTokenizerFast if four else transformers.AlbertTokenizer
     shutil.copy(SPM, tmp_path / "spiece.model")
     theirs = kind.from_pretrained(str(tmp_path))
