@@ -4,6 +4,7 @@ traceback, a hang or a wrong answer.
 `make fuzz` runs the same properties for minutes with examples of its own (tests/fuzz.py)."""
 
 import collections
+import contextlib
 import io
 import json
 import os
@@ -155,7 +156,8 @@ class Example:
     def __init__(self, request, worker, folder):
         self.name, self.worker, self.folder = request.node.name, worker, folder
         self.requests = []
-        assume(time.time() < UNTIL)
+        if time.time() > UNTIL:
+            pytest.skip("the time of `make fuzz` is up")
 
     def run(self, script, **options):
         self.requests.append((script, options))
@@ -471,7 +473,8 @@ def test_a_manifest_that_contradicts_its_program(request, worker, good, place, c
         changes = [("config", change(manifest["config"], in_config))]
     manifest = change(manifest, changes)
     manifest.pop("sha256")
-    manifest["sha256"] = artifact.digest(manifest)
+    with contextlib.suppress(UnicodeEncodeError):  # half a surrogate pair: refused without one
+        manifest["sha256"] = artifact.digest(manifest)
     with zipfile.ZipFile(example.folder / FILE, "w") as new:
         for entry, data in content.items():
             new.writestr(entry, data)
