@@ -458,7 +458,10 @@ def test_the_precisions_with_a_gate():
 def test_openvino_is_read_back(monkeypatch, tmp_path):
     """An engine that takes fp32, 1 thread and 1 stream, whatever it is asked for."""
     ov = pytest.importorskip("openvino")
-    from openvino import opset13 as ops
+    try:
+        from openvino import opset13 as ops
+    except ImportError:  # 2024
+        from openvino.runtime import opset13 as ops
 
     from albert_aie.backends import Target, openvino
 
