@@ -195,6 +195,12 @@ class Example:
         close = got.shape == wanted.shape and numpy.allclose(got, wanted, atol=tolerance)
         if run.code or not close:
             self.fail("wrong answer", f"exit {run.code}, {got} where {wanted} is right {run.err}")
+        header, rows = table(self.folder / "predictions.tsv")
+        names = [name[len("logit_") :] for name in header[3:-1]]
+        for row, numbers in zip(rows, got):
+            first, second = numpy.argsort(-numbers)[:2]
+            if numbers[first] - numbers[second] > 1e-5 and row[1] != names[first]:
+                self.fail("wrong answer", f"{row[1]} where {names[first]} is right: {row}")
         self.count("right")
 
     def export_and_evaluate(self, good, checkpoint, kind="spm"):
@@ -308,6 +314,58 @@ def test_config_json(request, worker, good, place, changes, how):
     config = change(json.loads((folder / "config.json").read_text()), changes)
     (folder / "config.json").write_bytes(WRAPPED[how](json.dumps(config)))
     example.export_and_evaluate(good, folder)
+
+
+SPELLED = {
+    "negative": ["negative", "NEGATIVE", "neg", " Negative"],
+    "positive": ["positive", "POSITIVE", "Pos", "positive "],
+    "neither": [
+        "neutral",
+        "LABEL_0",
+        "LABEL_1",
+        "1",
+        "0",
+        "contradiction",
+        "\u043d\u0435\u0442",
+        "",
+    ],
+}
+MEANING = {spelled: name for name, spellings in SPELLED.items() for spelled in spellings}
+
+
+@given(st.lists(st.sampled_from(sorted(MEANING)), min_size=2, max_size=2))
+def test_names_of_the_classes(request, worker, good, place, names):
+    """Right by name, in any order and spelling; by position where the names say nothing else; where
+    they are not the data's, refused."""
+    example = Example(request, worker, place())
+    folder = example.folder / "checkpoint"
+    shutil.copytree(good / "hf", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {str(number): name for number, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(config))
+    meanings = [MEANING[name] for name in names]
+    if all(name in (str(number), f"LABEL_{number}") for number, name in enumerate(names)):
+        meanings = ["negative", "positive"]
+    usable = sorted(meanings) == ["negative", "positive"]
+    made = {"pth_dir": folder, "save_dir": example.folder / "out", **SHAPE}
+    run = example.run("export_albert_aie", **made)
+    if run.code == 0:
+        given = {"aie_model_dir": example.folder / "out" / FILE, "data_dir": good / "data"}
+        run = example.run("run_aie_eval", output_dir=example.folder, **given)
+    if example.refused(run):
+        if usable:
+            example.fail("wrongly refused", run.err)
+        return
+    if not usable:
+        example.fail("wrong answer", f"accepted {names}")
+    predicted = [meanings[number] for number in numpy.argmax(whole(good), 1)]
+    wanted = [("negative", "positive")[label] for label in LABELS]
+    right = sum(map(str.__eq__, predicted, wanted))
+    accuracy = json.loads((example.folder / "eval.json").read_text())["accuracy"]
+    _, rows = table(example.folder / "predictions.tsv")
+    if run.code or accuracy["correct"] != right or [row[1] for row in rows] != predicted:
+        example.fail("wrong answer", f"{accuracy} where {right} are right: {rows}")
+    example.count("right")
 
 
 @given(st.sampled_from(["hf", "zip", "pickle"]), DAMAGE)
