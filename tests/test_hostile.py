@@ -333,7 +333,15 @@ SPELLED = {
 MEANING = {spelled: name for name, spellings in SPELLED.items() for spelled in spellings}
 
 
-@given(st.lists(st.sampled_from(sorted(MEANING)), min_size=2, max_size=2))
+FITTING = st.tuples(*(st.sampled_from(SPELLED[name]) for name in ("negative", "positive")))
+
+
+@given(
+    st.one_of(
+        FITTING.flatmap(st.permutations),
+        st.lists(st.sampled_from(sorted(MEANING)), min_size=2, max_size=2),
+    )
+)
 def test_names_of_the_classes(request, worker, good, place, names):
     """Right by name, in any order and spelling; by position where the names say nothing else; where
     they are not the data's, refused."""
