@@ -70,7 +70,8 @@ class Tokenizer:
         try:
             self._spm = sentencepiece.SentencePieceProcessor(model_proto=model)
             pieces = self._spm.get_piece_size()
-        except (RuntimeError, TypeError):
+            self._spm.id_to_piece(list(range(pieces)))  # a damaged file's need not be UTF-8
+        except (RuntimeError, TypeError, UnicodeDecodeError):
             raise UserError(
                 f"{name}: not a sentencepiece model; use ALBERT's 30k-clean.model"
             ) from None

@@ -12,6 +12,20 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+ARCHITECTURE = (
+    "vocab_size",
+    "embedding_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_hidden_groups",
+    "inner_group_num",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_act",
+    "layer_norm_eps",
+)
 MEMORY = 16 << 30  # bytes of address space: a wrong size must not take the machine
 
 
@@ -78,9 +92,9 @@ def reference(folder, sentences, length, kind):
     folder = Path(folder)
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
     labels = raw.get("id2label") or dict.fromkeys(range(raw.get("num_labels", 2)), "")
-    raw.pop("num_labels", None)
-    raw["id2label"] = {int(number): str(label) for number, label in labels.items()}
-    config = AlbertConfig.from_dict(raw, attn_implementation="eager")
+    sizes = {name: value for name, value in raw.items() if name in ARCHITECTURE}
+    labels = {int(number): str(label) for number, label in labels.items()}
+    config = AlbertConfig(**sizes, id2label=labels, attn_implementation="eager")
     model = AlbertForSequenceClassification(config).eval()
     model.load_state_dict(_tensors(folder), strict=True)
     encode = {"spm": _sentencepiece, "json": _tokenizers}[kind](folder)

@@ -453,6 +453,8 @@ def test_odd_tensors_and_names(request, worker, good, place, odd, number, name, 
 
     tensors = load_file(str(good / "hf" / "model.safetensors"))
     chosen = sorted(tensors)[number % len(tensors)]
+    # Softmax takes no notice of a key's bias, fp32 does of one that is huge: no answer is right.
+    assume(odd != "huge" or "key.bias" not in chosen)
     try:
         tensors[chosen] = ODD[odd](tensors[chosen])
     except RuntimeError:

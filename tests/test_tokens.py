@@ -210,6 +210,13 @@ def test_an_unusable_file_beside_the_one_used_does_no_harm(saved_by, tmp_path):
         checkpoint.load(folder, kind="spm")
 
 
+@pytest.mark.parametrize("piece", [b"[CLS]", b"ending"])
+def test_a_piece_that_is_not_utf8_is_a_damaged_model(piece):
+    damaged = SPM.read_bytes().replace(piece, b"\xbc" + piece[1:], 1)
+    with pytest.raises(UserError, match="spiece.model: not a sentencepiece model"):
+        text.Tokenizer(damaged, "spiece.model")
+
+
 def test_a_sentencepiece_model_by_flag_goes_before_tokenizer_json(saved_by):
     """And the two are still held against each other."""
     model = saved_by("4.46.3/spm/spiece.model")
