@@ -17,7 +17,8 @@ from .text import TokenizerFile
 _DRAW_SCALES = (("query", 2), ("key", 2), ("ffn_output", 0.5))
 # What a checkpoint may carry beside the classifier: old position buffers and pre-training heads.
 _IGNORED = re.compile(
-    r"(albert|bert)\.embeddings\.(position_ids|token_type_ids)$|predictions\.|sop_classifier\.|cls\."
+    r"(albert|bert)\.embeddings\.(position_ids|token_type_ids)$"
+    r"|predictions\.|sop_classifier\.|cls\."
 )
 _WRAPPERS = re.compile(r"^(module\.|model\.)+")  # of data parallelism, and of a model in a model
 _COMPILED = "_orig_mod."  # torch.compile's, wherever it was applied

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from packaging.requirements import Requirement
 
 if sys.version_info >= (3, 11):

@@ -35,7 +35,7 @@ OPTIONS = (
     Option("optimization_level", "of the compiler", default=0, choices=(0, 1, 2)),
     Option(
         "aie_input_dtype",
-        "what the compiled program takes; the file's own inputs stay int64",
+        "what the compiled program takes; a batch of int64 is narrowed to it",
         default="int32",
         type=str,
         choices=INPUT_DTYPES,
