@@ -10,36 +10,27 @@ import time
 from functools import partial
 from pathlib import Path
 
-from albert_aie import UserError, backends, batching, command, machine
+from albert_aie import UserError, backends, batching, command, machine, tasks
 from albert_aie.compare import GATES
 
 
 def parse_args(argv):
     parser = command.Parser(__doc__)
     add = parser.add_argument_group("checkpoint and data").add_argument
+    command.add_task_name(add, "SST-2")
     add(
         "--pth_dir",
         help="checkpoint: albert_pytorch output folder, Hugging Face folder or hub id "
-        "(default: ./albert_pytorch/outputs/SST-2)",
+        "(default: ./albert_pytorch/outputs/TASK)",
     )
     add(
         "--data_dir",
-        help="GLUE's SST-2, read by --compare_cpu and --precision int8 "
-        "(default: ./albert_pytorch/dataset/SST-2)",
+        help="the task's folder, read by --compare_cpu and --precision int8 "
+        "(default: ./albert_pytorch/dataset/TASK)",
     )
     add("--demo", action="store_true", help="take both from this repository's demo/ unless given")
-    add(
-        "--spm_model_file",
-        help="sentencepiece model (default: in --pth_dir, else in "
-        "--prefix_dir/prev_trained_model/*/)",
-    )
+    command.add_tokenizer(add)
     command.add_label_map(add)
-    add(
-        "--tokenizer",
-        choices=("spm", "json"),
-        help="sentencepiece model or tokenizer.json (default: json where a Hugging Face folder has "
-        "it, else spm)",
-    )
     add(
         "--no_shift",
         action="store_true",
@@ -104,26 +95,29 @@ def parse_args(argv):
     command.add_comparison(parser)
     command.add_options(parser, "export")
     args = parser.parse_args(argv)
-    upstream = "./albert_pytorch"
-    return command.folders(args, f"{upstream}/outputs/SST-2", f"{upstream}/dataset/SST-2")
+    args.task_name = args.task_name or tasks.SST2
+    command.folders(args, args.task_name, f"{command.UPSTREAM}/outputs/{{}}")
+    return args
 
 
 def run(args):
-    from albert_aie import artifact, calibration, compare, evaluate, graph, tasks, text
+    from albert_aie import artifact, calibration, compare, evaluate, graph, metrics, text
 
     command.check_comparison(args)
+    task = args.task_name
     shape = batching.shape(args.batch_size, args.max_seq_length, args.pack, args.slots)
     target = choose_target(args)
     default = backends.get(target.backend).GRAPH
     graph_name = graph.choose(args.graph, default, shape, args.prefix_dir)
-    checkpoint = read_checkpoint(args, shape).named(args.label_map)
+    checkpoint = read_checkpoint(args, shape).named(task, args.label_map)
     machine.check_memory(shape, target.device, checkpoint.config.intermediate_size)
     sentences = []
     if target.precision == "int8":
-        sentences, note = calibration.read(args.data_dir)
+        sentences, note = calibration.read(args.data_dir, task)
         command.note(note)
     if args.compare_cpu:
-        examples = tasks.read(args.data_dir).for_model(checkpoint.config.label_names)
+        metrics.check(task)
+        examples = tasks.read(args.data_dir, task=task).for_model(checkpoint.config.label_names)
         examples = examples.first(args.compare_rows)
         command.note(examples.note)
         command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
@@ -155,11 +149,12 @@ def choose_target(args):
 def read_checkpoint(args, shape):
     from albert_aie import checkpoint
 
-    where = args.pth_dir, args.spm_model_file, args.prefix_dir
+    tokenizer_file, kind = command.tokenizer_file(args)
+    where = args.pth_dir, tokenizer_file, args.prefix_dir
     if args.random_weights:
-        found = checkpoint.draw(*where, kind=args.tokenizer)
+        found = checkpoint.draw(*where, kind=kind)
     else:
-        found = checkpoint.load(*where, shift=not args.no_shift, kind=args.tokenizer)
+        found = checkpoint.load(*where, shift=not args.no_shift, kind=kind)
     limit = found.config.max_position_embeddings
     if shape.max_seq_length > limit:
         raise UserError(
@@ -184,7 +179,8 @@ def export(path, checkpoint, target, shape, graph_name, args, sentences):
     inputs = graph.example_inputs(checkpoint.config, shape)
     compiled = engine.compile(module, inputs, target, ranges)
     steps.update()
-    manifest = artifact.manifest(checkpoint, compiled, target, graph_name, shape)
+    task = args.task_name
+    manifest = artifact.manifest(checkpoint, compiled, target, graph_name, shape, task)
     artifact.save(path, compiled, manifest, checkpoint.tokenizer)
     steps.close()
     seconds = time.perf_counter() - started

@@ -1,14 +1,16 @@
 #!/usr/bin/env python
-"""albert_seq{S}_bs{B}.pt + SST-2 -> predictions, accuracy and throughput.
+"""albert_seq{S}_bs{B}.pt + labelled or own text -> predictions, accuracy and throughput.
 
 python run_aie_eval.py --aie_model_dir=albert_seq128_bs32.pt --data_dir=./dataset/SST-2
+python run_aie_eval.py --aie_model_dir=albert_seq128_bs32.pt --text "a fine film"
 """
 
 import sys
 import time
 from pathlib import Path
 
-from albert_aie import UserError, artifact, backends, command, files, machine
+from albert_aie import UserError, artifact, backends, command, machine, own_text, tasks
+from albert_aie.classifier import Classifier, answers
 
 
 def parse_args(argv):
@@ -19,7 +21,7 @@ def parse_args(argv):
         default="./albert_seq128_bs32.pt",
         help="the .pt file that export_albert_aie.py wrote (default: %(default)s)",
     )
-    add("--data_dir", help="folder of GLUE's SST-2 (default: ./albert_pytorch/dataset/SST-2)")
+    add("--data_dir", help="the task's folder (default: ./albert_pytorch/dataset/TASK)")
     add(
         "--demo",
         action="store_true",
@@ -28,8 +30,7 @@ def parse_args(argv):
     add(
         "--split",
         choices=("dev", "train", "test"),
-        default="dev",
-        help="which file of it; test has no labels: predictions only (default: %(default)s)",
+        help="which file of it; test has no labels: predictions only (default: dev)",
     )
     add(
         "--output_dir",
@@ -37,6 +38,7 @@ def parse_args(argv):
     )
     command.add_label_map(add)
     add("--verbose", action="store_true", help="print more; eval.json has it all")
+    own_text.add_flags(parser)
     command.add_comparison(parser)
     add("--pth_dir", help="checkpoint that the file was made from, for --compare_cpu")
     command.add_options(parser, "evaluate")
@@ -45,11 +47,8 @@ def parse_args(argv):
     )
     known.add_argument("--batch_size", type=int)
     known.add_argument("--max_seq_length", type=int)
-    known.add_argument("--spm_model_file")
-    known.add_argument("--tokenizer", choices=("spm", "json"))
-    known.add_argument(
-        "--task_name", default="SST-2", help="SST-2 is the only task (default: %(default)s)"
-    )
+    command.add_tokenizer(known.add_argument)
+    command.add_task_name(known.add_argument, "the file's")
     inert = parser.add_argument_group("accepted for the published command line, without effect")
     inert.add_argument("--model_type", help="a name only")
     inert.add_argument(
@@ -58,45 +57,53 @@ def parse_args(argv):
     inert.add_argument(
         "--do_lower_case", action="store_true", help="the file's tokenizer knows what it does"
     )
-    args = parser.parse_args(argv)
-    return command.folders(args, None, "./albert_pytorch/dataset/SST-2")
+    return parser.parse_args(argv)
 
 
 def run(args):
-    from albert_aie import compare, report, tasks, text
-    from albert_aie.evaluate import evaluate
+    from albert_aie import compare, metrics, report, text
 
     command.check_comparison(args)
+    own = own_text.check(args)
+    saved = artifact.open_pt(args.aie_model_dir)
+    target = read_target(args, saved)
+    task = command.check_known(args, saved)
+    machine.check_memory(saved.shape, target.device, saved.manifest["config"]["intermediate_size"])
+    if own and not (args.label_column or args.compare_cpu or args.output_dir):
+        return answer(args, saved, target)
+    command.folders(args, task)
     if args.compare_cpu and not args.pth_dir:
         raise UserError(
             "--compare_cpu: name the checkpoint that the file was made from with --pth_dir"
         )
-    saved = artifact.open_pt(args.aie_model_dir)
-    target = read_target(args, saved)
-    check_known(args, saved)
-    machine.check_memory(saved.shape, target.device, saved.manifest["config"]["intermediate_size"])
-    examples = tasks.read(args.data_dir, args.split).for_model(saved.classes(args.label_map))
+    metrics.check(task)
+    names = saved.classes(args.label_map)
+    if own:
+        examples, write_answers = own_text.read(args, task.of(names))
+    else:
+        examples = tasks.read(args.data_dir, args.split or "dev", task)
+    examples = examples.for_model(names)
     command.note(examples.note)
     if args.compare_cpu:
-        where = args.pth_dir, args.spm_model_file, args.prefix_dir
+        tokenizer_file, _ = command.tokenizer_file(args)
+        where = args.pth_dir, tokenizer_file, args.prefix_dir
         checkpoint, note = compare.checkpoint_of(saved, *where)
         command.note(note)
         command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
     results = [Path(args.output_dir) / name for name in report.RESULTS] if args.output_dir else []
-    command.check_outputs(*results, args.compare_output)
+    command.check_outputs(*results, args.compare_output, args.output)
 
     started = time.perf_counter()
-    tokenizer = saved.tokenizer.load()
-    runner = backends.get(target.backend).load(saved, target)
-    load = time.perf_counter() - started
-    try:
-        evaluation = evaluate(runner, saved, tokenizer, examples.sentences, command.bar)
-    finally:
-        runner.close()
-    result = report.report(report.Scored(evaluation, saved, runner, examples, load))
+    with Classifier(saved, args.label_map, **target.options) as classify:
+        load = time.perf_counter() - started
+        evaluation = classify.evaluate(examples.sentences, progress=command.bar)
+    result = report.report(report.Scored(evaluation, saved, classify.runner, examples, load))
     paths = []
     if args.output_dir:  # before anything is printed: a terminal may fail
         paths = report.write_results(args.output_dir, result, evaluation.logits, examples)
+    if args.output:
+        write_answers(classify.names, answers(evaluation.logits, classify.names))
+        paths.append(args.output)
     for name, line in report.lines(result, args.verbose):
         command.say(name, line)
     if paths:
@@ -112,6 +119,23 @@ def run(args):
     return max(code, command.conclude(comparison, args))
 
 
+def answer(args, saved, target):
+    """Labels of a user's own text, each as soon as it is known."""
+    to_file = args.output not in (None, "-")
+    command.check_outputs(args.output if to_file else None)
+    started = time.perf_counter()
+    with Classifier(saved, args.label_map, **target.options) as classify:
+        count, cut, unknown = own_text.answer(classify, args)
+    seconds = time.perf_counter() - started
+    if to_file:
+        command.say("wrote", f"{args.output} ({count} texts in {seconds:.1f} s, load included)")
+    if cut:
+        command.note(f"{cut} texts were cut to {saved.shape.max_seq_length} tokens")
+    if unknown:
+        command.note(f"{unknown} texts have no answer: their logits are not finite")
+    return 1 if unknown else 0
+
+
 def read_target(args, saved):
     """The file's target with the options of the flags; one that does not fit names the file."""
     target = saved.target._replace(options=command.options(args, "evaluate"))
@@ -122,33 +146,6 @@ def read_target(args, saved):
             f"{saved.path} is for {target.backend} on {target.device}: {error}"
         ) from None
     return target
-
-
-def check_known(args, saved):
-    """A flag that says something else than the file is an error that names both."""
-    if args.task_name.upper() != "SST-2":
-        raise UserError(f"--task_name {args.task_name}: only SST-2 can be evaluated")
-    facts = {**saved.shape._asdict(), "tokenizer": saved.tokenizer.kind}
-    for flag in ("batch_size", "max_seq_length", "tokenizer"):
-        given, known = getattr(args, flag), facts[flag]
-        if given is not None and given != known:
-            raise UserError(
-                f"--{flag} {given}: {saved.path} was compiled for {known}; leave the flag out, or "
-                f"export a file for {given}"
-            )
-    if args.spm_model_file:
-        path, known = Path(args.spm_model_file), saved.tokenizer
-        if not path.is_file():
-            raise UserError(
-                f"{path}: no such file; leave --spm_model_file out, the .pt holds its tokenizer"
-            )
-        given = files.sha256(path)
-        if given != known.sha256:
-            raise UserError(
-                f"--spm_model_file {path}: sha256 {given[:12]}, but {saved.path} holds the "
-                f"{known.kind} tokenizer {known.sha256[:12]}; leave the flag out, or export with "
-                "this file"
-            )
 
 
 def main(argv=None):

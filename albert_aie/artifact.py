@@ -20,7 +20,7 @@ from .archive import Archive, Damaged, append
 from .batching import TOKENS, Shape
 from .config import problem as config_problem
 from .files import check_readable, parse_json, replacing
-from .tasks import SST2
+from .tasks import SST2, TASKS
 from .text import KINDS, TokenizerFile, is_description
 
 FORMAT = "albert_aie"
@@ -52,7 +52,7 @@ def file_name(shape):
     return f"albert_seq{shape.max_seq_length}_bs{shape.batch_size}{packed}.pt"
 
 
-def manifest(checkpoint, compiled, target, graph_name, shape):
+def manifest(checkpoint, compiled, target, graph_name, shape, task=SST2):
     """The JSON object that describes a compiled file; docs/file-format.md says what its keys
     mean."""
     import torch
@@ -69,7 +69,7 @@ def manifest(checkpoint, compiled, target, graph_name, shape):
         "requires": compiled.requires,
         "graph": graph_name,
         **shape._asdict(),
-        "task": "SST-2",
+        "task": task.trained_as,
         "tokenizer": checkpoint.tokenizer.description,
         "label_names": list(checkpoint.config.label_names),
         "config": asdict(checkpoint.config),
@@ -154,10 +154,15 @@ class Artifact:
     def num_labels(self):
         return len(self.manifest["label_names"])
 
-    def classes(self, label_map=None, task=SST2):
+    @property
+    def task(self):
+        """The Task that it was exported for."""
+        return TASKS[self.manifest.get("task", SST2.name)]
+
+    def classes(self, label_map=None):
         """The names of the program's classes; `label_map` {number: name} replaces some."""
         names = self.manifest["label_names"]
-        return task.model_classes(names, len(names), label_map, str(self.path))
+        return self.task.model_classes(names, len(names), label_map, str(self.path))
 
     @property
     def target(self):
@@ -268,6 +273,8 @@ def _contradiction(manifest):
     if reason:
         return f"'config': {reason}"
     seq, slots = manifest["max_seq_length"], manifest["slots"]
+    task = manifest.get("task", SST2.name)
+    task = task if isinstance(task, str) else None
     known = (manifest["backend"], manifest["device"]) in backends.ORDER
     checks = {
         "backend": known,
@@ -276,12 +283,19 @@ def _contradiction(manifest):
         "batch_size": manifest["batch_size"] >= 1,
         "max_seq_length": TOKENS <= seq <= config["max_position_embeddings"],
         "slots": 0 <= slots <= seq // TOKENS,
-        "label_names": len(names) >= 2 and all(isinstance(name, str) for name in names),
+        "task": task in TASKS,
+        "label_names": _fits(names, TASKS.get(task, SST2)),
         "num_labels": config.get("num_labels") == len(names),
         "requires": all(isinstance(name, str) for name in manifest["requires"]),
         "tokenizer": is_description(manifest.get("tokenizer", _SPM)),
     }
     return next((repr(key) for key, right in checks.items() if not right), None)
+
+
+def _fits(names, task):
+    """Whether a program of this task can have outputs of these names."""
+    right = len(names) == 1 if task.regression else len(names) >= 2
+    return right and all(isinstance(name, str) for name in names)
 
 
 @contextlib.contextmanager

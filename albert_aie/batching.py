@@ -70,9 +70,9 @@ class Batch(NamedTuple):
 
 
 def batches(encoded, shape):
-    """Yield Batch over `encoded`, an iterable of id lists no longer than shape.max_seq_length: one
-    sentence a row in their order, or in a packed shape several in a row (`pack`), numbered 1, 2,
-    ... in attention_mask. `encoded` is read WINDOW sentences at a time, so that it may be made
+    """Yield Batch over `encoded`, an iterable of text.Encoded no longer than shape.max_seq_length:
+    one sentence a row in their order, or in a packed shape several in a row (`pack`), numbered 1,
+    2, ... in attention_mask. `encoded` is read WINDOW sentences at a time, so that it may be made
     while earlier batches are computed.
 
     A short last batch is filled by repeating its last real row: never with rows whose mask is all
@@ -93,17 +93,20 @@ def batches(encoded, shape):
 def _plan(window, shape):
     if not shape.slots:
         return [[i] for i in range(len(window))]
-    return pack([len(ids) for _, ids in window], shape.max_seq_length, shape.slots)
+    lengths = [len(sentence.ids) for _, sentence in window]
+    return pack(lengths, shape.max_seq_length, shape.slots)
 
 
 def _fill(plan, shape):
-    """Batch of rows, each a list of (sentence number, ids)."""
-    ids, mask = numpy.zeros((2, *shape.inputs), numpy.int64)
+    """Batch of rows, each a list of (sentence number, Encoded)."""
+    ids, mask, types = numpy.zeros((3, *shape.inputs), numpy.int64)
     for row in range(shape.batch_size):
         start = 0
-        for number, (_, tokens) in enumerate(plan[min(row, len(plan) - 1)], 1):
-            end = start + len(tokens)
-            ids[row, start:end], mask[row, start:end] = tokens, number
+        for number, (_, sentence) in enumerate(plan[min(row, len(plan) - 1)], 1):
+            end = start + len(sentence.ids)
+            ids[row, start:end], mask[row, start:end] = sentence.ids, number
+            if sentence.second is not None:
+                types[row, start + sentence.second : end] = 1
             start = end
     places = [
         (sentence, row, slot)
@@ -111,7 +114,7 @@ def _fill(plan, shape):
         for slot, (sentence, _) in enumerate(mates)
     ]
     sentences, rows, slots = (list(column) for column in zip(*places))
-    return Batch(ids, mask, numpy.zeros_like(ids), sentences, rows, slots if shape.slots else None)
+    return Batch(ids, mask, types, sentences, rows, slots if shape.slots else None)
 
 
 def pack(lengths, capacity, slots):

@@ -9,23 +9,29 @@ SENTENCES = 256
 WORDS = 10  # at least: long ones, as dev has
 
 
-def read(data_dir):
+def read(data_dir, task):
     """(sentences, note): training sentences of WORDS words and more, drawn with a fixed seed. Where
     train.tsv is missing those of dev, and a note that says so. Raises UserError where there is
     neither."""
     split, note = "train", ""
-    if not (Path(data_dir) / "train.tsv").is_file():
+    train = task.files.get("train")
+    if train and not (Path(data_dir) / train).is_file():
         split = "dev"
         note = (
-            f"int8 ranges are taken from dev itself: {data_dir} has no train.tsv; accuracy on dev "
+            f"int8 ranges are taken from dev itself: {data_dir} has no {train}; accuracy on dev "
             "flatters it"
         )
-    sentences = tasks.read(data_dir, split).sentences
-    long = [sentence for sentence in sentences if len(sentence.split()) >= WORDS] or sentences
+    sentences = tasks.read(data_dir, split, task).sentences
+    long = [sentence for sentence in sentences if words(sentence) >= WORDS] or sentences
     return random.Random(0).sample(long, min(SENTENCES, len(long))), note
+
+
+def words(sentence):
+    """How many words a text has, or both of a pair."""
+    return sum(len(one.split()) for one in text.texts(sentence))
 
 
 def batches(tokenizer, sentences, shape):
     """List of Batch of the sentences."""
-    encoded, _ = text.encode_all(tokenizer, sentences, shape.max_seq_length)
+    encoded = [tokenizer.encode(sentence, shape.max_seq_length) for sentence in sentences]
     return list(batching.batches(encoded, shape))

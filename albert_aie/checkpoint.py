@@ -47,17 +47,18 @@ class Checkpoint:
     def random(self):
         return self.layout == "random"
 
-    def named(self, label_map=None, task=tasks.SST2):
-        """The same checkpoint whose config has names for all its classes."""
+    def named(self, task, label_map=None):
+        """The same checkpoint whose config has names for all its classes. Raises UserError for one
+        that was trained for another kind of task."""
         known, count = self.config.label_names, self.config.num_labels
-        names = task.model_classes(known, count, label_map, self.origin)
+        names = task.model_classes(known, count, label_map, self.origin, self.layout != HF)
         return replace(self, config=replace(self.config, label_names=names))
 
 
-def load(folder, spm_model_file=None, upstream_dir=None, shift=True, kind=None):
+def load(folder, tokenizer_file=None, upstream_dir=None, shift=True, kind=None):
     """Checkpoint from a folder in either layout, or from a Hugging Face hub id such as "org/name".
 
-    `spm_model_file`, `upstream_dir` (an albert_pytorch checkout) and `kind` say which tokenizer it
+    `tokenizer_file`, `upstream_dir` (an albert_pytorch checkout) and `kind` say which tokenizer it
     has, see vocabulary.find. `shift` False: albert_pytorch from before 2020-01-01, whose classifier
     adds no 0.1. Raises UserError naming the file and what is missing, unexpected, misshapen or
     dangerous in it.
@@ -65,7 +66,7 @@ def load(folder, spm_model_file=None, upstream_dir=None, shift=True, kind=None):
     origin, folder = str(folder), folders.find(folder)
     config = read_config(folder / "config.json")
     path, layout, tensors = _weights(folder, config)
-    named = spm_model_file, upstream_dir, kind
+    named = tokenizer_file, upstream_dir, kind
     tokenizer = vocabulary.find(folder, config.vocab_size, layout == HF, *named)
     if layout == UPSTREAM and shift:
         tensors = upstream.fold_shift(tensors)
@@ -78,7 +79,7 @@ def load(folder, spm_model_file=None, upstream_dir=None, shift=True, kind=None):
     return Checkpoint(config, tensors, tokenizer, layout, origin, sha256(*weights.files(path)))
 
 
-def draw(folder, spm_model_file=None, upstream_dir=None, kind=None, seed=0):
+def draw(folder, tokenizer_file=None, upstream_dir=None, kind=None, seed=0):
     """Checkpoint with the architecture of folder/config.json and weights drawn from `seed`: for
     speed, not accuracy.
 
@@ -101,10 +102,11 @@ def draw(folder, spm_model_file=None, upstream_dir=None, kind=None, seed=0):
             tensors[name] = noise / shape[-1] ** 0.5
             tensors[name] *= next((scale for part, scale in _DRAW_SCALES if part in name), 1.0)
     tensors["classifier.weight"] *= 2
-    named = spm_model_file, upstream_dir, kind
+    named = tokenizer_file, upstream_dir, kind
     tokenizer = vocabulary.find(folder, config.vocab_size, True, *named)
     # With the names that files of format version 1 were made with: the digest stays theirs.
-    names = config.label_names or tasks.SST2.model_classes(None, config.num_labels)
+    positions = tuple(map(str, range(config.num_labels)))
+    names = config.label_names or (tasks.SST2.classes if len(positions) == 2 else positions)
     known = {**asdict(config), "label_names": names}
     recipe = f"seed {seed} {json.dumps(known, sort_keys=True)}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()

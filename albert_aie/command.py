@@ -8,9 +8,10 @@ import sys
 import textwrap
 from pathlib import Path
 
-from . import UserError, backends, first_line, machine, terminal
-from .files import check_writable, replacing
+from . import UserError, backends, first_line, machine, tasks, terminal
+from .files import check_writable, replacing, sha256
 from .report import json_text
+from .text import KINDS
 
 COLUMNS, NAME = 80, 12
 DEMO = Path(__file__).resolve().parent.parent / "demo"
@@ -64,6 +65,49 @@ def add_label_map(add):
         metavar="0=NAME,1=NAME",
         help="what the model's classes are called, where its own names are not those of the data",
     )
+
+
+def add_task_name(add, default):
+    add(
+        "--task_name",
+        type=tasks.find,
+        metavar="NAME",
+        help=f"{', '.join(tasks.TASKS)}, in any spelling (default: {default})",
+    )
+
+
+def add_tokenizer(add):
+    """The flags that tokenizer_file reads."""
+    add(
+        "--spm_model_file",
+        help="sentencepiece model (default: in --pth_dir, else in "
+        "--prefix_dir/prev_trained_model/*/)",
+    )
+    add("--vocab_file", help="the same for the vocab.txt of a WordPiece tokenizer")
+    add(
+        "--tokenizer",
+        choices=tuple(KINDS),
+        help="sentencepiece model, tokenizer.json or vocab.txt (default: json where a Hugging Face "
+        "folder has it, else the one that is there)",
+    )
+
+
+def tokenizer_file(args):
+    """(path, kind) of the tokenizer that the flags name, None where they do not say. Raises
+    UserError for flags that contradict each other."""
+    named = {"spm": args.spm_model_file, "wordpiece": args.vocab_file}
+    given = [kind for kind, path in named.items() if path]
+    if len(given) == 2:
+        raise UserError(
+            "--spm_model_file, --vocab_file: a checkpoint has one; leave one of them out"
+        )
+    flag = {"spm": "--spm_model_file", "wordpiece": "--vocab_file"}
+    if given and args.tokenizer not in (None, given[0]):
+        raise UserError(
+            f"{flag[given[0]]}, --tokenizer {args.tokenizer}: contradict each other; leave one of "
+            "them out"
+        )
+    return (named[given[0]], given[0]) if given else (None, args.tokenizer)
 
 
 # What to do about an error of the system; by default its name or permissions are wrong.
@@ -161,12 +205,20 @@ def options(args, when):
     return {name: getattr(args, name) for name in backends.options(when)}
 
 
-def folders(args, pth_dir, data_dir):
-    """args with --pth_dir and --data_dir filled in: the demo's or these defaults where they were
-    left out."""
-    defaults = (DEMO / "checkpoint", DEMO / "SST-2") if args.demo else (pth_dir, data_dir)
+UPSTREAM = "./albert_pytorch"
+
+
+def folders(args, task, pth_dir=None):
+    """Fills in --pth_dir and --data_dir where they were left out: the demo's, else albert_pytorch's
+    for the Task (`pth_dir` None: no checkpoint)."""
+    defaults = pth_dir and pth_dir.format(task.name), f"{UPSTREAM}/dataset/{task.name}"
+    if args.demo and task == tasks.SST2:
+        defaults = DEMO / "checkpoint", DEMO / "SST-2"
+    elif args.demo:
+        raise UserError(
+            f"--demo: this repository's data is SST-2's, not {task.name}'s; leave it out"
+        )
     args.pth_dir, args.data_dir = args.pth_dir or defaults[0], args.data_dir or defaults[1]
-    return args
 
 
 def add_comparison(parser):
@@ -200,6 +252,38 @@ def check_comparison(args):
                 f"--{name}: means something with --compare_cpu only; add --compare_cpu or leave "
                 "it out"
             )
+
+
+def check_known(args, saved):
+    """The Task to measure. Raises UserError for a flag that says something else than the file
+    `saved` (an Artifact) and names both."""
+    facts = {**saved.shape._asdict(), "tokenizer": saved.tokenizer.kind}
+    for flag in ("batch_size", "max_seq_length", "tokenizer"):
+        given, known = getattr(args, flag), facts[flag]
+        if given is not None and given != known:
+            raise UserError(
+                f"--{flag} {given}: {saved.path} was compiled for {known}; leave the flag out, or "
+                f"export a file for {given}"
+            )
+    for flag in ("spm_model_file", "vocab_file"):
+        path, known = getattr(args, flag), saved.tokenizer
+        if path and not Path(path).is_file():
+            raise UserError(
+                f"{path}: no such file; leave --{flag} out, the .pt holds its tokenizer"
+            )
+        if path and sha256(path) != known.sha256:
+            raise UserError(
+                f"--{flag} {path}: sha256 {sha256(path)[:12]}, but {saved.path} holds the "
+                f"{known.kind} tokenizer {known.sha256[:12]}; leave the flag out, or export with "
+                "this file"
+            )
+    task = args.task_name or saved.task
+    if task.trained_as != saved.task.name:
+        raise UserError(
+            f"--task_name {task.name}: {saved.path} was exported for {saved.task.name}; leave the "
+            f"flag out, or export a checkpoint that was fine-tuned for {task.name}"
+        )
+    return task
 
 
 def check_outputs(*paths):

@@ -6,26 +6,28 @@ their own batch, which is several times faster than padding to max_seq_length an
 padding does not matter."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple, Optional
 
 import numpy
 
-from . import UserError, text
-from .evaluate import finite, right
+from . import UserError
+from .evaluate import finite
+from .metrics import METRICS, measure
+from .text import SPM_OPTIONS, Encoded, texts
 
 
 class Gate(NamedTuple):
     relative: float  # largest relative error of the centred logits
     flips: float  # largest share of labels that differ
-    accuracy: float  # largest loss of accuracy, a share of the sentences
+    loss: float  # largest loss of the task's first metric, whose best value is 1
 
 
 # A precision that has no gate here cannot be asked for (--precision takes its choices from this
 # table).
 # int8 moves logits by several percent on every network: there the labels decide.
 GATES = {
-    "fp32": Gate(1e-4, 0.0, 0.0),
+    "fp32": Gate(1e-4, 0.0, 1e-4),  # no flips: the loss is that of a correlation
     "bf16": Gate(2e-2, 0.005, 0.005),
     "fp16": Gate(2e-2, 0.005, 0.005),
     "int8": Gate(math.inf, 0.01, 0.005),
@@ -36,8 +38,10 @@ GATES = {
 class Comparison:
     """Both sides' difference over all sentences. `relative` is ||got - ref|| / ||ref|| with each
     sentence's logits centred on their mean, because a constant added to all of them changes no
-    prediction. `not_finite` sentences have NaN or infinity on either side: each counts as a flip
-    and is scored wrong. The accuracies are None where there are no labels."""
+    prediction; the one output of a regression is not centred, and has no label that could flip.
+    `not_finite` sentences have NaN or infinity on either side: each counts as a flip and is scored
+    wrong. `metric` is the task's first, with its value on both sides; all three are None where
+    there are no labels."""
 
     sentences: int
     not_finite: int
@@ -46,8 +50,10 @@ class Comparison:
     max_abs: float
     mean_abs: float
     worst_cosine: float
-    accuracy: Optional[float]
-    reference_accuracy: Optional[float]
+    metric: Optional[str]
+    value: Optional[float]
+    reference_value: Optional[float]
+    regression: bool
     precision: str
     reference: str
     tokenizer: str
@@ -55,8 +61,8 @@ class Comparison:
 
     @property
     def lost(self):
-        """Accuracy of the reference less that of the compiled file; 0 where there are no labels."""
-        return 0.0 if self.accuracy is None else self.reference_accuracy - self.accuracy
+        """The reference's metric less that of the compiled file; 0 where there are no labels."""
+        return 0.0 if self.metric is None else self.reference_value - self.value
 
     @property
     def allowed_flips(self):
@@ -67,7 +73,7 @@ class Comparison:
         gate = GATES[self.precision]
         close = self.relative <= gate.relative  # False for NaN too
         same = self.other_ids == 0
-        return same and close and self.flips <= self.allowed_flips and self.lost <= gate.accuracy
+        return same and close and self.flips <= self.allowed_flips and self.lost <= gate.loss
 
     def verdict(self):
         """What --compare_output holds."""
@@ -85,8 +91,8 @@ class Comparison:
         )
         yield (
             "difference",
-            f"relative {self.relative:.2e} (gate {relative}), "
-            f"label flips {self.flips} (gate {self.allowed_flips})",
+            f"relative {self.relative:.2e} (gate {relative})"
+            + f", label flips {self.flips} (gate {self.allowed_flips})" * (not self.regression),
         )
         if verbose:
             yield (
@@ -96,38 +102,44 @@ class Comparison:
             )
         if self.not_finite:
             yield "not finite", f"{self.not_finite} of the sentences; each counts as a label flip"
-        if self.accuracy is not None:
+        if self.metric is not None:
             yield (
-                "accuracy",
-                f"{self.accuracy:.4f} compiled, {self.reference_accuracy:.4f} reference "
-                f"(gate {100 * gate.accuracy:.1f} points lost)",
+                METRICS[self.metric].title,
+                f"{self.value:.4f} compiled, {self.reference_value:.4f} reference "
+                f"(gate {100 * gate.loss:g} points lost)",
             )
         yield "compare_cpu", "PASS" if self.passed else "FAIL"
 
 
 @numpy.errstate(all="ignore")  # NaN and infinity are counted and fail
-def compare(got, reference, labels, precision, name="", tokenizer="", other_ids=0):
-    """Comparison of two float32 [sentences, class] arrays of logits. `labels` may be None; `name`
-    and `tokenizer` are the reference's. NaN anywhere fails."""
+def compare(got, reference, examples, precision, name="", tokenizer="", other_ids=0):
+    """Comparison of two float32 [sentences, class] arrays of logits of Examples (None: of sentences
+    without labels); `name` and `tokenizer` are the reference's. NaN anywhere fails."""
+    regression = examples is not None and examples.task.regression
     lost = ~(finite(got) & finite(reference))
     got64, reference64 = got.astype(numpy.float64), reference.astype(numpy.float64)
-    centred, wanted = (x - x.mean(1, keepdims=True) for x in (got64, reference64))
+    centred, wanted = (
+        x if regression else x - x.mean(1, keepdims=True) for x in (got64, reference64)
+    )
     difference = numpy.abs(got64 - reference64)
     norms = numpy.linalg.norm(got64, axis=1) * numpy.linalg.norm(reference64, axis=1)
     cosines = (got64 * reference64).sum(1) / numpy.maximum(norms, 1e-12)
-    accuracies = [None, None]
-    if labels is not None:
-        accuracies = [float(right(x, labels).mean()) for x in (got, reference)]
+    metric, values = None, [None, None]
+    if examples is not None and examples.labels is not None:
+        metric = examples.task.metrics[0]
+        values = [measure(metric, examples, x) for x in (got, reference)]
     return Comparison(
         sentences=len(got),
         not_finite=int(lost.sum()),
         relative=float(numpy.linalg.norm(centred - wanted) / numpy.linalg.norm(wanted)),
-        flips=int((lost | (got.argmax(1) != reference.argmax(1))).sum()),
+        flips=int((lost | (got.argmax(1) != reference.argmax(1))).sum()),  # of one output none
         max_abs=float(difference.max()),
         mean_abs=float(difference.mean()),
         worst_cosine=float(cosines.min()),
-        accuracy=accuracies[0],
-        reference_accuracy=accuracies[1],
+        metric=metric,
+        value=values[0],
+        reference_value=values[1],
+        regression=regression,
         precision=precision,
         reference=name,
         tokenizer=tokenizer,
@@ -135,13 +147,13 @@ def compare(got, reference, labels, precision, name="", tokenizer="", other_ids=
     )
 
 
-def checkpoint_of(saved, pth_dir, spm_model_file=None, upstream_dir=None):
+def checkpoint_of(saved, pth_dir, tokenizer_file=None, upstream_dir=None):
     """(Checkpoint in pth_dir, note) for the Artifact `saved`: the note says so where its weights
     are others than the file was made from. Raises UserError for another architecture or
     vocabulary."""
     from . import checkpoint
 
-    where = pth_dir, spm_model_file, upstream_dir
+    where = pth_dir, tokenizer_file, upstream_dir
     if saved.manifest["random_weights"]:
         found = checkpoint.draw(*where, kind=saved.tokenizer.kind)
     else:
@@ -165,44 +177,47 @@ def checkpoint_of(saved, pth_dir, spm_model_file=None, upstream_dir=None):
 def against_reference(got, saved, checkpoint, examples, upstream_dir, progress):
     """Comparison of the logits `got` of the Artifact `saved` on `examples` with the reference's,
     which tokenizes for itself."""
-    length = saved.shape.max_seq_length
+    length, saved_tokenizer = saved.shape.max_seq_length, saved.tokenizer.load()
     encode, tokenizer = reference_tokenizer(checkpoint.tokenizer, upstream_dir)
     encoded = [encode(sentence, length) for sentence in examples.sentences]
-    ours, _ = text.encode_all(saved.tokenizer.load(), examples.sentences, length)
+    ours = [saved_tokenizer.encode(sentence, length) for sentence in examples.sentences]
     reference, name = reference_logits(checkpoint, encoded, upstream_dir, progress=progress)
-    labels = None if checkpoint.random or not examples.labels else numpy.array(examples.labels)
     return compare(
         got,
         reference,
-        labels,
+        replace(examples, labels=None) if checkpoint.random else examples,
         saved.manifest["precision"],
         name,
         tokenizer=tokenizer,
-        other_ids=sum(ids != wanted for ids, wanted in zip(ours, encoded)),
+        other_ids=sum(
+            (own.ids, own.second) != (wanted.ids, wanted.second)
+            for own, wanted in zip(ours, encoded)
+        ),
     )
 
 
 def reference_tokenizer(file, upstream_dir=None):
-    """(function of a sentence and its greatest length -> ids, its name) for a checkpoint's
+    """(function of a sentence and its greatest length -> Encoded, its name) for a checkpoint's
     TokenizerFile: not our code where there is another."""
     from .upstream import has_upstream, upstream_tokenizer
 
     if file.kind == "json":
         return transformers_tokenizer(file), "transformers' PreTrainedTokenizerFast"
-    as_upstream = all(text.SPM_OPTIONS.get(name) == on for name, on in file.options.items())
-    if as_upstream and has_upstream(upstream_dir):
-        return upstream_tokenizer(file.path, upstream_dir), f"albert_pytorch in {upstream_dir}"
-    tokenizer = file.load()
+    if as_upstream(file) and has_upstream(upstream_dir):
+        return upstream_tokenizer(file, upstream_dir), f"albert_pytorch in {upstream_dir}"
+    return file.load().encode, "albert_aie/text.py, whose ids are tested against albert_pytorch's"
 
-    def encode(sentence, max_seq_length):
-        return tokenizer.encode(sentence, max_seq_length)[0]
 
-    return encode, "albert_aie/text.py, whose ids are tested against albert_pytorch's"
+def as_upstream(file):
+    """Whether a TokenizerFile's options are what albert_pytorch's code does."""
+    known = {**SPM_OPTIONS, "special_tokens": False, "do_lower_case": True}
+    return all(known.get(name) == on for name, on in file.options.items())
 
 
 def transformers_tokenizer(file):
     """A tokenizer.json as transformers runs it. Not by AutoTokenizer: transformers 5 builds
-    ALBERT's normalizer and pre-tokenizer anew instead of reading them."""
+    ALBERT's normalizer and pre-tokenizer anew instead of reading them. Segments are ours, for its
+    own are all 0 there."""
     try:
         from transformers import PreTrainedTokenizerFast
     except ImportError:
@@ -211,9 +226,11 @@ def transformers_tokenizer(file):
             "transformers"
         ) from None
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file.path))
+    own = file.load()
 
     def encode(sentence, max_seq_length):
-        return tokenizer(sentence, truncation=True, max_length=max_seq_length)["input_ids"]
+        found = tokenizer(*texts(sentence), truncation=True, max_length=max_seq_length)
+        return Encoded(found["input_ids"], second=own.encode(sentence, max_seq_length).second)
 
     return encode
 
@@ -221,22 +238,24 @@ def transformers_tokenizer(file):
 def reference_logits(
     checkpoint, encoded, upstream_dir=None, batch_size=16, progress=lambda steps, **_: steps
 ):
-    """(float32 [sentences, class], name of the reference) for a list of id lists."""
+    """(float32 [sentences, class], name of the reference) for a list of Encoded."""
     import torch
 
     run, name = _reference(checkpoint, upstream_dir)
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
     logits = numpy.zeros((len(encoded), checkpoint.config.num_labels), numpy.float32)
     starts = range(0, len(order), batch_size)
     with torch.inference_mode():
         for start in progress(starts, desc="CPU reference", total=len(starts), unit="batch"):
             chosen = order[start : start + batch_size]
-            lengths = [len(encoded[i]) for i in chosen]
-            ids = torch.zeros(len(chosen), max(lengths), dtype=torch.int64)
+            lengths = [len(encoded[i].ids) for i in chosen]
+            ids, types = torch.zeros(2, len(chosen), max(lengths), dtype=torch.int64)
             for row, i in enumerate(chosen):
-                ids[row, : lengths[row]] = torch.tensor(encoded[i])
+                ids[row, : lengths[row]] = torch.tensor(encoded[i].ids)
+                if encoded[i].second is not None:
+                    types[row, encoded[i].second : lengths[row]] = 1
             mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
-            logits[chosen] = run(ids, mask, torch.zeros_like(ids)).numpy()
+            logits[chosen] = run(ids, mask, types).numpy()
     return logits, name
 
 

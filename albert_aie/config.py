@@ -155,9 +155,10 @@ def _num_labels(raw, path):
             f"({some(map(str, names))}); correct the one that is wrong"
         )
     number = len(names) or (2 if number is None else number)
-    if not isinstance(number, int) or isinstance(number, bool) or not 2 <= number <= MOST_LABELS:
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST_LABELS:
         raise UserError(
-            f"{path}: num_labels is {repr(number)}; a classifier has 2 to {MOST_LABELS} classes"
+            f"{path}: num_labels is {repr(number)}; a classifier has 2 to {MOST_LABELS} classes, a "
+            "regression 1"
         )
     return number
 

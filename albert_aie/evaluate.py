@@ -10,7 +10,6 @@ import numpy
 
 from . import UserError, artifact, backends, process
 from .batching import batches, scatter
-from .text import encode_all
 
 # Batches run before the clock starts: engines allocate, specialise and pick kernels in their first.
 WARMUP = 3
@@ -41,7 +40,7 @@ def evaluate(runner, saved, tokenizer, sentences, progress=lambda steps, **_: st
     batches are tokenised and filled by another thread while the device works, so the stages add up
     to more than end_to_end. `progress` wraps an iterable, as tqdm does."""
     shape = saved.shape
-    few = encode_all(tokenizer, sentences[: shape.batch_size], shape.max_seq_length)[0]
+    few = [tokenizer.encode(one, shape.max_seq_length) for one in sentences[: shape.batch_size]]
     first = next(batches(few, shape))
     for _ in progress(range(warmup), desc="warm up", unit="batch"):
         runner.run(first)
@@ -51,11 +50,11 @@ def evaluate(runner, saved, tokenizer, sentences, progress=lambda steps, **_: st
     def encoded():
         for sentence in sentences:
             start = time.perf_counter()
-            ids, cut = tokenizer.encode(sentence, shape.max_seq_length)
+            found = tokenizer.encode(sentence, shape.max_seq_length)
             seconds.append(time.perf_counter() - start)
-            lengths.append(len(ids))
-            truncated.append(cut)
-            yield ids
+            lengths.append(len(found.ids))
+            truncated.append(found.truncated)
+            yield found
 
     # what is not scored stays NaN
     logits = numpy.full((len(sentences), saved.num_labels), numpy.nan, numpy.float32)

@@ -5,6 +5,7 @@ A figure is one row of FIGURES: the keys that it adds to eval.json and the line 
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -15,7 +16,9 @@ from .batching import Shape
 from .evaluate import WARMUP, Evaluation, finite, right
 from .files import replacing, sha256
 from .flops import flops_per_row
+from .metrics import METRICS, measure
 from .tasks import Examples
+from .text import texts
 
 RESULTS = ("eval.json", "predictions.tsv")
 NAMED = 3  # sentences without finite logits that are named
@@ -35,6 +38,11 @@ class Scored(NamedTuple):
     def finite(self):
         """Which sentences were scored: bool [sentences]."""
         return finite(self.evaluation.logits)
+
+    @property
+    def measured(self):
+        """Whether labels say how good the predictions are: not those of random weights."""
+        return self.examples.labels is not None and not self.saved.manifest["random_weights"]
 
 
 class Figure(NamedTuple):
@@ -64,6 +72,7 @@ def _engine(s):
 
 def _data(s):
     return {
+        "task": s.examples.task.name,
         "data": str(s.examples.path),
         "classes": list(s.examples.classes),
         "sentences_scored": int(s.finite.sum()),
@@ -82,7 +91,7 @@ def _not_scored_line(r):
     count = r["sentences_total"] - r["sentences_scored"]
     if not count:
         return ""
-    first = [f"{x['index']}: {x['sentence'][:40]!r}" for x in r["not_scored"]]
+    first = [f"{x['index']}: {' / '.join(texts(x['sentence']))[:40]!r}" for x in r["not_scored"]]
     plural = "s" if count > 1 else ""
     return "\n".join([f"{count} sentence{plural} without finite logits, the first:", *first])
 
@@ -91,7 +100,7 @@ def _accuracy(s):
     """k/n over all sentences: what was not scored is wrong, and so is a class that the data does
     not have."""
     random_weights = {"random_weights": s.saved.manifest["random_weights"]}
-    if s.examples.labels is None or s.saved.manifest["random_weights"]:
+    if not s.measured or s.examples.task.regression:
         return random_weights
     logits, labels, task = s.evaluation.logits, s.examples.labels, s.examples.task
     k, n = int(right(logits, labels).sum()), len(labels)
@@ -105,7 +114,7 @@ def _accuracy_line(r):
     if r["random_weights"]:
         return "none: the file holds random weights, for speed only"
     if "accuracy" not in r:
-        return "none: the split has no labels"
+        return "" if r["metrics"] else "none: the split has no labels"
     a = r["accuracy"]
     low, high = a["wilson95"]
     line = (
@@ -115,6 +124,19 @@ def _accuracy_line(r):
     if not a["other_classes"]:
         return line
     return f"{line}\n{a['other_classes']} predicted as a class that the data does not have"
+
+
+def _metrics(s):
+    """The task's metrics; null where one has no value."""
+    names = s.examples.task.metrics if s.measured else ()
+    return {"metrics": {n: measure(n, s.examples, s.evaluation.logits) for n in names}}
+
+
+def _metrics_line(r):
+    shown = [name for name in r["metrics"] if name != "accuracy"]  # which has a line of its own
+    values = {name: r["metrics"][name] for name in shown}
+    told = {name: f"{x:.4f}" if math.isfinite(x) else "undefined" for name, x in values.items()}
+    return ", ".join(f"{METRICS[name].title} {value}" for name, value in told.items())
 
 
 def _throughput(s):
@@ -178,6 +200,7 @@ FIGURES = (
     ),
     Figure("not scored", _not_scored, _not_scored_line),
     Figure("accuracy", _accuracy, _accuracy_line),
+    Figure("metrics", _metrics, _metrics_line),
     Figure(
         "throughput",
         _throughput,
@@ -259,17 +282,30 @@ def write_results(folder, report, logits, examples):
 
 
 def _predictions(logits, examples):
-    """Rows of predictions.tsv, its header first; no prediction where the logits are not finite."""
-    names = examples.classes
-    yield ["index", "prediction", "label", *(f"logit_{name}" for name in names), "sentence"]
-    predicted = [
-        names[number] if scored else "" for number, scored in zip(logits.argmax(1), finite(logits))
-    ]
-    labels = [names[label] for label in examples.labels or ()] or [""] * len(predicted)
+    """Rows of predictions.tsv, its header first; no prediction where the logits are not finite. A
+    regression's prediction is its logit."""
+    names, regression = examples.classes, examples.task.regression
+    columns = [] if regression else [f"logit_{name}" for name in names]
+    pair = ["sentence1", "sentence2"] if examples.task.is_pair else ["sentence"]
+    yield ["index", "prediction", "label", *columns, *pair]
     values = [[f"{x:.6f}" for x in row] for row in logits.tolist()]
-    columns = examples.indices, predicted, labels, values, examples.sentences
-    for index, prediction, label, numbers, sentence in zip(*columns):
-        yield [index, prediction, label, *numbers, sentence]
+    if regression:
+        predicted = [row[0] if scored else "" for row, scored in zip(values, finite(logits))]
+        labels, values = examples.labels, [[]] * len(values)
+    else:
+        predicted = [
+            names[number] if scored else ""
+            for number, scored in zip(logits.argmax(1), finite(logits))
+        ]
+        labels = [names[label] for label in examples.labels or ()]
+    columns = examples.indices, predicted, labels or [""] * len(predicted), values
+    for index, prediction, label, numbers, sentence in zip(*columns, examples.sentences):
+        yield [index, prediction, label, *numbers, *map(_cell, texts(sentence))]
+
+
+def _cell(text):
+    """A text in a table: those of CSV and JSON can hold tabs and line ends."""
+    return re.sub("[\t\r\n]", " ", text)
 
 
 def json_text(value):

@@ -1,6 +1,7 @@
 """Sentences -> token ids, with the tokenizer that the checkpoint was trained with: a
-tokenizer.json, or sentencepiece exactly as albert_pytorch uses it (its model/tokenization_albert.py
-and processors/glue.py at 46de9ec; tests/golden holds digests made with that code)."""
+tokenizer.json, or sentencepiece or WordPiece exactly as albert_pytorch uses them (its
+model/tokenization_albert.py and processors/glue.py at 46de9ec; tests/golden holds digests made with
+that code). A sentence is a str, or a pair of them."""
 
 import contextlib
 import hashlib
@@ -8,7 +9,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from . import UserError, first_line, terminal
 
@@ -18,6 +19,44 @@ CLS, SEP = 2, 3
 
 # What albert_pytorch does, whatever its --do_lower_case says; a Hugging Face folder may differ.
 SPM_OPTIONS = {"do_lower_case": True, "keep_accents": False, "remove_space": True}
+
+
+class Encoded(NamedTuple):
+    """Token ids of a sentence, whether they were cut, and of a pair the place of the first token
+    that is of segment 1 (None: there is no second segment)."""
+
+    ids: list
+    truncated: bool = False
+    second: Optional[int] = None
+
+
+def framed(pieces, cls, sep, max_seq_length=None):
+    """Encoded of the ids of one text or two: [CLS] a [SEP], or [CLS] a [SEP] b [SEP]. Cut to
+    max_seq_length as albert_pytorch cuts: of a pair the longer text loses its last token, the
+    second where both are as long, again and again. A second text without a token is none."""
+    first, *rest = pieces
+    second = rest[0] if rest else []
+    keep = None if max_seq_length is None else max_seq_length - (3 if second else 2)
+    truncated = keep is not None and len(first) + len(second) > keep
+    if truncated:
+        first, second = _cut(first, second, max(0, keep))
+    ids = [cls, *first, sep]
+    if not second:
+        return Encoded(ids, truncated)
+    return Encoded([*ids, *second, sep], truncated, len(ids))
+
+
+def _cut(first, second, keep):
+    """The texts with `keep` tokens of both together."""
+    a, b = len(first), len(second)
+    while a + b > keep:
+        a, b = (a - 1, b) if a > b else (a, b - 1)
+    return first[:a], second[:b]
+
+
+def texts(sentence):
+    """The one text or two of a sentence."""
+    return (sentence,) if isinstance(sentence, str) else tuple(sentence)
 
 
 @dataclass(frozen=True)
@@ -85,14 +124,10 @@ class Tokenizer:
         longest_first = sorted(map(re.escape, self._added), key=len, reverse=True)
         self._split = re.compile("(" + "|".join(longest_first) + ")").split
 
-    def encode(self, text, max_seq_length=None):
-        """(ids, truncated): [CLS] a [SEP] as a list of int, cut to max_seq_length with both
-        kept."""
-        ids = list(self._ids(text))
-        truncated = max_seq_length is not None and len(ids) > max_seq_length - 2
-        if truncated:
-            ids = ids[: max_seq_length - 2]
-        return [CLS] + ids + [SEP], truncated
+    def encode(self, sentence, max_seq_length=None):
+        """Encoded, as `framed` says."""
+        pieces = [list(self._ids(text)) for text in texts(sentence)]
+        return framed(pieces, CLS, SEP, max_seq_length)
 
     def piece(self, number):
         """The text of a piece, as sentencepiece has it."""
@@ -188,17 +223,22 @@ class JsonTokenizer:
                 "the post-processor that the checkpoint was trained with"
             )
 
-    def encode(self, text, max_seq_length=None):
-        """(ids, truncated): as the file says, cut to max_seq_length with what it puts around a
-        sentence kept."""
+    def encode(self, sentence, max_seq_length=None):
+        """Encoded: as the file says, cut to max_seq_length with what it puts around a sentence
+        kept. Segment 1 begins with the second text, whatever the file says of segments: that is how
+        ALBERT was trained, and transformers 5 writes files that say nothing."""
         with self._errors("cannot tokenise a sentence"):
             if max_seq_length != self._length:
                 self._length = max_seq_length
                 self._tokenizer.no_truncation()
                 if max_seq_length is not None:
                     self._tokenizer.enable_truncation(max_seq_length)
-            encoding = self._tokenizer.encode(text)
-        return encoding.ids, bool(encoding.overflowing)
+            encoding = self._tokenizer.encode(*texts(sentence))
+        second = None
+        if not isinstance(sentence, str):  # where the second text has no token, its [SEP] is left
+            known = encoding.sequence_ids
+            second = known.index(1) if 1 in known else len(known) - 1
+        return Encoded(encoding.ids, bool(encoding.overflowing), second)
 
     def normalized(self, text):
         """A text as the model of the tokenizer gets it."""
@@ -218,7 +258,64 @@ class JsonTokenizer:
             ) from None
 
 
-KINDS = {"spm": Tokenizer, "json": JsonTokenizer}
+# A word that is longer is one [UNK]: albert_pytorch's number, and BERT's.
+_LONGEST_WORD = 100
+
+
+class WordPiece:
+    """A vocab.txt as albert_pytorch and BERT use it, by the library `tokenizers`: what Chinese
+    ALBERTs have. The name of a special token in a text, such as [SEP], is text; with
+    `special_tokens` it becomes that token, as transformers does it."""
+
+    ENTRY = "vocab.txt"
+    NAMES = ("vocab.txt",)
+    SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+    def __init__(self, data, name="vocab.txt", do_lower_case=True, special_tokens=False):
+        """`data`: the bytes of the file, a piece a line; `name` appears in errors. Raises UserError
+        if it is no such vocabulary."""
+        import tokenizers
+
+        try:
+            lines = data.decode("utf-8").replace("\r\n", "\n").split("\n")
+        except UnicodeDecodeError:
+            raise UserError(f"{name}: not UTF-8; copy it again from the checkpoint") from None
+        while lines and not lines[-1]:
+            lines.pop()
+        vocab = {piece: number for number, piece in enumerate(lines)}
+        missing = [piece for piece in self.SPECIAL if piece not in vocab]
+        if missing or vocab["[PAD]"] != 0:
+            wrong = f"has no {missing[0]}" if missing else "does not begin with [PAD]"
+            raise UserError(
+                f"{name}: {wrong}, so it is no WordPiece vocabulary of an ALBERT; use the "
+                "checkpoint's own vocab.txt"
+            )
+        self.vocab_size = len(lines)
+        self._cls, self._sep = vocab["[CLS]"], vocab["[SEP]"]
+        model = tokenizers.models.WordPiece(
+            vocab, unk_token="[UNK]", max_input_chars_per_word=_LONGEST_WORD
+        )
+        self._tokenizer = tokenizers.Tokenizer(model)
+        self._tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=do_lower_case)
+        self._tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+        if special_tokens:
+            known = [piece for piece in (*self.SPECIAL, "[MASK]") if piece in vocab]
+            self._tokenizer.add_special_tokens(known)
+
+    def encode(self, sentence, max_seq_length=None):
+        """Encoded, as `framed` says."""
+        encode = self._tokenizer.encode
+        pieces = [encode(text, add_special_tokens=False).ids for text in texts(sentence)]
+        return framed(pieces, self._cls, self._sep, max_seq_length)
+
+
+KINDS = {"spm": Tokenizer, "json": JsonTokenizer, "wordpiece": WordPiece}
+# The options of each that are true or false.
+SWITCHES = {
+    "spm": tuple(SPM_OPTIONS),
+    "json": (),
+    "wordpiece": ("do_lower_case", "special_tokens"),
+}
 
 
 def is_description(value):
@@ -226,15 +323,14 @@ def is_description(value):
     if not isinstance(value, dict) or set(value) != {"kind", "options"}:
         return False
     kind, options = value["kind"], value["options"]
-    if kind == "json" or not isinstance(options, dict):
-        return kind == "json" and options == {}
-    added = options.get("added_tokens", {})
-    switches = [name for name in options if name != "added_tokens"]
+    if not (isinstance(options, dict) and isinstance(kind, str) and kind in SWITCHES):
+        return False
+    added = options.get("added_tokens", {}) if kind == "spm" else {}
+    switches = [name for name in options if kind != "spm" or name != "added_tokens"]
     return (
-        kind == "spm"
-        and isinstance(added, dict)
+        isinstance(added, dict)
         and all(type(number) is int and number >= 0 for number in added.values())
-        and all(name in SPM_OPTIONS and type(options[name]) is bool for name in switches)
+        and all(name in SWITCHES[kind] and type(options[name]) is bool for name in switches)
     )
 
 
@@ -244,17 +340,12 @@ def disagreement(file, sentences):
     if file.beside is None:
         return ""
     used, other = file.load(), file.beside.load()
-    differing = [s for s in sentences if used.encode(s)[0] != other.encode(s)[0]]
+    differing = [s for s in sentences if used.encode(s).ids != other.encode(s).ids]
     if not differing:
         return ""
+    example = min(differing, key=lambda sentence: sum(map(len, texts(sentence))))
     return (
         f"{file.path} and {file.beside.path} give different ids for {len(differing)} of "
-        f"{len(sentences)} sentences, for example {min(differing, key=len)!r}; {file.path.name} is "
+        f"{len(sentences)} sentences, for example {example!r}; {file.path.name} is "
         f"used, --tokenizer {file.beside.kind} takes {file.beside.path.name}"
     )
-
-
-def encode_all(tokenizer, sentences, max_seq_length):
-    """(list of id lists, number of truncated sentences)."""
-    encoded = [tokenizer.encode(sentence, max_seq_length) for sentence in sentences]
-    return [ids for ids, _ in encoded], sum(truncated for _, truncated in encoded)

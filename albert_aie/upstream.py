@@ -1,7 +1,10 @@
 """All that knows albert_pytorch (lonePatient/albert_pytorch at 46de9ec): the names of its weights,
-the 0.1 that its classifier adds, its import, and its model as a module of fixed shape."""
+the 0.1 that its classifier adds, its import, its tokens, and its model as a module of fixed
+shape."""
 
+import contextlib
 import importlib
+import io
 import sys
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import torch
 from torch import nn
 
 from . import UserError
+from .text import Encoded, texts
 
 UPSTREAM_COMMIT = "46de9ec"
 SHIFT = 0.1  # what albert_pytorch adds to the pooled vector before its classifier
@@ -113,7 +117,7 @@ def upstream_model(checkpoint, upstream_dir):
     needs six, boto3 and requests besides). Raises UserError for any other folder."""
     require(upstream_dir)
     names = "configuration_albert", "modeling_albert"
-    configuration, modeling = _import(Path(upstream_dir).resolve(), *names)
+    configuration, modeling = _import(Path(upstream_dir).resolve(), "model", *names)
     c = checkpoint.config
     model = modeling.AlbertForSequenceClassification(
         configuration.AlbertConfig(
@@ -134,32 +138,45 @@ def upstream_model(checkpoint, upstream_dir):
     return model.eval()
 
 
-def upstream_tokenizer(spm_model_file, upstream_dir):
-    """Function of a sentence and its greatest length -> ids, by albert_pytorch's own code: what its
-    processors/glue.py does before it pads."""
-    (tokenization,) = _import(Path(upstream_dir).resolve(), "tokenization_albert")
-    tokenizer = tokenization.FullTokenizer(
-        vocab_file=None, do_lower_case=True, spm_model_file=str(spm_model_file)
-    )
+def upstream_tokenizer(file, upstream_dir):
+    """Function of a sentence and its greatest length -> Encoded, by albert_pytorch's own code, for
+    a TokenizerFile of sentencepiece or WordPiece: what its processors/glue.py does before it
+    pads."""
+    upstream_dir = Path(upstream_dir).resolve()
+    (tokenization,) = _import(upstream_dir, "model", "tokenization_albert")
+    files = {"spm_model_file": str(file.path)} if file.kind == "spm" else {}
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it loads a vocabulary
+        tokenizer = tokenization.FullTokenizer(
+            vocab_file=None if files else str(file.path), do_lower_case=True, **files
+        )
 
     def encode(sentence, max_seq_length):
-        tokens = tokenizer.tokenize(sentence)[: max_seq_length - 2]
-        return tokenizer.convert_tokens_to_ids(["[CLS]", *tokens, "[SEP]"])
+        first, *rest = map(tokenizer.tokenize, texts(sentence))
+        if rest and rest[0]:
+            (glue,) = _import(upstream_dir, "processors", "glue")
+            glue._truncate_seq_pair(first, rest[0], max_seq_length - 3)
+        else:
+            first = first[: max_seq_length - 2]
+        ids = tokenizer.convert_tokens_to_ids(["[CLS]", *first, "[SEP]"])
+        if not (rest and rest[0]):
+            return Encoded(ids)
+        second = tokenizer.convert_tokens_to_ids([*rest[0], "[SEP]"])
+        return Encoded([*ids, *second], second=len(ids))
 
     return encode
 
 
-def _import(upstream_dir, *names):
-    """albert_pytorch calls its package `model`: import these modules of it from this folder and
-    from nowhere else."""
-    loaded = sys.modules.get("model")
+def _import(upstream_dir, package, *names):
+    """albert_pytorch calls its packages `model` and `processors`: import these modules of one from
+    this folder and from nowhere else."""
+    loaded = sys.modules.get(package)
     if loaded is not None and str(upstream_dir) not in str(getattr(loaded, "__path__", "")):
-        for name in [n for n in sys.modules if n == "model" or n.startswith("model.")]:
+        for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
             del sys.modules[name]
     sys.path.insert(0, str(upstream_dir))
     try:
         importlib.invalidate_caches()
-        return [importlib.import_module(f"model.{name}") for name in names]
+        return [importlib.import_module(f"{package}.{name}") for name in names]
     except ImportError as error:
         raise UserError(
             f"{upstream_dir}: cannot be imported ({error}); apply albert.patch there: "

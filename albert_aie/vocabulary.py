@@ -7,34 +7,35 @@ from pathlib import Path
 
 from . import UserError, some
 from .files import check_readable, read_json
-from .text import KINDS, SPM_OPTIONS, TokenizerFile
+from .text import KINDS, SWITCHES, TokenizerFile
 
 CONFIG, ADDED = "tokenizer_config.json", "added_tokens.json"
 # All that a Hugging Face folder may hold of a tokenizer: of each row, the first that is there.
 NAMES = (*(tokenizer.NAMES for tokenizer in KINDS.values()), (CONFIG,), (ADDED,))
 # Settings of transformers that change ids and are not followed here: refused unless they are this.
 _FIXED = {"truncation_side": "right", "split_special_tokens": False, "sp_model_kwargs": {}}
+_UPSTREAM = ("spm", "wordpiece")  # what albert_pytorch's code knows
 _MULTIPLE = 128  # to which embedding rows are often rounded up
 
 
-def find(folder, rows, huggingface, spm_model_file=None, upstream_dir=None, kind=None):
+def find(folder, rows, huggingface, tokenizer_file=None, upstream_dir=None, kind=None):
     """TokenizerFile of the checkpoint in `folder`, whose word embeddings have `rows` rows and which
-    is in Hugging Face's layout or else in albert_pytorch's, whose code knows sentencepiece alone.
+    is in Hugging Face's layout or else in albert_pytorch's, whose code knows no tokenizer.json.
 
-    `kind` and `spm_model_file` are the flags --tokenizer and --spm_model_file. Without them it is a
-    Hugging Face folder's tokenizer.json, else the folder's sentencepiece model, else the one in
-    prev_trained_model/*/ of `upstream_dir` that fits. Raises UserError if there is none, it does
-    not fit, or several different ones do."""
+    `kind` is a key of text.KINDS; `tokenizer_file`, of that kind, is taken instead of what lies in
+    the folder. Without them it is a Hugging Face folder's tokenizer.json, else the folder's
+    sentencepiece model or vocab.txt, else the one in prev_trained_model/*/ of `upstream_dir` that
+    fits. Raises UserError if there is none, it does not fit, or several different ones do."""
     folder = Path(folder)
-    if spm_model_file and kind == "json":
-        raise UserError(
-            "--spm_model_file, --tokenizer json: contradict each other; leave one of them out"
-        )
-    kinds = (kind,) if kind else ("json", "spm") if huggingface else ("spm",)
-    paths = [Path(spm_model_file)] if spm_model_file else _files(folder, kinds)[:1]
-    if not paths and upstream_dir and "spm" in kinds:
+    kinds = (kind,) if kind else ("json", *_UPSTREAM) if huggingface else _UPSTREAM
+    if tokenizer_file:
+        paths = {Path(tokenizer_file): kind or "spm"}
+    else:
+        paths = dict(list(_files(folder, kinds).items())[:1])
+    if not paths and upstream_dir:
         trained = sorted(Path(upstream_dir).glob("prev_trained_model/*/"))
-        paths = [path for one in trained for path in _files(one, ("spm",))]
+        theirs = [name for name in kinds if name in _UPSTREAM]
+        paths = {path: name for one in trained for path, name in _files(one, theirs).items()}
     if not paths:
         raise UserError(_none_here(folder, kinds, upstream_dir))
     files = _usable(paths, folder, huggingface)
@@ -43,13 +44,13 @@ def find(folder, rows, huggingface, spm_model_file=None, upstream_dir=None, kind
         raise UserError(
             f"{files[0].path}: has {files[0].load().vocab_size} pieces, but the "
             f"checkpoint's vocab_size is {rows}; give the tokenizer that it was trained with "
-            "(--spm_model_file names a sentencepiece model)"
+            "(--spm_model_file names a sentencepiece model, --vocab_file a vocab.txt)"
         )
     if len({file.data for file in fitting}) > 1:
         raise UserError(
-            f"{folder}: has no sentencepiece model, and different ones fit it "
+            f"{folder}: has no tokenizer, and different ones fit it "
             f"({some(str(file.path) for file in fitting)}); name the one it was trained with by "
-            "--spm_model_file"
+            "--spm_model_file or --vocab_file"
         )
     other = [kind for kind in KINDS if kind != fitting[0].kind]
     with contextlib.suppress(UserError):  # one that is of no use cannot disagree
@@ -59,18 +60,18 @@ def find(folder, rows, huggingface, spm_model_file=None, upstream_dir=None, kind
 
 
 def _files(folder, kinds):
-    """The first file of each kind that a folder holds."""
-    named = [[folder / name for name in KINDS[kind].NAMES] for kind in kinds]
-    there = [[path for path in paths if path.is_file()] for paths in named]
-    return [paths[0] for paths in there if paths]
+    """{path: kind} of the first file of each kind that a folder holds."""
+    named = {kind: [folder / name for name in KINDS[kind].NAMES] for kind in kinds}
+    there = {kind: [path for path in paths if path.is_file()] for kind, paths in named.items()}
+    return {paths[0]: kind for kind, paths in there.items() if paths}
 
 
 def _usable(paths, folder, huggingface):
     """TokenizerFiles of these paths. Those that are none are passed over, unless all are."""
     files, errors = [], []
-    for path in paths:
+    for path, kind in paths.items():
         try:
-            files.append(_read(path, folder, huggingface))
+            files.append(_read(path, kind, folder, huggingface))
         except UserError as error:
             errors.append(error)
     if errors and not files:
@@ -87,30 +88,50 @@ def _fits(file, rows):
 
 def _none_here(folder, kinds, upstream_dir):
     names = " or ".join(name for kind in kinds for name in KINDS[kind].NAMES)
-    if "spm" not in kinds:
+    if not set(kinds) & set(_UPSTREAM):
         return f"{folder}: no {names} here; leave --tokenizer json out"
     where = f" or in {upstream_dir}/prev_trained_model/*/" if upstream_dir else ""
     other = " (--tokenizer json takes its tokenizer.json)" if _files(folder, ("json",)) else ""
     return (
-        f"{folder}: no {names} here{where}; name the sentencepiece model with "
-        f"--spm_model_file{other}"
+        f"{folder}: no {names} here{where}; name the sentencepiece model with --spm_model_file or "
+        f"the vocab.txt with --vocab_file{other}"
     )
 
 
-def _read(path, folder, huggingface):
+def _read(path, kind, folder, huggingface):
     check_readable(path)
-    kind = "json" if path.name in KINDS["json"].NAMES else "spm"
     file = TokenizerFile(kind, path, path.read_bytes())
     pieces = file.load().vocab_size
+    if kind == "wordpiece":
+        return replace(file, options=_wordpiece_options(folder, huggingface))
     if not huggingface:  # albert_pytorch reads the model and nothing beside it
         return file
     settings = _settings(folder / CONFIG)
     if kind == "json":
         _check_agreement(file, settings, folder)
         return file
-    options = {name: settings[name] for name in SPM_OPTIONS if name in settings}
+    options = {name: settings[name] for name in SWITCHES["spm"] if name in settings}
     added = _added_tokens(folder, settings, pieces)
     return replace(file, options={**options, **({"added_tokens": added} if added else {})})
+
+
+def _wordpiece_options(folder, huggingface):
+    """Lower-cased, as published Chinese ALBERTs are, unless tokenizer_config.json says otherwise:
+    albert_pytorch writes no file that tells."""
+    settings = _settings(folder / CONFIG)
+    lower, accents = settings.get("do_lower_case", True), settings.get("strip_accents")
+    if accents not in (None, lower):
+        raise UserError(
+            f"{folder / CONFIG}: strip_accents is {accents} and do_lower_case {lower}; only a "
+            "vocab.txt with both or neither can be run: save the tokenizer as tokenizer.json"
+        )
+    if settings.get("tokenize_chinese_chars", True) is not True:
+        raise UserError(
+            f"{folder / CONFIG}: tokenize_chinese_chars is not true, and only that can be run with "
+            "a vocab.txt: save the tokenizer as tokenizer.json"
+        )
+    options = {} if lower else {"do_lower_case": False}
+    return {**options, "special_tokens": True} if huggingface else options
 
 
 def _settings(path):
@@ -122,7 +143,7 @@ def _settings(path):
                 f"{path}: {name} is {settings[name]!r}, but only {only!r} can be run; tokenize as "
                 "the checkpoint was trained, and correct the file if it was trained so"
             )
-    for name in SPM_OPTIONS:
+    for name in SWITCHES["spm"]:
         if not isinstance(settings.get(name, True), bool):
             raise UserError(f"{path}: {name} is {settings[name]!r}, not true or false; correct it")
     return settings

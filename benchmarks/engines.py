@@ -64,7 +64,7 @@ class Peer:
         return list(zip(groups, longest if self.spec.sorted else [LENGTH] * len(groups)))
 
     def sentences(self, texts):
-        encoded = [self.tokenizer.encode(text, LENGTH)[0] for text in texts]
+        encoded = [self.tokenizer.encode(text, LENGTH).ids for text in texts]
         logits = numpy.zeros((len(texts), self.config.num_labels), numpy.float32)
         plan = self.plan([len(ids) for ids in encoded])
         batches = [padded([encoded[i] for i in group], length) for group, length in plan]

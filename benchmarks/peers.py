@@ -56,7 +56,7 @@ def run(args):
     numbers = [args.rounds, args.dense_rounds, args.rows, *args.batch_sizes]
     if any(number is not None and number < 1 for number in numbers):
         raise UserError("--rounds, --dense_rounds, --batch_sizes and --rows must be 1 or more")
-    names = plan.load(args.pth_dir)[0].named().config.label_names
+    names = plan.load(args.pth_dir)[0].named(tasks.SST2).config.label_names
     examples = tasks.read(args.data_dir).for_model(names)
     sentences, labels = examples.sentences[: args.rows], examples.labels[: args.rows]
     here = {**host.machine(), "cuda": plan.cuda()}
@@ -89,7 +89,7 @@ def run(args):
 def facts(args, sentences):
     """Tokens of each sentence, FLOPs of a nominal row, and sentences that a packed one holds."""
     checkpoint, tokenizer = plan.load(args.pth_dir)
-    lengths = [len(tokenizer.encode(sentence, plan.LENGTH)[0]) for sentence in sentences]
+    lengths = [len(tokenizer.encode(sentence, plan.LENGTH).ids) for sentence in sentences]
     packed = batching.pack(lengths, plan.LENGTH, plan.LENGTH // 8)
     nominal = flops.flops_per_row(vars(checkpoint.config), plan.LENGTH)
     per_row = len(lengths) / len(packed)

@@ -129,7 +129,7 @@ def calibration(args):
     _, tokenizer = load(args.pth_dir)
     long = [s for s in tasks.read(args.data_dir, "train").sentences if len(s.split()) >= 10]
     drawn = random.Random(0).sample(long, min(256, len(long)))
-    return [tokenizer.encode(sentence, LENGTH)[0] for sentence in drawn]
+    return [tokenizer.encode(sentence, LENGTH).ids for sentence in drawn]
 
 
 def export(args, folder, engine):

@@ -4,6 +4,7 @@ scripts as functions."""
 import os
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side: one thread each, idle ones spin
@@ -71,6 +72,17 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_hf(tmp_path_factory):
     return write_checkpoint(tmp_path_factory.mktemp("tiny") / "hf", layout="hf")
+
+
+@pytest.fixture(scope="session")
+def saved_by(tmp_path_factory):
+    """Function of "version/name" -> that checkpoint's folder, which is not to be changed."""
+    folder = tmp_path_factory.mktemp("transformers")
+    for path in sorted((ROOT / "tests" / "golden").glob("transformers-*.tar.xz")):
+        version = path.name[len("transformers-") : -len(".tar.xz")]
+        with tarfile.open(path) as archive:
+            archive.extractall(folder / version)
+    return folder.joinpath
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ import torch
 
 from albert_aie import artifact, checkpoint, graph, tasks
 from albert_aie.batching import batches, scatter
-from albert_aie.text import encode_all
 from albert_aie.upstream import to_upstream
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +51,19 @@ BASE = {
     "type_vocab_size": 2,
     "hidden_act": "gelu_new",
 }
+
+
+# Unpatched upstream imports these although a local checkpoint needs none of them: empty stand-ins.
+STAND_INS = """
+import sys, types
+def stand_in(name, **attributes):
+    sys.modules[name] = types.ModuleType(name)
+    vars(sys.modules[name]).update(attributes)
+stand_in("six", PY2=False, string_types=(str,))
+stand_in("boto3"), stand_in("requests"), stand_in("tqdm", tqdm=None), stand_in("botocore")
+stand_in("botocore.config", Config=None)
+stand_in("botocore.exceptions", ClientError=type("Error", (Exception,), {}))
+"""
 
 
 class Run:
@@ -109,7 +121,9 @@ def double_environment(package=PACKAGE):
 def write_checkpoint(folder, config=TINY, layout="upstream", spm=SPM, dtype=None, **random):
     """A folder of random weights; `layout`: upstream (zip), hf (safetensors), or legacy pickle."""
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(spm, folder / ("30k-clean.model" if layout == "upstream" else "spiece.model"))
+    own = "30k-clean.model" if layout == "upstream" else "spiece.model"
+    if spm.parent != folder:  # else the caller has put its tokenizer there
+        shutil.copy(spm, folder / own)
     raw = {**config} if layout == "upstream" else {**config, "model_type": "albert"}
     (folder / "config.json").write_text(json.dumps(raw))
     tensors = checkpoint.draw(folder, **random).tensors
@@ -157,9 +171,9 @@ def needs_nncf():
 
 
 def tokens(tokenizer, folder, count=None, length=128):
-    """The id lists of the first `count` sentences of dev.tsv."""
-    sentences = tasks.read(folder).sentences[:count]
-    return encode_all(tokenizer.load(), sentences, length)[0]
+    """text.Encoded of the first `count` sentences of dev.tsv."""
+    loaded = tokenizer.load()
+    return [loaded.encode(sentence, length) for sentence in tasks.read(folder).sentences[:count]]
 
 
 def traced(checkpoint, shape, graph_name="fused", upstream_dir=None, form=graph.PLAIN):
@@ -178,4 +192,5 @@ def logits(program, encoded, shape, classes=2):
 
 def fused_logits(checkpoint, encoded, shape, graph_name="fused", upstream_dir=None):
     """float32 [sentences, class] of the traced graph."""
-    return logits(traced(checkpoint, shape, graph_name, upstream_dir), encoded, shape)
+    program = traced(checkpoint, shape, graph_name, upstream_dir)
+    return logits(program, encoded, shape, checkpoint.config.num_labels)

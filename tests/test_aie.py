@@ -94,7 +94,7 @@ from albert_aie import UserError, artifact, backends, batching, text
 saved = artifact.open_pt(sys.argv[1])
 runner = backends.get("aie").load(saved, backends.Target("aie", "npu", "fp16"))
 encode = saved.tokenizer.load().encode
-encoded = [encode(t, 64)[0] for t in ("a fine film .", "dull and long", "no") * 11][:32]
+encoded = [encode(t, 64) for t in ("a fine film .", "dull and long", "no") * 11][:32]
 batch = next(batching.batches(encoded, saved.shape))
 right = runner.run(batch).logits
 print(numpy.array_equal(runner.run(batch).logits, right))

@@ -180,14 +180,14 @@ def test_the_sentencepiece_model_is_looked_for_in_the_tree_last(tmp_path):
     with pytest.raises(UserError, match="--spm_model_file"):
         load(folder)
     assert load(folder, upstream_dir=tmp_path / "tree").tokenizer.path == inside
-    assert load(folder, spm_model_file=inside).tokenizer.path == inside
+    assert load(folder, tokenizer_file=inside).tokenizer.path == inside
 
 
 def test_a_vocabulary_of_another_size_is_refused(tmp_path, albert_files):
     folder = write_checkpoint(tmp_path)
     words = f"has 30000 pieces, but the checkpoint's vocab_size is {TINY['vocab_size']}"
     with pytest.raises(UserError, match=words):
-        load(folder, spm_model_file=albert_files / "30k-clean.model")
+        load(folder, tokenizer_file=albert_files / "30k-clean.model")
 
 
 def test_a_hub_id_without_network_says_so(monkeypatch):

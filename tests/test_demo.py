@@ -105,7 +105,7 @@ def test_unmodified_albert_pytorch_loads_it_and_predicts_the_same(tmp_path, sst2
     are missing."""
     checkpoint = load(CHECKPOINT)
     encoded = tokens(checkpoint.tokenizer, sst2)
-    (tmp_path / "ids.json").write_text(json.dumps(encoded))
+    (tmp_path / "ids.json").write_text(json.dumps([sentence.ids for sentence in encoded]))
     run = python("-c", PREDICT, upstream_tree, CHECKPOINT, tmp_path / "ids.json")
     assert run.code == 0, run.err
     reference, _ = compare.reference_logits(checkpoint, encoded)

@@ -13,6 +13,7 @@ from albert_aie.batching import Shape
 from albert_aie.compare import Comparison
 from albert_aie.evaluate import Evaluation
 from albert_aie.tasks import SST2, Examples
+from albert_aie.text import Encoded
 
 NAN, INF = math.nan, math.inf
 ALBERT_BASE = {
@@ -40,6 +41,11 @@ def examples(labels=(0, 0, 0, 1, 0), classes=SST2.classes):
     indices = [str(10 + i) for i in range(len(SENTENCES))]
     labels = None if labels is None else list(labels)
     return Examples(SST2, "data/dev.tsv", SENTENCES, labels, indices, classes)
+
+
+def labelled(labels):
+    """Examples of the four sentences of REFERENCE."""
+    return Examples(SST2, "dev.tsv", list("abcd"), labels, list(range(4)), SST2.classes)
 
 
 def evaluation(**changed):
@@ -110,6 +116,7 @@ def test_every_key_of_eval_json():
         "precision_is": "read back",
         "threads": 3,
         "streams": 2,
+        "task": "SST-2",
         "data": "data/dev.tsv",
         "classes": ["negative", "positive"],
         "sentences_scored": 4,
@@ -124,6 +131,7 @@ def test_every_key_of_eval_json():
             "wilson95": interval,
             "other_classes": 0,
         },
+        "metrics": {"accuracy": 0.6},
         "samples_per_second": {"forward": 8.0, "end_to_end": 2.0},
         "latency_ms": pytest.approx({"p50": 50, "p90": 90, "p99": 100}),
         "batches": 10,
@@ -258,7 +266,7 @@ def test_every_figure_of_a_comparison():
     of the first sentence moves nothing; 0.5 to one of the second moves both centred ones by 0.25:
     sqrt(2 / 16 / 15). Cosines: 11 / sqrt(221) and 4 / (2 sqrt(4.25)), 1 and 1."""
     got = REFERENCE + numpy.array([[10, 10], [0.5, 0], [0, 0], [0, 0]], numpy.float32)
-    made = compare.compare(got, REFERENCE, numpy.array([0, 1, 1, 1]), "int8", "by hand", "eye")
+    made = compare.compare(got, REFERENCE, labelled([0, 1, 1, 1]), "int8", "by hand", "eye")
     assert made == Comparison(
         sentences=4,
         not_finite=0,
@@ -267,8 +275,10 @@ def test_every_figure_of_a_comparison():
         max_abs=10.0,
         mean_abs=20.5 / 8,
         worst_cosine=pytest.approx(11 / math.sqrt(221)),
-        accuracy=0.75,
-        reference_accuracy=0.75,
+        metric="accuracy",
+        value=0.75,
+        reference_value=0.75,
+        regression=False,
         precision="int8",
         reference="by hand",
         tokenizer="eye",
@@ -298,30 +308,32 @@ def test_every_figure_of_a_comparison():
         "max_abs": 10.0,
         "mean_abs": 2.5625,
         "worst_cosine": made.worst_cosine,
-        "accuracy": 0.75,
-        "reference_accuracy": 0.75,
+        "metric": "accuracy",
+        "value": 0.75,
+        "reference_value": 0.75,
+        "regression": False,
         "precision": "int8",
         "reference": "by hand",
         "tokenizer": "eye",
         "other_ids": 0,
         "allowed_flips": 0,
-        "gate": {"relative": INF, "flips": 0.01, "accuracy": 0.005},
+        "gate": {"relative": INF, "flips": 0.01, "loss": 0.005},
     }
 
 
 def test_a_flip_costs_the_accuracy_of_the_side_that_is_wrong():
     got = REFERENCE.copy()
     got[3] = got[3, ::-1]
-    made = compare.compare(got, REFERENCE, numpy.array([0, 1, 1, 1]), "fp32")
-    assert (made.flips, made.accuracy, made.reference_accuracy) == (1, 0.5, 0.75)
+    made = compare.compare(got, REFERENCE, labelled([0, 1, 1, 1]), "fp32")
+    assert (made.flips, made.value, made.reference_value) == (1, 0.5, 0.75)
     assert made.lost == 0.25 and not made.passed
     lines = dict(made.lines())
     assert lines["difference"].endswith("(gate 1e-04), label flips 1 (gate 0)")
-    assert lines["accuracy"] == "0.5000 compiled, 0.7500 reference (gate 0.0 points lost)"
+    assert lines["accuracy"] == "0.5000 compiled, 0.7500 reference (gate 0.01 points lost)"
     assert lines["compare_cpu"] == "FAIL"
-    unlabelled = compare.compare(got, REFERENCE, None, "fp32")
+    unlabelled = compare.compare(got, REFERENCE, labelled(None), "fp32")
     assert unlabelled.lost == 0.0 and "accuracy" not in dict(unlabelled.lines())
-    assert (unlabelled.accuracy, unlabelled.reference_accuracy) == (None, None)
+    assert (unlabelled.metric, unlabelled.value, unlabelled.reference_value) == (None, None, None)
 
 
 @pytest.mark.parametrize("side", [0, 1])
@@ -330,9 +342,9 @@ def test_a_sentence_without_finite_logits_on_either_side_is_a_flip_and_wrong(val
     """The first of four: in its place argmax() is the label whatever stands there."""
     sides = [REFERENCE.copy(), REFERENCE.copy()]
     sides[side][0] = [value, value]
-    made = compare.compare(*sides, numpy.array([0, 1, 0, 1]), "int8")
+    made = compare.compare(*sides, labelled([0, 1, 0, 1]), "int8")
     assert (made.flips, made.not_finite, made.passed) == (1, 1, False)
-    assert (made.accuracy, made.reference_accuracy) == ((0.75, 1.0), (1.0, 0.75))[side]
+    assert (made.value, made.reference_value) == ((0.75, 1.0), (1.0, 0.75))[side]
     said = "1 of the sentences; each counts as a label flip"
     assert dict(made.lines())["not finite"] == said
 
@@ -356,7 +368,7 @@ def test_the_reference_runs_sentences_by_length_and_answers_in_their_order(monke
         told.append(options)
         return steps
 
-    encoded = [[2, 11, 5, 5, 3], [2, 12, 3], [2, 13, 5, 3]]
+    encoded = [Encoded(ids) for ids in ([2, 11, 5, 5, 3], [2, 12, 3], [2, 13, 5, 3])]
     got, name = compare.reference_logits(checkpoint, encoded, None, 2, progress)
     assert ran == [
         ([[2, 12, 3, 0], [2, 13, 5, 3]], [[1, 1, 1, 0], [1, 1, 1, 1]], 2 * [4 * [0]]),
@@ -364,7 +376,7 @@ def test_the_reference_runs_sentences_by_length_and_answers_in_their_order(monke
     ]
     assert (got.tolist(), got.dtype, name) == ([[11, 5], [12, 3], [13, 4]], "float32", "by hand")
     assert told == [{"desc": "CPU reference", "total": 2, "unit": "batch"}]
-    encoded = [[2, 10 + i, 3] for i in range(17)]
+    encoded = [Encoded([2, 10 + i, 3]) for i in range(17)]
     assert compare.reference_logits(checkpoint, encoded)[0][:, 0].tolist() == list(range(10, 27))
     assert [len(ids) for ids, _, _ in ran[2:]] == [16, 1]
 
@@ -375,7 +387,7 @@ def test_a_comparison_with_the_reference(monkeypatch, labels, random):
 
     class Ours:
         def encode(self, text, max_seq_length=None):
-            return [2, len(text), max_seq_length, 3], False
+            return Encoded([2, len(text), max_seq_length, 3])
 
     logits = numpy.array([[1, 0], [0, 1]], numpy.float32)
     asked = []
@@ -385,7 +397,7 @@ def test_a_comparison_with_the_reference(monkeypatch, labels, random):
         return logits, "by hand"
 
     def theirs(sentence, length):
-        return [2, len(sentence), length, 3 if len(sentence) < 3 else 4]
+        return Encoded([2, len(sentence), length, 3 if len(sentence) < 3 else 4])
 
     monkeypatch.setattr(compare, "reference_logits", reference_logits)
     monkeypatch.setattr(compare, "reference_tokenizer", lambda *given: (theirs, f"{given}"))
@@ -395,14 +407,15 @@ def test_a_comparison_with_the_reference(monkeypatch, labels, random):
     checkpoint = SimpleNamespace(tokenizer="file", random=random)
     given = Examples(SST2, "dev.tsv", ["ab", "abc"], labels, [0, 1], SST2.classes)
     made = compare.against_reference(logits, saved, checkpoint, given, "tree", len)
-    assert asked == [((checkpoint, [[2, 2, 8, 3], [2, 3, 8, 4]], "tree"), {"progress": len})]
+    wanted = [Encoded([2, 2, 8, 3]), Encoded([2, 3, 8, 4])]
+    assert asked == [((checkpoint, wanted, "tree"), {"progress": len})]
     assert (made.precision, made.reference, made.tokenizer) == (
         "int8",
         "by hand",
         "('file', 'tree')",
     )
     assert made.other_ids == 1 and not made.passed
-    assert made.accuracy == (1.0 if labels and not random else None)
+    assert made.value == (1.0 if labels and not random else None)
 
 
 def comparison(**changed):
@@ -414,8 +427,10 @@ def comparison(**changed):
         "max_abs": 0.0,
         "mean_abs": 0.0,
         "worst_cosine": 1.0,
-        "accuracy": 0.9,
-        "reference_accuracy": 0.9,
+        "metric": "accuracy",
+        "value": 0.9,
+        "reference_value": 0.9,
+        "regression": False,
         "precision": "fp32",
         "reference": "",
         "tokenizer": "",
@@ -425,7 +440,7 @@ def comparison(**changed):
 
 
 @pytest.mark.parametrize(
-    "precision, relative, flips, accuracy",
+    "precision, relative, flips, value",
     [  # the largest that passes, of 1,000 sentences
         ("fp32", 1e-4, 0, 0.9),
         ("bf16", 2e-2, 5, 0.8951),
@@ -433,13 +448,13 @@ def comparison(**changed):
         ("int8", 1e9, 10, 0.8951),
     ],
 )
-def test_the_gate_of_each_precision(precision, relative, flips, accuracy):
-    at = {"precision": precision, "relative": relative, "flips": flips, "accuracy": accuracy}
+def test_the_gate_of_each_precision(precision, relative, flips, value):
+    at = {"precision": precision, "relative": relative, "flips": flips, "value": value}
     assert comparison(**at).passed and comparison(**at).allowed_flips == flips
     beyond = [
         {"other_ids": 1},
         {"flips": flips + 1},
-        {"accuracy": accuracy - 0.001},
+        {"value": value - 0.001},
         {"relative": NAN},
     ]
     beyond += [{"relative": relative * 1.001}] if precision != "int8" else []

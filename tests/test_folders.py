@@ -248,7 +248,7 @@ def test_the_pretrained_folder_that_fits_is_taken(tmp_path, tiny):
     third.write_bytes(SPM.read_bytes().replace("\u2581film".encode(), "\u2581qxzj".encode()))
     with pytest.raises(UserError, match="different ones fit it .* --spm_model_file"):
         load(folder, upstream_dir=tree)
-    assert load(folder, spm_model_file=third, upstream_dir=tree).tokenizer.path == third
+    assert load(folder, tokenizer_file=third, upstream_dir=tree).tokenizer.path == third
 
 
 def test_the_folders_own_vocabulary_is_not_passed_over(tmp_path, tiny):

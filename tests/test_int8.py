@@ -7,6 +7,7 @@ import pytest
 from helpers import needs_nncf
 
 from albert_aie import compare
+from albert_aie.tasks import SST2, Examples
 
 INT8 = {"backend": "openvino", "precision": "int8"}
 
@@ -45,7 +46,9 @@ def test_the_gates_of_every_precision_can_fail():
     def compared(flips, precision, labels=None):
         got = reference.copy()
         got[:flips] = reference[:flips, ::-1]
-        return compare.compare(got, reference, labels, precision)
+        numbers = list(range(1000))
+        examples = Examples(SST2, "dev.tsv", numbers, labels, numbers, SST2.classes)
+        return compare.compare(got, reference, examples, precision)
 
     for precision, allowed in (("fp32", 0), ("bf16", 5), ("fp16", 5), ("int8", 10)):
         for flips in (allowed, allowed + 1):

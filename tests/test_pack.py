@@ -10,14 +10,15 @@ from helpers import SPM, logits, tokens, traced
 from albert_aie import compare, graph
 from albert_aie.batching import Shape, batches, pack
 from albert_aie.checkpoint import load
-from albert_aie.text import TokenizerFile
+from albert_aie.text import Encoded, TokenizerFile
 
 
 def test_every_sentence_is_packed_once_and_rows_are_full(sst2, albert_files):
     """The fill that the README quotes: SST-2 dev in ALBERT's own tokens, and in those of the
     embedded checkpoint."""
     for spm in (albert_files / "30k-clean.model", SPM):
-        lengths = [len(ids) for ids in tokens(TokenizerFile("spm", spm, spm.read_bytes()), sst2)]
+        encoded = tokens(TokenizerFile("spm", spm, spm.read_bytes()), sst2)
+        lengths = [len(sentence.ids) for sentence in encoded]
         rows = pack(lengths, 128, 16)
         assert sorted(i for row in rows for i in row) == list(range(872))
         assert max(sum(lengths[i] for i in row) for row in rows) <= 128
@@ -36,7 +37,7 @@ def test_rows_keep_to_their_slots():
 def test_a_long_file_streams_and_only_its_last_batch_is_short(slots):
     """Batches come out before all sentences were read; none is short because a window ended."""
     read = []
-    encoded = (read.append(i) or [2, i % 9 + 5, 3] for i in range(2500))
+    encoded = (read.append(i) or Encoded([2, i % 9 + 5, 3]) for i in range(2500))
     stream = batches(encoded, Shape(8, 16, slots))
     first = next(stream)
     assert len(read) == 1024
@@ -71,9 +72,9 @@ def test_row_mates_do_not_see_each_other(tiny, sst2):
     program = traced(checkpoint, shape)
     encoded = tokens(checkpoint.tokenizer, sst2, 12)
     before = logits(program, encoded, shape)
-    for changed, ids in enumerate(encoded):
+    for changed, (ids, *_) in enumerate(encoded):
         other = [*encoded]
-        other[changed] = [ids[0], *(i + 7 for i in ids[1:-1]), ids[-1]]
+        other[changed] = Encoded([ids[0], *(i + 7 for i in ids[1:-1]), ids[-1]])
         after = logits(program, other, shape)
         mates = numpy.arange(len(encoded)) != changed
         assert numpy.array_equal(after[mates], before[mates])

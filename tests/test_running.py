@@ -11,6 +11,7 @@ import pytest
 from albert_aie import UserError, batching, evaluate
 from albert_aie.backends import Output
 from albert_aie.batching import Shape
+from albert_aie.text import Encoded
 
 NAN, INF = math.nan, math.inf
 
@@ -56,7 +57,7 @@ class Words:
     def encode(self, text, max_seq_length=None):
         self.clock.now += self.seconds
         ids = [int(word) for word in text.split()]
-        return [2, *ids[: max_seq_length - 2], 3], len(ids) > max_seq_length - 2
+        return Encoded([2, *ids[: max_seq_length - 2], 3], len(ids) > max_seq_length - 2)
 
 
 @pytest.fixture
@@ -177,7 +178,7 @@ def test_scored_and_right():
 
 
 def test_a_short_plain_batch_repeats_its_last_row():
-    encoded = [[2, 5, 3], [2, 6, 7, 3], [2, 8, 3]]
+    encoded = map(Encoded, ([2, 5, 3], [2, 6, 7, 3], [2, 8, 3]))
     first, last = batching.batches(encoded, Shape(2, 4))
     assert first.input_ids.tolist() == [[2, 5, 3, 0], [2, 6, 7, 3]]
     assert first.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
@@ -199,7 +200,7 @@ def test_rows_go_on_from_one_window_of_sentences_to_the_next(monkeypatch):
     batch is there as soon as its window was read."""
     monkeypatch.setattr(batching, "WINDOW", 3)
     read = []
-    encoded = (read.append(i) or [2, 5 + i, 3] for i in range(7))
+    encoded = (read.append(i) or Encoded([2, 5 + i, 3]) for i in range(7))
     made = batching.batches(encoded, Shape(2, 4))
     first = next(made)
     assert (first.sentences, read) == ([0, 1], [0, 1, 2])
@@ -209,7 +210,7 @@ def test_rows_go_on_from_one_window_of_sentences_to_the_next(monkeypatch):
 
 
 def test_a_packed_batch_numbers_its_sentences():
-    encoded = [[2, 5, 3], [2, 6, 7, 8, 3], [2, 9, 3]]
+    encoded = map(Encoded, ([2, 5, 3], [2, 6, 7, 8, 3], [2, 9, 3]))
     (batch,) = batching.batches(encoded, Shape(2, 8, 2))
     assert batch.input_ids.tolist() == [[2, 6, 7, 8, 3, 2, 5, 3], [2, 9, 3, 0, 0, 0, 0, 0]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1, 2, 2, 2], [1, 1, 1, 0, 0, 0, 0, 0]]

@@ -32,11 +32,11 @@ def test_tokens_of_tricky_text_equal_upstreams(tokenizer, case):
 
 
 def test_truncation_keeps_cls_and_sep_and_says_so(tokenizer):
-    whole, cut_whole = tokenizer.encode("one two three four five six")
-    ids, cut = tokenizer.encode("one two three four five six", 5)
-    assert (cut_whole, cut) == (False, True)
-    assert ids == whole[:4] + [3]
-    assert tokenizer.encode("one two three", 5) == (tokenizer.encode("one two three")[0], False)
+    whole = tokenizer.encode("one two three four five six")
+    cut = tokenizer.encode("one two three four five six", 5)
+    assert (whole.truncated, cut.truncated) == (False, True)
+    assert cut.ids == whole.ids[:4] + [3]
+    assert tokenizer.encode("one two three", 5) == tokenizer.encode("one two three")
 
 
 def test_a_quote_is_text_and_a_byte_order_mark_is_not(tmp_path):

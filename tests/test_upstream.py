@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, flags, python
+from helpers import ROOT, STAND_INS, flags, python
 
 PATCH = ROOT / "albert.patch"
 GOLDEN = ROOT / "tests" / "golden"
@@ -80,18 +80,6 @@ def printed(code, cwd, *args):
     assert run.code == 0, run.err
     return json.loads(run.out.splitlines()[-1])
 
-
-# Unpatched upstream imports these although a local checkpoint needs none of them: empty stand-ins.
-STAND_INS = """
-import sys, types
-def stand_in(name, **attributes):
-    sys.modules[name] = types.ModuleType(name)
-    vars(sys.modules[name]).update(attributes)
-stand_in("six", PY2=False, string_types=(str,))
-stand_in("boto3"), stand_in("requests"), stand_in("tqdm", tqdm=None), stand_in("botocore")
-stand_in("botocore.config", Config=None)
-stand_in("botocore.exceptions", ClientError=type("Error", (Exception,), {}))
-"""
 
 BLOCK = """
 import sys

@@ -1,0 +1,143 @@
+"""An exported file as a function: texts -> labels and probabilities.
+
+with Classifier("albert_seq128_bs32.pt") as classify:
+    for answer in classify(["a fine film", "dull, dull, dull"]):
+        print(answer.label, answer.probability)
+"""
+
+import queue
+import threading
+from typing import NamedTuple, Optional
+
+import numpy
+
+from . import UserError, artifact, backends
+from .evaluate import evaluate, finite
+from .text import texts
+
+CHUNK = 2048  # sentences answered together at most: enough that nearly all rows are full
+PAUSE = 0.5  # seconds without a further sentence after which those that came are answered
+
+
+class Answer(NamedTuple):
+    """`probabilities` has every class in the model's order. A regression has a `score` instead.
+    All are None, or empty, where the logits are not finite."""
+
+    label: Optional[str]
+    probability: Optional[float]
+    probabilities: dict
+    score: Optional[float] = None
+
+
+class Classifier:
+    """Loads a .pt that export_albert_aie.py wrote: `file` is its path, or its Artifact.
+
+    `options` are the settings of its backend that are read when it runs (`streams`, `threads`,
+    `device_id`), `label_map` {number: name} names its classes. Raises UserError for a file or a
+    setting that cannot be used.
+
+    Thread-safe: calls from several threads take turns. Each call fills batches of the file's shape;
+    give it many texts at once rather than one at a time."""
+
+    def __init__(self, file, label_map=None, **options):
+        opened = isinstance(file, artifact.Artifact)
+        self.saved = file if opened else artifact.open_pt(file)
+        target = self.saved.target._replace(options=options)
+        backends.settings(target, "evaluate")
+        self.classes = self.saved.classes(label_map)
+        self.task = self.saved.task.of(self.classes)
+        self._tokenizer = self.saved.tokenizer.load()
+        self._lock = threading.Lock()
+        self.runner = backends.get(target.backend).load(self.saved, target)
+
+    def __call__(self, sentences):
+        """A list of Answer, one for each of the texts (or pairs of them, of a file for pairs), in
+        their order. Raises UserError for a text where the file wants pairs, and the other way
+        round."""
+        return self.answers(list(sentences))[0]
+
+    def answers(self, sentences):
+        """(list of Answer, how many sentences were cut to the file's length)."""
+        if not sentences:
+            return [], 0
+        found = self.evaluate(sentences, warmup=0)
+        return answers(found.logits, self.names), found.truncated
+
+    @property
+    def names(self):
+        """Of the classes, in the model's order; () for a regression."""
+        return () if self.task.regression else self.classes
+
+    def evaluate(self, sentences, **options):
+        """evaluate.Evaluation of a list of sentences, with the `options` of evaluate.evaluate."""
+        for sentence in sentences:
+            if len(texts(sentence)) != len(self.task.text):
+                wants = "pairs of texts" if self.task.is_pair else "single texts"
+                raise UserError(
+                    f"{self.saved.path}: was exported for {self.task.name}, whose sentences are "
+                    f"{wants}, not {str(sentence)[:40]!r}"
+                )
+        with self._lock:
+            return evaluate(self.runner, self.saved, self._tokenizer, sentences, **options)
+
+    def close(self):
+        """Gives the device back; the Classifier cannot be called any more."""
+        self.runner.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+def answers(logits, names):
+    """List of Answer of float32 [sentences, class] logits; `names` of the classes, () for a
+    regression."""
+    if not names:
+        return [
+            Answer(None, None, {}, float(row[0]) if scored else None)
+            for row, scored in zip(logits, finite(logits))
+        ]
+    known = finite(logits)
+    with numpy.errstate(all="ignore"):  # what is not finite is not used
+        powers = numpy.exp(logits.astype(numpy.float64) - logits.max(1, keepdims=True))
+        shares = powers / powers.sum(1, keepdims=True)
+    return [
+        Answer(names[row.argmax()], float(row.max()), dict(zip(names, row.tolist())))
+        if scored
+        else Answer(None, None, {})
+        for row, scored in zip(shares, known)
+    ]
+
+
+def chunks(items, size=CHUNK, pause=PAUSE):
+    """Lists of the items of an iterable, which another thread reads: as many as have come when
+    `size` are there or none has come for `pause` seconds. An error of the iterable is raised after
+    the items before it."""
+    waiting, end = queue.Queue(2 * size), object()
+
+    def read():
+        try:
+            for item in items:
+                waiting.put((item, None))
+            waiting.put((end, None))
+        except BaseException as error:  # raised again in the caller's thread
+            waiting.put((end, error))
+
+    threading.Thread(target=read, daemon=True).start()
+    item = error = None
+    while item is not end:
+        chunk, (item, error) = [], waiting.get()
+        while item is not end:
+            chunk.append(item)
+            if len(chunk) == size:
+                break
+            try:
+                item, error = waiting.get(timeout=pause)
+            except queue.Empty:
+                break
+        if chunk:
+            yield chunk
+    if error:
+        raise error

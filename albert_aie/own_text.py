@@ -1,0 +1,154 @@
+"""A user's own text: the flags for it, where it is read and where its answers go."""
+
+import contextlib
+import sys
+
+from . import UserError, records, tasks, terminal
+from .classifier import chunks
+from .files import replacing
+
+
+def add_flags(parser):
+    """The flags for a user's own text."""
+    add = parser.add_argument_group("your own text, instead of a task's files").add_argument
+    add(
+        "--text", nargs="+", metavar="TEXT", help="one text, or the two of a pair: prints its label"
+    )
+    add("--input", metavar="FILE", help="file of texts, - for standard input")
+    add(
+        "--input_format",
+        choices=tuple(records.FORMATS),
+        help="default: by the suffix; lines on standard input",
+    )
+    add(
+        "--text_column",
+        nargs="+",
+        metavar="NAME",
+        help="column of the texts, two for pairs (default: the task's, else sentence or text)",
+    )
+    add(
+        "--label_column",
+        metavar="NAME",
+        help="column of the labels: accuracy is measured instead of answers being printed",
+    )
+    add(
+        "--output",
+        metavar="FILE",
+        help="write the texts with their labels and probabilities here, in the format of --input "
+        "(default: standard output)",
+    )
+
+
+def check(args):
+    """Whether the user gives own text. Raises UserError for flags that contradict each other."""
+    own = args.text or args.input
+    for name in ("input_format", "text_column", "label_column"):
+        if getattr(args, name) and not args.input:
+            raise UserError(f"--{name}: means something with --input only; add --input FILE")
+    if args.output and not own:
+        raise UserError(
+            "--output: means something with --text or --input only; --output_dir writes the "
+            "predictions of a task's files"
+        )
+    others = [name for name in ("data_dir", "split") if own and getattr(args, name)]
+    others += ["input"] * bool(args.text and args.input)
+    if others:
+        given = "--text" if args.text else "--input"
+        raise UserError(
+            f"{given}, --{others[0]}: both say what is to be read; leave one of them out"
+        )
+    if args.input:
+        records.check(args.input, args.input_format)
+    return bool(own)
+
+
+@contextlib.contextmanager
+def reading(args, task):
+    """(Table, format, columns of the sentences) of --text or --input. Raises UserError where the
+    Task wants other columns."""
+    if args.text:
+        if len(args.text) != len(task.text):
+            wants = "two texts, the pair" if task.is_pair else "one text; put it in quotes"
+            raise UserError(f"--text: {task.name} wants {wants}")
+        if any("\ud800" <= letter <= "\udfff" for text in args.text for letter in text):
+            raise UserError("--text: not UTF-8; set the terminal to UTF-8, or give --input FILE")
+        names = list(task.text)
+        record = records.Record(1, dict(zip(names, args.text)))
+        yield records.Table("--text", names, [record]), "lines", names
+        return
+    form = records.format_of(args.input, args.input_format)
+    layout = records.Layout(task.columns, args.text_column or task.text)
+    with records.reading(args.input, form, layout) as table:
+        yield table, form, tasks.columns(table, task, args.text_column)
+
+
+@contextlib.contextmanager
+def writing(path):
+    """`with writing(FILE) as write:` a function of text, None to flush, that gives False once
+    nobody reads. A file appears whole at the end, standard output (None or "-") as it is
+    written."""
+    if path not in (None, records.STDIN):
+        with replacing(path) as temporary:
+            with open(temporary, "w", encoding="utf-8", newline="") as file:
+                yield lambda text: text is None or bool(file.write(text))
+        return
+    terminal_here, read = sys.stdout.isatty(), True
+
+    def write(text):
+        nonlocal read
+        if read:
+            as_bytes = text and text.encode("utf-8", "backslashreplace")
+            stream, content = (sys.stdout, text) if terminal_here else (sys.stdout.buffer, as_bytes)
+            read = _put(stream, content)
+        return read
+
+    yield write
+
+
+def _put(stream, content):
+    """Whether somebody reads what is written to a stream; None flushes it."""
+    try:
+        stream.flush() if content is None else stream.write(content)
+    except BrokenPipeError:
+        terminal.abandon(sys.stdout)
+        return False
+    except OSError as error:
+        terminal.abandon(sys.stdout)
+        raise OSError(error.errno, error.strerror, "stdout") from None
+    return True
+
+
+def answer(classify, args):
+    """Writes what a Classifier says of each text as it is computed, until nobody reads it. Returns
+    (texts, how many of them were cut, how many have no answer)."""
+    counts = [0, 0, 0]
+    with reading(args, classify.task) as (table, form, columns), writing(args.output) as write:
+        writer = records.Writer(write, form, table, classify.names)
+        for chunk in chunks(table.records):
+            sentences = [tasks.sentence(record, columns, table.path) for record in chunk]
+            found, cut = classify.answers(sentences)
+            for record, one in zip(chunk, found):
+                writer.add(record, one)
+            unknown = sum(one.label is None and one.score is None for one in found)
+            counts = [sum(pair) for pair in zip(counts, (len(found), cut, unknown))]
+            if not write(None):
+                break
+    return counts
+
+
+def read(args, task):
+    """(Examples, function that writes their answers to --output) of --input, all of it at once."""
+    with reading(args, task) as (table, form, columns):
+        rows = list(table.records)
+        label = args.label_column and records.column(table, [args.label_column], "--label_column")
+        indices = {name.strip().lower(): name for name in table.columns}
+        table = table._replace(records=rows)
+        examples = tasks.collect(table, task, columns, label, indices)
+
+    def write_answers(names, found):
+        with writing(args.output) as write:
+            writer = records.Writer(write, form, table, names)
+            for record, one in zip(rows, found):
+                writer.add(record, one)
+
+    return examples, write_answers

@@ -1,0 +1,517 @@
+"""A user's own text: every format in and out, pipes, errors, and the same function from Python."""
+
+import csv
+import io
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+
+import numpy
+import pytest
+from glue_sets import write_model, write_set
+from helpers import ROOT, python, refused
+
+from albert_aie import UserError, classifier, records
+from albert_aie.classifier import Answer, Classifier, chunks
+
+SHAPE = {"backend": "torchscript", "batch_size": 8, "max_seq_length": 128, "pack": True}
+FILE = "albert_seq128_bs8_packed.pt"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, tiny):
+    """A small SST-2 file."""
+    folder = tmp_path_factory.mktemp("own")
+    return made(folder, tiny)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A small MRPC file."""
+    folder = tmp_path_factory.mktemp("pairs")
+    return made(folder, write_model(folder / "model", "MRPC"), task_name="MRPC")
+
+
+def made(folder, pth_dir, **options):
+    from helpers import flags
+
+    import export_albert_aie
+
+    line = flags(pth_dir=pth_dir, save_dir=folder, **SHAPE, **options)
+    assert export_albert_aie.main(line) == 0
+    return folder / FILE
+
+
+def feed(text, *arguments):
+    """run_aie_eval.py as a process whose standard input is `text`."""
+    given = {"input": text.encode(), "capture_output": True, "cwd": ROOT}
+    done = subprocess.run([sys.executable, "run_aie_eval.py", *map(str, arguments)], **given)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+# The real SST-2, in every format
+
+
+def test_every_way_in_gives_the_same_872_predictions(exported, evaluate, sst2, tmp_path):
+    """Its 872 sentences as GLUE's folder, TSV, CSV, JSON lines, plain lines and standard input."""
+    given = {"aie_model_dir": exported}
+    run = evaluate(**given, data_dir=sst2, task_name="sst2", output_dir=tmp_path)
+    assert run.code == 0, run.err
+    rows = [line.split("\t") for line in (tmp_path / "predictions.tsv").read_text().splitlines()]
+    wanted = [row[1] for row in rows[1:]]
+    sentences = [line.split("\t")[0] for line in (sst2 / "dev.tsv").read_text().splitlines()[1:]]
+    assert len(wanted) == len(sentences) == 872
+
+    (tmp_path / "a.txt").write_text("\n".join(sentences) + "\n")
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["number", "text"], *enumerate(sentences)])
+    lines = [json.dumps({"n": i, "sentence": text}) for i, text in enumerate(sentences)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
+
+    got = {}
+    for name, source in {
+        "tsv": sst2 / "dev.tsv",
+        **{k: tmp_path / f"a.{k}" for k in ("txt", "csv", "jsonl")},
+    }.items():
+        out = tmp_path / f"out.{name}"
+        run = evaluate(**given, input=source, output=out)
+        assert run.code == 0, run.err
+        assert "872 texts" in run.out and str(out) in run.out
+        got[name] = out.read_text()
+    code, got["stdin"], err = feed(
+        (tmp_path / "a.txt").read_text(), f"--aie_model_dir={exported}", "--input=-"
+    )
+    assert code == 0, err
+    assert got["stdin"] == got["txt"]
+    labels = {
+        "txt": [line.split("\t")[0] for line in got["txt"].splitlines()],
+        "tsv": [line.split("\t")[2] for line in got["tsv"].splitlines()[1:]],
+        "csv": [row["label"] for row in csv.DictReader(io.StringIO(got["csv"]))],
+        "jsonl": [json.loads(line)["label"] for line in got["jsonl"].splitlines()],
+    }
+    for name, found in labels.items():
+        assert found == wanted, name
+    # every column of the input is there as it was
+    assert [row["text"] for row in csv.DictReader(io.StringIO(got["csv"]))] == sentences
+    assert [json.loads(line)["sentence"] for line in got["jsonl"].splitlines()] == sentences
+    assert [line.split("\t")[2] for line in got["txt"].splitlines()] == sentences
+    assert [line.split("\t")[0] for line in got["tsv"].splitlines()[1:]] == sentences
+    assert got["tsv"].splitlines()[0].split("\t") == [
+        "sentence", "label", "predicted_label", "predicted_probability_negative",
+        "predicted_probability_positive",
+    ]  # fmt: skip
+
+
+def test_labels_in_a_users_own_file_are_measured(exported, evaluate, sst2, tmp_path):
+    """The same accuracy as GLUE's folder, whatever the labels are called."""
+    run = evaluate(aie_model_dir=exported, data_dir=sst2, output_dir=tmp_path / "glue")
+    wanted = json.loads((tmp_path / "glue" / "eval.json").read_text())["accuracy"]
+    lines = [line.split("\t") for line in (sst2 / "dev.tsv").read_text().splitlines()[1:]]
+    names = {"0": "Negative", "1": "POS"}
+    with open(tmp_path / "own.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["gold", "review"]] + [[names[y], s] for s, y in lines])
+    given = {"input": tmp_path / "own.csv", "text_column": ["review"], "label_column": "gold"}
+    out, answered = tmp_path / "own", tmp_path / "answered.csv"
+    run = evaluate(aie_model_dir=exported, **given, output_dir=out, output=answered)
+    assert run.code == 0, run.err
+    assert json.loads((out / "eval.json").read_text())["accuracy"] == wanted
+    assert f"({wanted['correct']}/872)" in run.out and str(answered) in run.out
+    with open(answered, newline="") as file:
+        table = list(csv.DictReader(file))
+    right = sum(
+        names[{"negative": "0", "positive": "1"}[row["label"]]] == row["gold"] for row in table
+    )
+    assert right == wanted["correct"]
+
+
+def test_labels_of_a_models_further_classes_are_measured(evaluate, tmp_path):
+    """A model of three classes on a user's file of three."""
+    from glue_sets import write_names
+
+    model = write_names(
+        write_model(tmp_path / "m", "SST-2", "hf", num_labels=3), ("neutral", "neg", "pos")
+    )
+    file = made(tmp_path, model)
+    rows = [["text", "label"], ["fine", "positive"], ["so so", "Neutral"], ["dull", "0"]]
+    (tmp_path / "a.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    run = evaluate(
+        aie_model_dir=file, input=tmp_path / "a.csv", label_column="label", output_dir=out
+    )
+    assert run.code == 0, run.err
+    table = (out / "predictions.tsv").read_text().splitlines()
+    assert [line.split("\t")[2] for line in table[1:]] == ["positive", "neutral", "negative"]
+    (tmp_path / "a.csv").write_text("text,label\nfine,great\n")
+    run = evaluate(aie_model_dir=file, input=tmp_path / "a.csv", label_column="label")
+    assert refused(run, "a.csv, line 2: label 'great' is not a class of SST-2", "neutral")
+
+
+def test_one_text_on_the_command_line(exported, evaluate):
+    run = evaluate(aie_model_dir=exported, text="a fine\tfilm")
+    assert run.code == 0 and run.err == ""
+    label, probability, text = run.out.rstrip("\n").split("\t", 2)
+    assert label in ("negative", "positive") and 0.5 <= float(probability) <= 1
+    assert text == "a fine\tfilm"
+
+
+def test_a_pair_on_the_command_line_and_in_a_file(pairs, evaluate, tmp_path):
+    run = evaluate(aie_model_dir=pairs, text=["he left", "he went away"])
+    assert run.code == 0, run.err
+    label, probability, first, second = run.out.rstrip("\n").split("\t")
+    assert label in ("equivalent", "not_equivalent") and (first, second) == (
+        "he left",
+        "he went away",
+    )
+    (tmp_path / "p.jsonl").write_text('{"b": "he went away", "a": "he left", "n": 1}\n')
+    run = evaluate(aie_model_dir=pairs, input=tmp_path / "p.jsonl", text_column=["a", "b"])
+    assert run.code == 0, run.err
+    answer = json.loads(run.out)
+    assert (answer["label"], answer["n"]) == (label, 1)
+    assert answer[f"probability_{label}"] == pytest.approx(float(probability), abs=1e-6)
+    swapped = evaluate(aie_model_dir=pairs, input=tmp_path / "p.jsonl", text_column=["b", "a"])
+    assert json.loads(swapped.out)[f"probability_{label}"] != answer[f"probability_{label}"]
+
+
+def test_a_regression_answers_with_a_score(evaluate, tmp_path):
+    file = made(tmp_path, write_model(tmp_path / "m", "STS-B"), task_name="sts-b")
+    data = write_set(tmp_path / "data", "STS-B")
+    run = evaluate(aie_model_dir=file, input=data / "dev.tsv", output=tmp_path / "out.tsv")
+    assert run.code == 0, run.err
+    header, *rows = (line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines())
+    assert header[-2:] == ["score", "predicted_score"] and len(rows) == 12
+    run = evaluate(aie_model_dir=file, data_dir=data, output_dir=tmp_path)
+    table = (tmp_path / "predictions.tsv").read_text().splitlines()[1:]
+    assert [row[-1] for row in rows] == [line.split("\t")[1] for line in table]
+
+
+def test_a_models_own_classes_need_no_task(evaluate, tmp_path):
+    """--task_name text: no files, and whatever classes the model has."""
+    from glue_sets import write_names
+
+    names = ("sport", "politics", "film", "music")
+    model = write_names(write_model(tmp_path / "m", "SST-2", "hf", num_labels=4), names)
+    file = made(tmp_path, model, task_name="text")
+    run = evaluate(aie_model_dir=file, text="a fine film")
+    assert run.code == 0 and run.out.split("\t")[0] in names
+    (tmp_path / "a.csv").write_text("text,topic\na fine film,Film\nthe vote,politics\n")
+    given = {"input": tmp_path / "a.csv", "label_column": "topic"}
+    run = evaluate(aie_model_dir=file, **given, pth_dir=model, compare_cpu=True)
+    assert run.code == 0 and "compare_cpu PASS" in run.said, run.err
+    assert refused(
+        evaluate(aie_model_dir=file), "--task_name text: has no files of its own", "--input"
+    )
+
+
+# Pipes
+
+
+def test_answers_come_while_the_input_is_still_open(exported):
+    """After half a second's pause, not at the end."""
+    command = [sys.executable, "run_aie_eval.py", f"--aie_model_dir={exported}", "--input=-"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": ROOT, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        process.stdin.write("a fine film\ndull\n")
+        process.stdin.flush()
+        first = [process.stdout.readline() for _ in range(2)]
+        assert [line.split("\t")[2] for line in first] == ["a fine film\n", "dull\n"]
+        process.stdin.write("no\n")
+        process.stdin.close()
+        assert process.stdout.read().endswith("\tno\n")
+    assert process.returncode == 0
+
+
+def test_a_reader_that_leaves_ends_the_work(exported):
+    script = f"{sys.executable} run_aie_eval.py --aie_model_dir={exported} --input=-"
+    command = f"yes 'a fine film' | {script} | head -3"
+    done = subprocess.run(
+        ["bash", "-c", command + '; echo "${PIPESTATUS[1]}"'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    *lines, status = done.stdout.splitlines()
+    assert len(lines) == 3 and status == "0" and done.stderr == ""
+
+
+def test_a_full_disk_is_one_sentence(exported):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("/dev/full is not here")
+    command = [sys.executable, "run_aie_eval.py", f"--aie_model_dir={exported}", "--text", "fine"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: stdout: No space left")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_came_before_a_bad_record_is_answered(exported):
+    text = '{"text": "fine"}\n{"text": "dull"}\n{"text": \n'
+    code, out, err = feed(text, f"--aie_model_dir={exported}", "--input=-", "--input_format=jsonl")
+    assert code == 2 and err.startswith("error: standard input, line 3: not JSON")
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["fine", "dull"]
+
+
+def test_nothing_in_is_nothing_out(exported):
+    assert feed("", f"--aie_model_dir={exported}", "--input=-") == (0, "", "")
+
+
+def test_chunks_are_full_or_waited_for():
+    assert list(chunks(range(7), size=3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    waiting = queue.Queue()
+    got = chunks(iter(waiting.get, None), size=3, pause=0.05)
+    for item in (1, 2):
+        waiting.put(item)
+    assert next(got) == [1, 2]
+    for item in (3, None):
+        waiting.put(item)
+    assert list(got) == [[3]]
+
+
+def test_chunks_raise_an_error_after_what_came_before():
+    def items():
+        yield 1
+        raise UserError("line 2")
+
+    got = chunks(items())
+    assert next(got) == [1]
+    with pytest.raises(UserError, match="line 2"):
+        next(got)
+
+
+def test_chunks_do_not_read_far_ahead():
+    read = []
+    got = chunks((read.append(i) or i for i in range(100_000)), size=4)
+    next(got)
+    time.sleep(0.2)
+    assert len(read) < 50
+
+
+# What is wrong is one sentence, and a FILE is whole or not there
+
+
+@pytest.mark.parametrize(
+    "name, content, options, words",
+    [
+        (
+            "a.csv",
+            "text,n\nfine,1\n",
+            {"text_column": ["review"]},
+            ["line 1: has no column 'review', but text, n", "--text_column"],
+        ),
+        (
+            "a.csv",
+            "review,n\nfine,1\n",
+            {},
+            ["line 1: has no column 'sentence' or 'text', but review, n"],
+        ),
+        ("a.csv", 'text,n\nfine,1\n"dull,2\nno,3\n', {}, ["line 3: a record that is not CSV"]),
+        ("a.csv", 'text,n\n"fi"ne,1\n', {}, ["line 2: a record that is not CSV"]),
+        ("a.csv", "text,n\nfine\n", {}, ["line 2: 1 column instead of 2 (text,n)"]),
+        ("a.csv", 'text,n\n"a\nb",1\nfine\n', {}, ["line 4: 1 column instead of 2"]),
+        (
+            "a.csv",
+            "text,text\nfine,1\n",
+            {},
+            ["line 1: the header must name one column 'text', not 2"],
+        ),
+        ("a.csv", "", {}, ["a.csv: is empty"]),
+        ("a.tsv", "text\tn\nfine\n", {}, ["line 2: 1 column instead of 2"]),
+        ("a.jsonl", '{"text": "fine"}\n{"text": "dull"\n', {}, ["line 2: not JSON"]),
+        ("a.jsonl", '{"text": "fine"}\n["dull"]\n', {}, ["line 2: not a JSON object"]),
+        (
+            "a.jsonl",
+            '{"text": "fine"}\n{"text": 3}\n',
+            {},
+            ["line 2: has no text in column 'text'"],
+        ),
+        ("a.jsonl", '{"text": "fine"}\n{"txt": "dull"}\n', {}, ["line 2: has no column 'text'"]),
+        ("a.jsonl", '{"text": "fine", "x": NaN}\n', {}, ["line 1: not JSON"]),
+        ("a.jsonl", '{"text": "\\ud800"}\n', {}, ["line 1: not JSON"]),
+        (
+            "a.jsonl",
+            '{"text": "a"}\n{"text": "b", "label": 1}\n',
+            {},
+            ["line 2: has a column 'label' that the first record"],
+        ),
+        ("a.txt", b"fine\n\xff\n", {}, ["line 2: not UTF-8"]),
+        (
+            "a.doc",
+            "fine\n",
+            {},
+            ["its suffix names no format", "--input_format lines|tsv|csv|jsonl"],
+        ),
+        (
+            "a.csv",
+            "text\nfine\n",
+            {"label_column": "gold"},
+            ["has no column 'gold', but text", "--label_column"],
+        ),
+        (
+            "a.csv",
+            "text,y\nfine,good\n",
+            {"label_column": "y"},
+            ["line 2: label 'good' is not a class of SST-2 (0 neg"],
+        ),
+        ("a.csv", "text,y\nfine,2\n", {"label_column": "y"}, ["line 2: label '2'"]),
+        (
+            "a.csv",
+            "text,b\nfine,x\n",
+            {"text_column": ["text", "b"]},
+            ["--text_column text b: SST-2 wants one column"],
+        ),
+    ],
+)
+def test_wrong_input(exported, evaluate, tmp_path, name, content, options, words):
+    path, out = tmp_path / name, tmp_path / f"out{(tmp_path / name).suffix}"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    out.write_text("the old one")
+    assert refused(evaluate(aie_model_dir=exported, input=path, output=out, **options), *words)
+    assert out.read_text() == "the old one"
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([name, out.name])
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"input": "nowhere.csv"}, ["nowhere.csv: no such file"]),
+        ({"text": "fine", "input": "-"}, ["--text, --input: both say what is to be read"]),
+        ({"text": "fine", "data_dir": "."}, ["--text, --data_dir: both say"]),
+        ({"input": "-", "split": "test"}, ["--input, --split: both say"]),
+        ({"text_column": ["a"]}, ["--text_column: means something with --input only"]),
+        ({"label_column": "a"}, ["--label_column: means something with --input only"]),
+        ({"text": "fine", "input_format": "csv"}, ["--input_format: means something with"]),
+        ({"output": "x.tsv"}, ["--output: means something with --text or --input only"]),
+        ({"text": ["a", "fine"]}, ["--text: SST-2 wants one text; put it in quotes"]),
+        ({"text": "fine", "output": "/proc/none/x"}, ["/proc/none/x: cannot be written"]),
+    ],
+)
+def test_flags_that_lead_nowhere(exported, evaluate, options, words):
+    assert refused(evaluate(aie_model_dir=exported, **options), *words)
+
+
+def test_a_pair_task_with_one_column(pairs, evaluate, tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\nfine,good\n")
+    (tmp_path / "a.txt").write_text("fine\n")
+    given = {"aie_model_dir": pairs}
+    words = "--text_column a: MRPC wants two columns, as in --text_column a b"
+    assert refused(evaluate(**given, input=tmp_path / "a.csv", text_column=["a"]), words)
+    assert refused(evaluate(**given, input=tmp_path / "a.txt"), "one text a record", "wants pairs")
+    assert refused(evaluate(**given, text="fine"), "--text: MRPC wants two texts, the pair")
+
+
+# Formats
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_csv_fields_hold_commas_quotes_and_lines(exported, evaluate, tmp_path, ending):
+    rows = [["id", "text"], ["1", 'a "fine", long\nfilm'], ["2", "dull"]]
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        csv.writer(file, lineterminator=ending).writerows(rows)
+    run = evaluate(aie_model_dir=exported, input=tmp_path / "a.csv")
+    assert run.code == 0, run.err
+    table = list(csv.reader(io.StringIO(run.out)))
+    assert [row[:2] for row in table] == rows and table[0][2] == "label"
+
+
+def test_probabilities_are_the_softmax_in_the_models_order():
+    """e^0 : e^1 : e^0 and no answer where a logit is not finite."""
+    logits = numpy.array([[0, 1, 0], [numpy.nan, 1, 0], [1000, 0, 0]], numpy.float32)
+    first, lost, sure = classifier.answers(logits, ("a", "b", "c"))
+    e = numpy.e
+    assert first.label == "b" and first.probability == pytest.approx(e / (e + 2))
+    assert list(first.probabilities) == ["a", "b", "c"]
+    assert first.probabilities["a"] == pytest.approx(1 / (e + 2))
+    assert lost == Answer(None, None, {}) and sure.probability == 1.0
+    assert classifier.answers(logits[:, :1], ()) == [
+        Answer(None, None, {}, 0.0),
+        Answer(None, None, {}, None),
+        Answer(None, None, {}, 1000.0),
+    ]
+
+
+TSV = "text\tlabel\tprobability_a\tprobability_b\nx y\tb\t0.250000\t0.750000\n"
+JSON = '{"text": "x y", "label": "b", "probability_a": 0.25, "probability_b": 0.75}\n'
+JSON_NONE = '{"text": "x y", "label": null, "probability_a": null, "probability_b": null}\n'
+
+
+@pytest.mark.parametrize(
+    "form, answer, written",
+    [
+        ("lines", Answer("b", 0.75, {"a": 0.25, "b": 0.75}), "b\t0.750000\tx y\n"),
+        ("lines", Answer(None, None, {}), "\t\tx y\n"),
+        ("tsv", Answer("b", 0.75, {"a": 0.25, "b": 0.75}), TSV),
+        ("csv", Answer(None, None, {}), "text,label,probability_a,probability_b\nx y,,,\n"),
+        ("jsonl", Answer("b", 0.75, {"a": 0.25, "b": 0.75}), JSON),
+        ("jsonl", Answer(None, None, {}), JSON_NONE),
+    ],
+)
+def test_how_an_answer_is_written(form, answer, written):
+    text = []
+    table = records.Table("a", ["text"], [])
+    writer = records.Writer(text.append, form, table, ("a", "b"))
+    writer.add(records.Record(1, {"text": "x y"}), answer)
+    assert "".join(text) == written
+
+
+def test_names_of_the_answers_collide_with_none():
+    assert records.names_beside(["text"], ["label", "p"]) == ["label", "p"]
+    assert records.names_beside(["label"], ["label", "p"]) == ["predicted_label", "predicted_p"]
+    twice = records.names_beside(["p", "predicted_label"], ["label", "p"])
+    assert twice == ["predicted_predicted_label", "predicted_predicted_p"]
+
+
+# From Python
+
+
+def test_the_readmes_python_call(exported):
+    """Lists of texts in, labels and probabilities out; the same as the script's."""
+    with Classifier(exported) as classify:
+        answers = classify(["a fine film", "dull, dull, dull"])
+        assert [answer.label in ("negative", "positive") for answer in answers] == [True, True]
+        assert classify([]) == []
+        with pytest.raises(UserError, match="SST-2, whose sentences are single texts"):
+            classify([("a", "b")])
+    code, out, _ = feed("a fine film\n", f"--aie_model_dir={exported}", "--input=-")
+    assert out == f"{answers[0].label}\t{answers[0].probability:.6f}\ta fine film\n"
+
+
+def test_threads_take_turns(exported):
+    """Sixteen calls from eight threads: each gets the answers to its own texts."""
+    texts = [f"a {'very ' * i}fine film" for i in range(16)]
+    with Classifier(exported) as classify:
+        wanted = [classify([text]) for text in texts]
+        got = {}
+
+        def ask(numbers):
+            for number in numbers:
+                got[number] = classify([texts[number]])
+
+        threads = [threading.Thread(target=ask, args=(range(i, 16, 8),)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [got[i] for i in range(16)] == wanted
+
+
+def test_an_openvino_file_answers_without_torch(tiny, tmp_path, export):
+    pytest.importorskip("openvino")
+    assert (
+        export(
+            pth_dir=tiny, save_dir=tmp_path, backend="openvino", batch_size=2, max_seq_length=32
+        ).code
+        == 0
+    )
+    code = """
+import sys
+from albert_aie.classifier import Classifier
+with Classifier(sys.argv[1]) as classify:
+    print(classify(["a fine film"])[0].label)
+print([name for name in ("torch", "transformers", "sklearn", "scipy") if name in sys.modules])
+"""
+    run = python("-c", code, tmp_path / "albert_seq32_bs2.pt")
+    assert run.out.splitlines()[1:] == ["[]"], run.err

@@ -1,0 +1,196 @@
+"""Pairs and WordPiece: ids and segments are albert_pytorch's, on text that was made to differ."""
+
+import json
+from pathlib import Path
+
+import numpy
+import pytest
+from glue_sets import CHINESE, vocabulary, write_model, write_set
+from helpers import ROOT, SPM, flags, fused_logits, python, refused
+
+from albert_aie import UserError, checkpoint, compare, tasks
+from albert_aie.batching import Shape, batches
+from albert_aie.text import Encoded, Tokenizer, TokenizerFile, WordPiece, is_description
+
+GOLDEN = ROOT / "tests" / "golden"
+MADE = json.loads((GOLDEN / "pairs.json").read_text(encoding="utf-8"))
+VOCABULARY = "\n".join(MADE["vocabulary"]).encode()
+
+
+def wanted(case):
+    return case["ids"], case["second"]
+
+
+@pytest.mark.parametrize(
+    "case", MADE["pairs"], ids=lambda case: f"{case['texts']} {case['length']}"
+)
+def test_pairs_are_cut_and_joined_as_upstream_does(case):
+    found = Tokenizer(SPM.read_bytes()).encode(tuple(case["texts"]), case["length"])
+    assert (found.ids, found.second) == wanted(case)
+    whole = Tokenizer(SPM.read_bytes()).encode(tuple(case["texts"]))
+    assert found.truncated == (len(found.ids) < len(whole.ids))
+
+
+@pytest.mark.parametrize(
+    "case", MADE["wordpiece"], ids=lambda case: f"{case['text'][:20]!r} {case['lower']}"
+)
+def test_wordpiece_equals_upstreams(case):
+    found = WordPiece(VOCABULARY, do_lower_case=case["lower"]).encode(case["text"])
+    assert (found.ids, found.second) == wanted(case)
+
+
+@pytest.mark.parametrize("case", MADE["wordpiece_pairs"])
+def test_pairs_of_wordpiece_equal_upstreams(case):
+    found = WordPiece(VOCABULARY).encode(tuple(case["texts"]), case["length"])
+    assert (found.ids, found.second) == wanted(case)
+
+
+@pytest.mark.upstream
+def test_golden_pairs_are_what_upstream_makes(patched_tree, tmp_path):
+    tests = tmp_path / "tests"
+    (tests / "golden").mkdir(parents=True)
+    for name in ("golden/make_pairs.py", "glue_sets.py", "helpers.py"):
+        (tests / name).write_text((ROOT / "tests" / name).read_text(encoding="utf-8"))
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
+    env = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)}
+    script = tests / "golden" / "make_pairs.py"
+    run = python(script, *flags(upstream=patched_tree), cwd=tmp_path, env=env)
+    assert run.code == 0, run.err
+    assert json.loads((tests / "golden" / "pairs.json").read_text(encoding="utf-8")) == MADE
+
+
+def test_segments_reach_the_batch_plain_and_packed():
+    encoded = [Encoded([2, 5, 3, 6, 3], second=3), Encoded([2, 7, 3])]
+    plain = next(batches(encoded, Shape(2, 6)))
+    assert plain.token_type_ids.tolist() == [[0, 0, 0, 1, 1, 0], [0] * 6]
+    packed = next(batches(encoded, Shape(1, 10, 3)))
+    assert packed.input_ids.tolist() == [[2, 5, 3, 6, 3, 2, 7, 3, 0, 0]]
+    assert packed.token_type_ids.tolist() == [[0, 0, 0, 1, 1, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("shape", [Shape(2, 64), Shape(2, 128, 16), Shape(1, 300, 37)])
+def test_segments_count_in_the_logits_as_in_transformers(tmp_path, shape):
+    folder = write_model(tmp_path / "m", "MRPC")
+    found = checkpoint.load(folder)
+    tokenizer = found.tokenizer.load()
+    pairs = tasks.read(write_set(tmp_path / "d", "MRPC"), task=tasks.TASKS["MRPC"]).sentences
+    encoded = [tokenizer.encode(pair, 64) for pair in pairs]
+    reference, _ = compare.reference_logits(found, encoded)
+    got = fused_logits(found, encoded, shape)
+    numpy.testing.assert_allclose(got, reference, rtol=0, atol=1e-5)
+    without, _ = compare.reference_logits(found, [Encoded(one.ids) for one in encoded])
+    assert numpy.abs(without - reference).max() > 1e-3
+
+
+def test_a_json_tokenizer_gives_segments_to_pairs(saved_by):
+    """transformers 5's file names none; the second text and its [SEP] are segment 1."""
+    for name in ("5.23.0/json", "4.46.3/both"):
+        tokenizer = checkpoint.load(saved_by(name)).tokenizer.load()
+        first, second = tokenizer.encode("a fine film"), tokenizer.encode("dull")
+        pair = tokenizer.encode(("a fine film", "dull"))
+        assert pair.ids == first.ids + second.ids[1:]
+        assert pair.second == len(first.ids) and first.second is None
+        empty = tokenizer.encode(("a fine film", ""))
+        assert empty.ids[empty.second :] == [3]
+
+
+def test_the_reference_has_the_same_ids_and_segments(saved_by):
+    file = checkpoint.load(saved_by("5.23.0/json")).tokenizer
+    encode, _ = compare.reference_tokenizer(file)
+    for pair in (("a fine film", "dull"), ("one two three four", "one two three four five")):
+        for length in (8, 64):
+            own = file.load().encode(pair, length)
+            assert (encode(pair, length).ids, encode(pair, length).second) == (own.ids, own.second)
+
+
+@pytest.mark.upstream
+def test_the_reference_tokenizes_pairs_by_the_real_albert_pytorch(patched_tree, tmp_path):
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_bytes(VOCABULARY + b"\n")
+    for file, cases in (
+        (TokenizerFile("spm", SPM, SPM.read_bytes()), MADE["pairs"]),
+        (TokenizerFile("wordpiece", vocab, VOCABULARY), MADE["wordpiece_pairs"]),
+    ):
+        encode, name = compare.reference_tokenizer(file, patched_tree)
+        assert name == f"albert_pytorch in {patched_tree}"
+        for case in cases:
+            found = encode(tuple(case["texts"]), case["length"])
+            assert (found.ids, found.second) == wanted(case)
+
+
+# vocab.txt
+
+
+def test_a_chinese_checkpoint_in_both_layouts(tmp_path, export, evaluate):
+    """albert_pytorch's folder and Hugging Face's; the .pt carries the vocabulary."""
+    data = write_set(tmp_path / "data", "LCQMC")
+    shape = {"backend": "torchscript", "batch_size": 4, "max_seq_length": 64}
+    for layout in ("upstream", "hf"):
+        model = write_model(tmp_path / layout, "LCQMC", layout)
+        given = {"task_name": "lcqmc", "pth_dir": model, "data_dir": data, "save_dir": tmp_path}
+        run = export(**given, **shape, compare_cpu=True)
+        assert run.code == 0 and "vocab.txt (wordpiece)" in run.said, run.err
+        run = evaluate(aie_model_dir=tmp_path / "albert_seq64_bs4.pt", data_dir=data)
+        assert run.code == 0 and "12 of 12 sentences scored, 0 truncated" in run.said
+
+
+def test_a_special_tokens_name_is_text_for_albert_pytorch_and_the_token_for_transformers():
+    sep = MADE["vocabulary"].index("[SEP]")
+    text = "画[SEP]全"
+    assert WordPiece(VOCABULARY).encode(text).ids.count(sep) == 1
+    assert WordPiece(VOCABULARY, special_tokens=True).encode(text).ids.count(sep) == 2
+
+
+def test_tokenizer_config_says_whether_a_vocabulary_is_cased(tmp_path):
+    folder = write_model(tmp_path / "m", "LCQMC", "hf")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    options = checkpoint.load(folder).tokenizer.options
+    assert options == {"do_lower_case": False, "special_tokens": True}
+    assert is_description({"kind": "wordpiece", "options": options})
+    for raw, words in (
+        ('{"do_lower_case": true, "strip_accents": false}', "strip_accents is False"),
+        ('{"tokenize_chinese_chars": false}', "tokenize_chinese_chars is not true"),
+    ):
+        (folder / "tokenizer_config.json").write_text(raw)
+        with pytest.raises(UserError, match=words):
+            checkpoint.load(folder)
+
+
+def test_a_vocabulary_elsewhere_is_named_by_its_flag(tmp_path, export, evaluate):
+    folder = write_model(tmp_path / "m", "LCQMC")
+    elsewhere = (folder / "vocab.txt").rename(tmp_path / "other.txt")
+    given = {"task_name": "lcqmc", "pth_dir": folder, "save_dir": tmp_path}
+    shape = {"backend": "torchscript", "batch_size": 1, "max_seq_length": 16}
+    assert refused(export(**given, **shape), "vocab.txt", "--vocab_file")
+    run = export(**given, **shape, vocab_file=elsewhere)
+    assert run.code == 0, run.err
+    words = "--spm_model_file, --vocab_file"
+    assert refused(export(**given, **shape, vocab_file=elsewhere, spm_model_file=SPM), words)
+    words = "--vocab_file, --tokenizer json: contradict each other"
+    assert refused(export(**given, **shape, vocab_file=elsewhere, tokenizer="json"), words)
+    file = tmp_path / "albert_seq16_bs1.pt"
+    assert evaluate(aie_model_dir=file, text=["你好", "您好"], vocab_file=elsewhere).code == 0
+    run = evaluate(aie_model_dir=file, text=["你好", "您好"], vocab_file=SPM)
+    assert refused(run, "--vocab_file", "holds the wordpiece tokenizer")
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", "has no [PAD]"),
+        (b"[UNK]\n[CLS]\n[SEP]\n[PAD]\n", "does not begin with [PAD]"),
+        (b"[PAD]\n[UNK]\n[CLS]\n", "has no [SEP]"),
+        (b"[PAD]\n\xff\n", "not UTF-8"),
+    ],
+)
+def test_what_is_no_vocabulary(content, words):
+    with pytest.raises(UserError) as error:
+        WordPiece(content, "c/vocab.txt")
+    assert str(error.value).startswith("c/vocab.txt: ") and words in str(error.value)
+
+
+def test_the_demo_vocabulary_has_what_the_texts_need():
+    assert MADE["vocabulary"] == vocabulary()
+    letters = {letter for pair in CHINESE for text in pair for letter in text.lower()}
+    assert len(letters & set(MADE["vocabulary"])) > 100 and "漫" not in MADE["vocabulary"]
+    assert Path(GOLDEN / "make_pairs.py").is_file()
