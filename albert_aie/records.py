@@ -44,6 +44,9 @@ class Layout(NamedTuple):
     broken: list = None
 
 
+PLAIN = Layout()
+
+
 def _read_lines(lines, path, layout):
     return [TEXT], (Record(line, {TEXT: text}) for line, text in _stripped(lines))
 
@@ -203,7 +206,7 @@ def check(path, asked=None):
 
 
 @contextlib.contextmanager
-def reading(path, form, layout=Layout()):  # noqa: B008: it cannot be changed
+def reading(path, form, layout=PLAIN):
     """`with reading(path, "csv") as table:` the Table of a file, or of stdin for "-". Raises
     UserError, at once or with the record that is wrong, naming file and line."""
     if path == STDIN:
