@@ -10,7 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from albert_aie import UserError, backends, batching, command, machine, tasks
+from albert_aie import UserError, backends, batching, command, datasets, machine, tasks
 from albert_aie.compare import GATES
 
 
@@ -117,7 +117,7 @@ def run(args):
         command.note(note)
     if args.compare_cpu:
         metrics.check(task)
-        examples = tasks.read(args.data_dir, task=task).for_model(checkpoint.config.label_names)
+        examples = datasets.read(args.data_dir, task=task).for_model(checkpoint.config.label_names)
         examples = examples.first(args.compare_rows)
         command.note(examples.note)
         command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from albert_aie import UserError, artifact, backends, command, machine, own_text, tasks
+from albert_aie import UserError, artifact, backends, command, datasets, machine, own_text
 from albert_aie.classifier import Classifier, answers
 
 
@@ -81,7 +81,7 @@ def run(args):
     if own:
         examples, write_answers = own_text.read(args, task.of(names))
     else:
-        examples = tasks.read(args.data_dir, args.split or "dev", task)
+        examples = datasets.read(args.data_dir, args.split or "dev", task)
     examples = examples.for_model(names)
     command.note(examples.note)
     if args.compare_cpu:

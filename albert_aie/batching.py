@@ -70,8 +70,8 @@ class Batch(NamedTuple):
 
 
 def batches(encoded, shape):
-    """Yield Batch over `encoded`, an iterable of text.Encoded no longer than shape.max_seq_length:
-    one sentence a row in their order, or in a packed shape several in a row (`pack`), numbered 1,
+    """Yield Batch over `encoded`, an iterable of Encoded no longer than shape.max_seq_length: one
+    sentence a row in their order, or in a packed shape several in a row (`pack`), numbered 1,
     2, ... in attention_mask. `encoded` is read WINDOW sentences at a time, so that it may be made
     while earlier batches are computed.
 

@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from . import batching, tasks, text
+from . import batching, datasets, encoding
 
 SENTENCES = 256
 WORDS = 10  # at least: long ones, as dev has
@@ -21,14 +21,14 @@ def read(data_dir, task):
             f"int8 ranges are taken from dev itself: {data_dir} has no {train}; accuracy on dev "
             "flatters it"
         )
-    sentences = tasks.read(data_dir, split, task).sentences
+    sentences = datasets.read(data_dir, split, task).sentences
     long = [sentence for sentence in sentences if words(sentence) >= WORDS] or sentences
     return random.Random(0).sample(long, min(SENTENCES, len(long))), note
 
 
 def words(sentence):
     """How many words a text has, or both of a pair."""
-    return sum(len(one.split()) for one in text.texts(sentence))
+    return sum(len(one.split()) for one in encoding.texts(sentence))
 
 
 def batches(tokenizer, sentences, shape):

@@ -12,8 +12,8 @@ from typing import NamedTuple, Optional
 import numpy
 
 from . import UserError, artifact, backends
+from .encoding import texts
 from .evaluate import evaluate, finite
-from .text import texts
 
 CHUNK = 2048  # sentences answered together at most: enough that nearly all rows are full
 PAUSE = 0.5  # seconds without a further sentence after which those that came are answered

@@ -12,9 +12,10 @@ from typing import NamedTuple, Optional
 import numpy
 
 from . import UserError
+from .encoding import Encoded, texts
 from .evaluate import finite
 from .metrics import METRICS, measure
-from .text import SPM_OPTIONS, Encoded, texts
+from .spm import SPM_OPTIONS
 
 
 class Gate(NamedTuple):

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 
-from . import UserError, records, tasks, terminal
+from . import UserError, datasets, records, terminal
 from .classifier import chunks
 from .files import replacing
 
@@ -79,7 +79,7 @@ def reading(args, task):
     form = records.format_of(args.input, args.input_format)
     layout = records.Layout(task.columns, args.text_column or task.text)
     with records.reading(args.input, form, layout) as table:
-        yield table, form, tasks.columns(table, task, args.text_column)
+        yield table, form, datasets.columns(table, task, args.text_column)
 
 
 @contextlib.contextmanager
@@ -125,7 +125,7 @@ def answer(classify, args):
     with reading(args, classify.task) as (table, form, columns), writing(args.output) as write:
         writer = records.Writer(write, form, table, classify.names)
         for chunk in chunks(table.records):
-            sentences = [tasks.sentence(record, columns, table.path) for record in chunk]
+            sentences = [datasets.sentence(record, columns, table.path) for record in chunk]
             found, cut = classify.answers(sentences)
             for record, one in zip(chunk, found):
                 writer.add(record, one)
@@ -143,7 +143,7 @@ def read(args, task):
         label = args.label_column and records.column(table, [args.label_column], "--label_column")
         indices = {name.strip().lower(): name for name in table.columns}
         table = table._replace(records=rows)
-        examples = tasks.collect(table, task, columns, label, indices)
+        examples = datasets.collect(table, task, columns, label, indices)
 
     def write_answers(names, found):
         with writing(args.output) as write:

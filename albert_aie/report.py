@@ -13,12 +13,12 @@ import numpy
 
 from .artifact import Artifact
 from .batching import Shape
+from .datasets import Examples
+from .encoding import texts
 from .evaluate import WARMUP, Evaluation, finite, right
 from .files import replacing, sha256
 from .flops import flops_per_row
 from .metrics import METRICS, measure
-from .tasks import Examples
-from .text import texts
 
 RESULTS = ("eval.json", "predictions.tsv")
 NAMED = 3  # sentences without finite logits that are named

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from . import UserError
-from .text import Encoded, texts
+from .encoding import Encoded, texts
 
 UPSTREAM_COMMIT = "46de9ec"
 SHIFT = 0.1  # what albert_pytorch adds to the pooled vector before its classifier

@@ -24,7 +24,7 @@ import readings  # noqa: E402
 import worker as job  # noqa: E402
 from tables import tables  # noqa: E402
 
-from albert_aie import UserError, batching, command, files, flops, tasks  # noqa: E402
+from albert_aie import UserError, batching, command, datasets, files, flops, tasks  # noqa: E402
 from albert_aie.report import json_text  # noqa: E402
 
 EVERY = 8  # transformers' engines see every 8th sentence: they take minutes for all
@@ -57,7 +57,7 @@ def run(args):
     if any(number is not None and number < 1 for number in numbers):
         raise UserError("--rounds, --dense_rounds, --batch_sizes and --rows must be 1 or more")
     names = plan.load(args.pth_dir)[0].named(tasks.SST2).config.label_names
-    examples = tasks.read(args.data_dir).for_model(names)
+    examples = datasets.read(args.data_dir).for_model(names)
     sentences, labels = examples.sentences[: args.rows], examples.labels[: args.rows]
     here = {**host.machine(), "cuda": plan.cuda()}
     report = {"machine": here, **facts(args, sentences)}

@@ -8,7 +8,7 @@ import host
 import torch
 from readings import PRECISIONS
 
-from albert_aie import UserError, backends, checkpoint, tasks
+from albert_aie import UserError, backends, checkpoint, datasets
 
 LENGTH = 128
 BOTH, TEXT, DENSE = ("dense", "end_to_end"), ("end_to_end",), ("dense",)
@@ -127,7 +127,7 @@ def load(pth_dir):
 def calibration(args):
     """256 id lists of training sentences, for the peers' int8; ours takes its own."""
     _, tokenizer = load(args.pth_dir)
-    long = [s for s in tasks.read(args.data_dir, "train").sentences if len(s.split()) >= 10]
+    long = [s for s in datasets.read(args.data_dir, "train").sentences if len(s.split()) >= 10]
     drawn = random.Random(0).sample(long, min(256, len(long)))
     return [tokenizer.encode(sentence, LENGTH).ids for sentence in drawn]
 

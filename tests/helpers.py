@@ -14,7 +14,7 @@ import safetensors.torch
 import sentencepiece
 import torch
 
-from albert_aie import artifact, checkpoint, graph, tasks
+from albert_aie import artifact, checkpoint, datasets, graph
 from albert_aie.batching import batches, scatter
 from albert_aie.upstream import to_upstream
 
@@ -171,9 +171,9 @@ def needs_nncf():
 
 
 def tokens(tokenizer, folder, count=None, length=128):
-    """text.Encoded of the first `count` sentences of dev.tsv."""
+    """encoding.Encoded of the first `count` sentences of dev.tsv."""
     loaded = tokenizer.load()
-    return [loaded.encode(sentence, length) for sentence in tasks.read(folder).sentences[:count]]
+    return [loaded.encode(sentence, length) for sentence in datasets.read(folder).sentences[:count]]
 
 
 def traced(checkpoint, shape, graph_name="fused", upstream_dir=None, form=graph.PLAIN):

@@ -299,6 +299,7 @@ def test_the_patched_upstream_graph_compares_and_holds_no_operator_known_to_trou
     assert operators["aten::softmax"] == 3
 
 
+@pytest.mark.slow
 def test_the_published_batch_sizes_in_one_sweep(tiny, sentences):
     given = {"backend": "aie", "graph": "fused", "pth_dir": tiny, "data_dir": sentences}
     run = script("benchmarks/sweep", max_seq_length=32, no_compare=True, **given)
@@ -309,6 +310,7 @@ def test_the_published_batch_sizes_in_one_sweep(tiny, sentences):
     assert "predictions identical over 6 batch sizes" in run.out
 
 
+@pytest.mark.slow
 def test_the_report_to_send_in(tmp_path, tiny, sentences):
     file = tmp_path / "report.json"
     given = {"backend": "aie", "graph": "fused", "pth_dir": tiny, "data_dir": sentences}

@@ -195,6 +195,7 @@ def test_tables_of_what_peers_did_not_write_are_refused(tmp_path, capsys, text):
     assert "no readings of benchmarks/peers.py" in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_small_run_end_to_end(tmp_path, tiny, sst2, capsys):
     pytest.importorskip("openvino")
     if not hasattr(torch, "float8_e4m3fn"):
@@ -425,6 +426,7 @@ def test_a_sweep_that_cannot_begin_is_one_sentence(planted, flags, words):
     assert run.code == 2 and words in run.err and run.err.count("\n") == 1 and not run.calls
 
 
+@pytest.mark.slow
 def test_a_real_sweep(tiny, sentences, capsys):
     flags = ["--data_dir", sentences, "--pth_dir", tiny, "--backend", "torchscript"]
     flags += ["--max_seq_length", 32, "--batch_sizes"]

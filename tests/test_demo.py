@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers import ROOT, needs_nncf, python, tokens
 
-from albert_aie import compare, tasks
+from albert_aie import compare, datasets
 from albert_aie.backends import openvino
 from albert_aie.checkpoint import load
 
@@ -17,13 +17,13 @@ def words(sentence):
 
 
 def test_the_sentences_are_balanced_varied_and_our_own(sst2):
-    examples = tasks.read(DATA)
+    examples = datasets.read(DATA)
     lengths = [len(sentence.split()) for sentence in examples.sentences]
     assert len(examples.sentences) >= 200
     assert len(set(examples.sentences)) == len(examples.sentences)
     assert abs(sum(examples.labels) * 2 - len(examples.labels)) <= 2
     assert min(lengths) <= 5 and max(lengths) >= 45 and max(lengths) <= 60
-    splits = [tasks.read(sst2, split).sentences for split in ("train", "dev", "test")]
+    splits = [datasets.read(sst2, split).sentences for split in ("train", "dev", "test")]
     published = {words(sentence) for split in splits for sentence in split}
     assert not published & {words(sentence) for sentence in examples.sentences}
 
@@ -37,6 +37,7 @@ def test_the_checkpoint_is_albert_base_in_upstreams_layout_and_small():
     assert sum(file.stat().st_size for file in CHECKPOINT.iterdir()) < 25e6
 
 
+@pytest.mark.slow
 def test_demo_flags_find_everything(tmp_path, export, evaluate):
     shape = {"batch_size": 8, "max_seq_length": 64}
     run = export(demo=True, save_dir=tmp_path, backend="torchscript", **shape)
@@ -45,7 +46,7 @@ def test_demo_flags_find_everything(tmp_path, export, evaluate):
     run = evaluate(demo=True, aie_model_dir=file, output_dir=tmp_path)
     assert run.code == 0, run.err
     accuracy = json.loads((tmp_path / "eval.json").read_text())["accuracy"]
-    assert accuracy["total"] == len(tasks.read(DATA).sentences)
+    assert accuracy["total"] == len(datasets.read(DATA).sentences)
     assert accuracy["wilson95"][0] > 0.6  # it has learnt something: chance is 0.5
 
 

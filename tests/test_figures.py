@@ -11,9 +11,10 @@ import pytest
 from albert_aie import UserError, compare, flops, report
 from albert_aie.batching import Shape
 from albert_aie.compare import Comparison
+from albert_aie.datasets import Examples
+from albert_aie.encoding import Encoded
 from albert_aie.evaluate import Evaluation
-from albert_aie.tasks import SST2, Examples
-from albert_aie.text import Encoded
+from albert_aie.tasks import SST2
 
 NAN, INF = math.nan, math.inf
 ALBERT_BASE = {

@@ -327,7 +327,7 @@ def test_folders_that_are_not_a_checkpoints(tmp_path, tiny, export):
             {"num_labels": 3, "id2label": {"0": "bad", "1": "good"}},
             "num_labels is 3, but id2label has 2 (bad, good)",
         ),
-        ({"num_labels": 1}, "num_labels is 1"),
+        ({"num_labels": 0}, "num_labels is 0; a classifier has 2"),
         ({"num_labels": 10**9}, "num_labels is 1000000000"),
         ({"num_labels": 2.0}, "num_labels is 2.0"),
         ({"num_hidden_layers": 10**5}, "num_hidden_layers is 100000; at most 128"),

@@ -9,9 +9,10 @@ import pytest
 from glue_sets import CHINESE, PAIRS, labels_of, write_model, write_names, write_set
 from helpers import STAND_INS, fused_logits, python, refused
 
-from albert_aie import checkpoint, metrics, tasks
+from albert_aie import checkpoint, datasets, metrics
 from albert_aie.batching import Shape
-from albert_aie.tasks import TASKS, Examples
+from albert_aie.datasets import Examples
+from albert_aie.tasks import TASKS
 
 NAMES = [name for name, task in TASKS.items() if task.files]
 PACKED = "albert_seq32_bs4_packed.pt"
@@ -268,13 +269,13 @@ def test_what_is_wrong_with_a_tasks_file(tmp_path, name, text, words):
     task = TASKS[name]
     (tmp_path / task.files["dev"]).write_text(text)
     with pytest.raises(UserError) as error:
-        tasks.read(tmp_path, "dev", task)
+        datasets.read(tmp_path, "dev", task)
     assert words in str(error.value)
 
 
 def test_cola_with_a_header_is_read_as_well(tmp_path):
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\nfine\t1\n")
-    assert tasks.read(tmp_path, "dev", TASKS["CoLA"]).sentences == ["fine"]
+    assert datasets.read(tmp_path, "dev", TASKS["CoLA"]).sentences == ["fine"]
 
 
 def test_broken_lines_of_qqp_are_passed_over_and_counted(tmp_path):
@@ -282,7 +283,7 @@ def test_broken_lines_of_qqp_are_passed_over_and_counted(tmp_path):
     data = write_set(tmp_path, "QQP")
     lines = (data / "dev.tsv").read_text().splitlines()
     (data / "dev.tsv").write_text("\n".join([*lines[:3], "133\t5\tonly half of it", *lines[3:]]))
-    found = tasks.read(data, "dev", TASKS["QQP"])
+    found = datasets.read(data, "dev", TASKS["QQP"])
     assert len(found.sentences) == 12
     assert (
         found.note.startswith("1 lines have another number of columns") and "line 4" in found.note
@@ -335,7 +336,7 @@ def test_ids_labels_and_logits_are_the_unmodified_albert_pytorchs(
     folder = write_model(tmp_path / "model", name)
     data = write_set(tmp_path / "data", name)
     found = checkpoint.load(folder).named(task)
-    examples = tasks.read(data, "dev", task).for_model(found.config.label_names)
+    examples = datasets.read(data, "dev", task).for_model(found.config.label_names)
     tokenizer = found.tokenizer.load()
     encoded = [tokenizer.encode(sentence, length) for sentence in examples.sentences]
     run = python(

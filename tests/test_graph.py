@@ -43,7 +43,7 @@ def write_base(folder, layout, data):
     return load(folder)
 
 
-@pytest.mark.parametrize("layout", ["upstream", "hf"])
+@pytest.mark.parametrize("layout", ["upstream", pytest.param("hf", marks=pytest.mark.slow)])
 def test_base_size_equals_transformers_on_real_sentences(tmp_path, sst2, layout):
     checkpoint = write_base(tmp_path, layout, sst2)
     encoded = tokens(checkpoint.tokenizer, sst2, 16)

@@ -7,7 +7,8 @@ import pytest
 from helpers import needs_nncf
 
 from albert_aie import compare
-from albert_aie.tasks import SST2, Examples
+from albert_aie.datasets import Examples
+from albert_aie.tasks import SST2
 
 INT8 = {"backend": "openvino", "precision": "int8"}
 

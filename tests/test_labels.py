@@ -9,8 +9,8 @@ import torch
 from helpers import TINY, refused, write_checkpoint
 
 from albert_aie import UserError, artifact
+from albert_aie.spm import SentencePiece
 from albert_aie.tasks import SST2
-from albert_aie.text import Tokenizer
 
 SMALL = {"max_seq_length": 16, "batch_size": 4, "backend": "torchscript"}
 FILE = "albert_seq16_bs4.pt"
@@ -199,7 +199,7 @@ def test_sentences_without_finite_logits_are_counted_beside_the_others(
     """One word's embedding overflows, so that "dull film" alone has no logits."""
     folder = checkpoint(tmp_path / "model", [1.0, 0.0])
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
-    word = Tokenizer((folder / "spiece.model").read_bytes()).encode("dull")[0][1]
+    word = SentencePiece((folder / "spiece.model").read_bytes()).encode("dull")[0][1]
     tensors["albert.embeddings.word_embeddings.weight"][word] = 3e38
     safetensors.torch.save_file(tensors, folder / "model.safetensors")
     assert export(pth_dir=folder, save_dir=tmp_path, **SMALL).code == 0

@@ -10,7 +10,8 @@ from helpers import SPM, logits, tokens, traced
 from albert_aie import compare, graph
 from albert_aie.batching import Shape, batches, pack
 from albert_aie.checkpoint import load
-from albert_aie.text import Encoded, TokenizerFile
+from albert_aie.encoding import Encoded
+from albert_aie.text import TokenizerFile
 
 
 def test_every_sentence_is_packed_once_and_rows_are_full(sst2, albert_files):
@@ -110,7 +111,9 @@ def test_the_packed_graph_is_static(tiny):
         assert f"aten::{forbidden}" not in names
 
 
-@pytest.mark.parametrize("engine", ["torchscript", "openvino"])
+@pytest.mark.parametrize(
+    "engine", ["torchscript", pytest.param("openvino", marks=pytest.mark.slow)]
+)
 def test_all_modes_predict_the_same_on_all_of_dev(tmp_path, tiny, sst2, export, evaluate, engine):
     """872 rows through the two scripts: plain at 64 and 128, packed at several batch sizes, one
     stream and two."""

@@ -8,9 +8,12 @@ import pytest
 from glue_sets import CHINESE, vocabulary, write_model, write_set
 from helpers import ROOT, SPM, flags, fused_logits, python, refused
 
-from albert_aie import UserError, checkpoint, compare, tasks
+from albert_aie import UserError, checkpoint, compare, datasets, tasks
 from albert_aie.batching import Shape, batches
-from albert_aie.text import Encoded, Tokenizer, TokenizerFile, WordPiece, is_description
+from albert_aie.encoding import Encoded
+from albert_aie.library import WordPiece
+from albert_aie.spm import SentencePiece
+from albert_aie.text import TokenizerFile, is_description
 
 GOLDEN = ROOT / "tests" / "golden"
 MADE = json.loads((GOLDEN / "pairs.json").read_text(encoding="utf-8"))
@@ -25,9 +28,9 @@ def wanted(case):
     "case", MADE["pairs"], ids=lambda case: f"{case['texts']} {case['length']}"
 )
 def test_pairs_are_cut_and_joined_as_upstream_does(case):
-    found = Tokenizer(SPM.read_bytes()).encode(tuple(case["texts"]), case["length"])
+    found = SentencePiece(SPM.read_bytes()).encode(tuple(case["texts"]), case["length"])
     assert (found.ids, found.second) == wanted(case)
-    whole = Tokenizer(SPM.read_bytes()).encode(tuple(case["texts"]))
+    whole = SentencePiece(SPM.read_bytes()).encode(tuple(case["texts"]))
     assert found.truncated == (len(found.ids) < len(whole.ids))
 
 
@@ -73,7 +76,7 @@ def test_segments_count_in_the_logits_as_in_transformers(tmp_path, shape):
     folder = write_model(tmp_path / "m", "MRPC")
     found = checkpoint.load(folder)
     tokenizer = found.tokenizer.load()
-    pairs = tasks.read(write_set(tmp_path / "d", "MRPC"), task=tasks.TASKS["MRPC"]).sentences
+    pairs = datasets.read(write_set(tmp_path / "d", "MRPC"), task=tasks.TASKS["MRPC"]).sentences
     encoded = [tokenizer.encode(pair, 64) for pair in pairs]
     reference, _ = compare.reference_logits(found, encoded)
     got = fused_logits(found, encoded, shape)

@@ -183,8 +183,7 @@ def killed_at_random_moments(script, how, times, made, tiny, sentences, folder):
     assert sorted(os.listdir(folder)) == sorted([FILE, "eval.json", "predictions.tsv"])
 
 
-@pytest.mark.parametrize("how", SIGNALS)
-@pytest.mark.parametrize("script", ["export", "evaluate"])
+@pytest.mark.parametrize("script, how", zip(["export", "evaluate"], SIGNALS))
 def test_killed_at_three_random_moments(script, how, made, tiny, sentences, tmp_path):
     killed_at_random_moments(script, how, 3, made, tiny, sentences, tmp_path)
 

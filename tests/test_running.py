@@ -11,7 +11,7 @@ import pytest
 from albert_aie import UserError, batching, evaluate
 from albert_aie.backends import Output
 from albert_aie.batching import Shape
-from albert_aie.text import Encoded
+from albert_aie.encoding import Encoded
 
 NAN, INF = math.nan, math.inf
 

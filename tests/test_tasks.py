@@ -2,7 +2,7 @@
 
 import pytest
 
-from albert_aie import UserError, tasks
+from albert_aie import UserError, datasets, tasks
 from albert_aie.command import label_map
 from albert_aie.tasks import SST2
 
@@ -44,7 +44,7 @@ def test_a_label_map_is_numbers_and_names():
 
 def written(folder, text, split="dev", task=SST2):
     (folder / f"{split}.tsv").write_bytes(text.encode("utf-8"))
-    return tasks.read(folder, split, task)
+    return datasets.read(folder, split, task)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_table_that_is_none_of_the_tasks_is_named(tmp_path, text, words):
 def test_a_missing_file_names_those_that_are_there(tmp_path):
     (tmp_path / "validation.tsv").write_text("sentence\tlabel\nfine\t1\n")
     with pytest.raises(UserError, match=r"dev\.tsv: no such file; of validation\.tsv there, give"):
-        tasks.read(tmp_path)
+        datasets.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -132,14 +132,14 @@ def test_a_task_of_pairs_reads_two_columns(tmp_path):
 
 
 def test_labels_become_numbers_of_the_models_classes():
-    examples = tasks.Examples(SST2, "dev.tsv", ["a", "b"], [0, 1], [0, 1], SST2.classes)
+    examples = datasets.Examples(SST2, "dev.tsv", ["a", "b"], [0, 1], [0, 1], SST2.classes)
     seen = examples.for_model(("neutral", "POS", "Neg"))
     assert (seen.classes, seen.labels) == (("neutral", "positive", "negative"), [2, 1])
     assert examples.labels == [0, 1] and seen.first(1).labels == [2]
 
 
 def test_without_labels_a_models_own_names_are_kept():
-    examples = tasks.Examples(SST2, "test.tsv", ["a"], None, [0], SST2.classes)
+    examples = datasets.Examples(SST2, "test.tsv", ["a"], None, [0], SST2.classes)
     assert examples.for_model(("bad", "good")).classes == ("bad", "good")
     with pytest.raises(UserError, match="the model's neg, NEGATIVE"):  # two of one name
         examples.for_model(("neg", "NEGATIVE"))
@@ -150,9 +150,9 @@ def test_a_whole_set_of_examples(tmp_path):
     path = tmp_path / "dev.tsv"
     examples = written(tmp_path, "label\tsentence\n1\tfine \r\n0\tdull\n0\tno\n")
     known = SST2, path, ["fine ", "dull", "no"], [1, 0, 0], [0, 1, 2], SST2.classes, ""
-    assert examples == tasks.Examples(*known)
+    assert examples == datasets.Examples(*known)
     two = SST2, path, ["fine ", "dull"], [1, 0], [0, 1], SST2.classes, ""
-    assert examples.first(2) == tasks.Examples(*two) and examples.first(None) == examples
+    assert examples.first(2) == datasets.Examples(*two) and examples.first(None) == examples
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_whole_set_of_examples(tmp_path):
 def test_what_is_wrong_with_a_file_is_one_whole_sentence(tmp_path, content, said):
     (tmp_path / "dev.tsv").write_bytes(content)
     with pytest.raises(UserError) as error:
-        tasks.read(tmp_path)
+        datasets.read(tmp_path)
     assert str(error.value) == f"{tmp_path / 'dev.tsv'}{said}"
 
 
@@ -191,7 +191,7 @@ def test_a_folder_without_tables_says_what_is_wanted(tmp_path):
     with pytest.raises(
         UserError, match="no such file; --data_dir wants the folder of GLUE's SST-2"
     ):
-        tasks.read(tmp_path)
+        datasets.read(tmp_path)
 
 
 def test_names_of_a_model():
@@ -209,7 +209,7 @@ def test_names_of_a_model():
 
 
 def test_a_model_whose_names_do_not_meet_the_datas_is_one_whole_sentence():
-    examples = tasks.Examples(SST2, "dev.tsv", ["a"], [0], [0], SST2.classes)
+    examples = datasets.Examples(SST2, "dev.tsv", ["a"], [0], [0], SST2.classes)
     for names in (("bad", "good"), ("negative", "good")):
         with pytest.raises(UserError) as error:
             examples.for_model(names)

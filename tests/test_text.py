@@ -6,20 +6,20 @@ import json
 import pytest
 from helpers import ROOT
 
-from albert_aie import tasks
-from albert_aie.text import Tokenizer
+from albert_aie import datasets
+from albert_aie.spm import SentencePiece
 
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "tokens.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def tokenizer(albert_files):
-    return Tokenizer((albert_files / "30k-clean.model").read_bytes())
+    return SentencePiece((albert_files / "30k-clean.model").read_bytes())
 
 
 @pytest.mark.parametrize("split", ["dev", "test", "train"])
 def test_tokens_of_sst2_equal_upstreams(tokenizer, sst2, split):
-    rows = [tokenizer.encode(sentence)[0] for sentence in tasks.read(sst2, split).sentences]
+    rows = [tokenizer.encode(sentence)[0] for sentence in datasets.read(sst2, split).sentences]
     text = "".join(" ".join(map(str, row)) + "\n" for row in rows)
     digest = hashlib.sha256(text.encode()).hexdigest()
     made = {"sentences": len(rows), "tokens": sum(map(len, rows)), "sha256": digest}
@@ -41,10 +41,10 @@ def test_truncation_keeps_cls_and_sep_and_says_so(tokenizer):
 
 def test_a_quote_is_text_and_a_byte_order_mark_is_not(tmp_path):
     (tmp_path / "dev.tsv").write_bytes('\ufeffsentence\tlabel\r\n"a" film "\t1\r\n'.encode())
-    examples = tasks.read(tmp_path)
+    examples = datasets.read(tmp_path)
     assert (examples.sentences, examples.labels) == (['"a" film "'], [1])
 
 
 def test_the_test_split_has_no_labels(sentences):
-    examples = tasks.read(sentences, "test")
+    examples = datasets.read(sentences, "test")
     assert examples.labels is None and examples.sentences[0] == "a fine film ."

@@ -13,8 +13,9 @@ import numpy
 import pytest
 from helpers import ROOT, SPM, refused
 
-from albert_aie import UserError, artifact, checkpoint, compare, text, vocabulary
-from albert_aie.text import JsonTokenizer, TokenizerFile
+from albert_aie import UserError, artifact, checkpoint, compare, spm, text, vocabulary
+from albert_aie.library import JsonTokenizer
+from albert_aie.text import TokenizerFile
 
 GOLDEN = ROOT / "tests" / "golden"
 ARCHIVES = sorted(GOLDEN.glob("transformers-*.tar.xz"))
@@ -203,7 +204,7 @@ def test_an_unusable_file_beside_the_one_used_does_no_harm(saved_by, tmp_path):
 def test_a_piece_that_is_not_utf8_is_a_damaged_model(piece):
     damaged = SPM.read_bytes().replace(piece, b"\xbc" + piece[1:], 1)
     with pytest.raises(UserError, match="spiece.model: not a sentencepiece model"):
-        text.Tokenizer(damaged, "spiece.model")
+        spm.SentencePiece(damaged, "spiece.model")
 
 
 def test_a_sentencepiece_model_by_flag_goes_before_tokenizer_json(saved_by):
@@ -221,7 +222,7 @@ def test_an_albert_pytorch_folder_is_run_with_its_sentencepiece_model(saved_by, 
     found = checkpoint.load(folder).tokenizer
     assert (found.kind, found.options, found.beside.kind) == ("spm", {}, "json")
     (folder / "30k-clean.model").unlink()
-    with pytest.raises(UserError, match="--spm_model_file .--tokenizer json takes its"):
+    with pytest.raises(UserError, match="--vocab_file .--tokenizer json takes its"):
         checkpoint.load(folder)
     with pytest.raises(UserError, match="tokenizer.json: has 600 pieces"):
         checkpoint.load(folder, kind="json")
@@ -494,4 +495,4 @@ def test_accents_are_dropped_as_unicodedata_drops_them_from_whole_sentences():
     points = "a".join(map(chr, [*range(0xD800), *range(0xE000, 0x20000)]))
     whole = unicodedata.normalize("NFKD", points.replace("``", '"').replace("''", '"'))
     wanted = "".join(c for c in whole if not unicodedata.combining(c)).lower()
-    assert text.clean(points, remove_space=False) == wanted
+    assert spm.clean(points, remove_space=False) == wanted

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from albert_aie.text import Tokenizer
+from albert_aie.spm import SentencePiece
 
 
 class FullTokenizer:
     def __init__(self, vocab_file, do_lower_case=True, spm_model_file=None):
-        self.tokenizer = Tokenizer(Path(spm_model_file).read_bytes())
+        self.tokenizer = SentencePiece(Path(spm_model_file).read_bytes())
 
     def tokenize(self, text):
         return self.tokenizer.encode(text)[0][1:-1]
