@@ -150,11 +150,9 @@ def read_checkpoint(args, shape):
     from albert_aie import checkpoint
 
     tokenizer_file, kind = command.tokenizer_file(args)
-    where = args.pth_dir, tokenizer_file, args.prefix_dir
-    if args.random_weights:
-        found = checkpoint.draw(*where, kind=kind)
-    else:
-        found = checkpoint.load(*where, shift=not args.no_shift, kind=kind)
+    load = partial(checkpoint.load, shift=not args.no_shift)
+    read = checkpoint.draw if args.random_weights else load
+    found = read(args.pth_dir, tokenizer_file, args.prefix_dir, kind=kind)
     limit = found.config.max_position_embeddings
     if shape.max_seq_length > limit:
         raise UserError(
@@ -179,8 +177,7 @@ def export(path, checkpoint, target, shape, graph_name, args, sentences):
     inputs = graph.example_inputs(checkpoint.config, shape)
     compiled = engine.compile(module, inputs, target, ranges)
     steps.update()
-    task = args.task_name
-    manifest = artifact.manifest(checkpoint, compiled, target, graph_name, shape, task)
+    manifest = artifact.manifest(checkpoint, compiled, target, graph_name, shape, args.task_name)
     artifact.save(path, compiled, manifest, checkpoint.tokenizer)
     steps.close()
     seconds = time.perf_counter() - started

@@ -6,9 +6,9 @@
 Two settings: `dense`, one forward of full rows of 128 tokens at batch 1, 8 and 32; `end_to_end`,
 SST-2 dev from text to logits. Each engine lives in a process of its own and works alone; a round
 visits all in random order, those of one precision and batch size next to each other. Rates are
-medians over the rounds, ratios are paired within a round, their 95 % interval is a bootstrap over
-the rounds. Accuracy and label flips (against a peer in fp32 that ran all sentences) stand beside
-every speed. Exit code 1 if an engine failed, 2 for wrong input.
+medians over the rounds, ratios are paired within a round, their 95 % interval is a bootstrap.
+Accuracy and label flips (against a peer in fp32 that ran all sentences) stand beside every speed.
+Exit code 1 if an engine failed, 2 for wrong input.
 """
 
 import random

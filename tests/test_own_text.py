@@ -386,6 +386,7 @@ def test_wrong_input(exported, evaluate, tmp_path, name, content, options, words
         ({"text": "fine", "input_format": "csv"}, ["--input_format: means something with"]),
         ({"output": "x.tsv"}, ["--output: means something with --text or --input only"]),
         ({"text": ["a", "fine"]}, ["--text: SST-2 wants one text; put it in quotes"]),
+        ({"text": "fine", "output": "-", "output_dir": "x"}, ["--output -: the figures stand on"]),
         ({"text": "fine", "output": "/proc/none/x"}, ["/proc/none/x: cannot be written"]),
     ],
 )
