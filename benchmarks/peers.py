@@ -4,11 +4,10 @@
     python benchmarks/peers.py --demo --data_dir ../shared/data/SST-2
 
 Two settings: `dense`, one forward of full rows of 128 tokens at batch 1, 8 and 32; `end_to_end`,
-SST-2 dev from text to logits. Each engine lives in a process of its own and works alone; a round
-visits all in random order, those of one precision and batch size next to each other. Rates are
-medians over the rounds, ratios are paired within a round, their 95 % interval is a bootstrap.
-Accuracy and label flips (against a peer in fp32 that ran all sentences) stand beside every speed.
-Exit code 1 if an engine failed, 2 for wrong input.
+SST-2 dev from text to logits. Each engine has a process of its own and works alone; a round visits
+all in random order, those of one precision and batch size side by side. Rates are medians over the
+rounds, ratios are paired within a round, intervals are a bootstrap. Accuracy and flips
+(against a peer in fp32) stand beside every speed. Exit code 1: an engine failed; 2: wrong input.
 """
 
 import random
