@@ -8,7 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from . import UserError, backends, first_line, machine, tasks, terminal
+from . import UserError, backends, compare, first_line, machine, tasks, terminal
 from .files import check_writable, replacing, sha256
 from .report import json_text
 from .text import KINDS
@@ -245,7 +245,10 @@ def add_comparison(parser):
 
 
 def check_comparison(args):
-    """Raises UserError for flags of the comparison that contradict each other or lead nowhere."""
+    """Raises UserError for flags of the comparison that contradict each other or lead nowhere, and
+    where there is no reference."""
+    if args.compare_cpu:
+        compare.check_reference(args.prefix_dir)
     for name in ("compare_rows", "compare_output"):
         if getattr(args, name) is not None and not args.compare_cpu:
             raise UserError(

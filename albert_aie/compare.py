@@ -5,6 +5,7 @@ checkout is there, else transformers' ALBERT. It runs sentences sorted and padde
 their own batch, which is several times faster than padding to max_seq_length and checks that
 padding does not matter."""
 
+import importlib.util
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple, Optional
@@ -260,6 +261,17 @@ def reference_logits(
     return logits, name
 
 
+def check_reference(upstream_dir):
+    """Raises UserError where there is neither an albert_pytorch checkout nor transformers."""
+    from .upstream import has_upstream
+
+    if not has_upstream(upstream_dir) and importlib.util.find_spec("transformers") is None:
+        raise UserError(
+            "--compare_cpu needs a reference: give an albert_pytorch checkout by --prefix_dir, or "
+            "pip install transformers"
+        )
+
+
 def _reference(checkpoint, upstream_dir):
     """(function of ids, mask, types -> logits, all torch; its name)."""
     from .upstream import has_upstream, upstream_model
@@ -282,14 +294,8 @@ def _reference(checkpoint, upstream_dir):
 def transformers_model(checkpoint):
     """transformers' AlbertForSequenceClassification with eager attention, holding the checkpoint,
     fp32, eval mode."""
-    try:
-        from transformers import AlbertConfig, AlbertForSequenceClassification
-    except ImportError:
-        raise UserError(
-            "--compare_cpu needs a reference: give an albert_pytorch checkout by --prefix_dir, or "
-            "pip "
-            "install transformers"
-        ) from None
+    from transformers import AlbertConfig, AlbertForSequenceClassification
+
     sizes = asdict(checkpoint.config)
     del sizes["label_names"]
     config = AlbertConfig(**sizes, attn_implementation="eager")

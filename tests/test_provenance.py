@@ -1,0 +1,197 @@
+"""What an export writes down about itself, and what a comparison takes from it; each value by
+hand."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy
+import pytest
+import torch
+from helpers import ROOT, TINY, refused, write_checkpoint
+
+from albert_aie import UserError, __version__, artifact, checkpoint, compare, evaluate, process
+from albert_aie.backends import Compiled, Target
+from albert_aie.batching import Shape
+from albert_aie.tasks import TASKS
+
+
+def compiled(**changed):
+    made = {
+        "program": None,
+        "operators": {"aten::linear": 3},
+        "versions": {"engine": "1.2"},
+        "requires": ["engine"],
+        "options": {"level": 2},
+    }
+    return Compiled(**{**made, **changed})
+
+
+def test_every_key_of_a_manifest(tiny):
+    found = checkpoint.load(tiny).named(TASKS["SST-2"])
+    target = Target("aie", "npu", "fp16", {"level": 1})
+    made = artifact.manifest(found, compiled(), target, "fused", Shape(4, 32, 5), TASKS["SST-2"])
+    created = made.pop("created")
+    assert len(created) == len("2026-01-01T00:00:00+00:00") and created.endswith("+00:00")
+    assert made.pop("config") == found.config.__dict__
+    assert made == {
+        "format": "albert_aie",
+        "format_version": 2,
+        "backend": "aie",
+        "device": "npu",
+        "precision": "fp16",
+        "options": {"level": 2},
+        "requires": ["engine"],
+        "graph": "fused",
+        "batch_size": 4,
+        "max_seq_length": 32,
+        "slots": 5,
+        "task": "SST-2",
+        "tokenizer": {"kind": "spm", "options": {}},
+        "label_names": ["negative", "positive"],
+        "random_weights": False,
+        "source": {
+            "checkpoint": str(tiny),
+            "layout": "albert_pytorch",
+            "sha256": found.sha256,
+            "tokenizer_sha256": found.tokenizer.sha256,
+            "upstream_commit": None,
+        },
+        "operators": {"aten::linear": 3},
+        "versions": {
+            "albert_aie": __version__,
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "engine": "1.2",
+        },
+    }
+
+
+def test_a_manifest_names_upstreams_commit_and_the_task_of_the_model(tiny):
+    found = checkpoint.load(tiny).named(TASKS["SST-2"])
+    target = Target("torchscript", "cpu", "fp32")
+    made = artifact.manifest(found, compiled(), target, "upstream", Shape(1, 8), TASKS["MNLI-MM"])
+    assert made["source"]["upstream_commit"] == "46de9ec"
+    assert made["task"] == "MNLI" and made["slots"] == 0
+
+
+def saved_from(folder, **changed):
+    """What compare.checkpoint_of reads of an Artifact made from a folder's checkpoint."""
+    found = checkpoint.load(folder)
+    source = {"layout": found.layout, "sha256": found.sha256}
+    manifest = {"random_weights": False, "source": source, "config": found.config.to_json()}
+    kind = found.tokenizer.kind
+    return SimpleNamespace(
+        path="a.pt", manifest={**manifest, **changed}, tokenizer=SimpleNamespace(kind=kind)
+    )
+
+
+def test_the_checkpoint_of_a_file_is_found_by_its_digest(tiny, tmp_path):
+    found, note = compare.checkpoint_of(saved_from(tiny), tiny)
+    assert note == "" and found.sha256 == checkpoint.load(tiny).sha256
+    other = write_checkpoint(tmp_path / "other", seed=1)
+    found, note = compare.checkpoint_of(saved_from(tiny), other)
+    assert found.sha256 == checkpoint.load(other).sha256
+    assert note == (
+        f"the weights in {other} are not, byte by byte, those that the file was made from (sha256)"
+    )
+    assert compare.checkpoint_of(saved_from(tiny, source={}), tiny)[1] != ""
+
+
+def test_another_architecture_is_refused_and_other_label_names_are_not(tiny):
+    config = checkpoint.load(tiny).config.to_json()
+    named = saved_from(tiny, config={**config, "label_names": ["a", "b"]})
+    assert compare.checkpoint_of(named, tiny)[1] == ""
+    for name in ("hidden_size", "layer_norm_eps", "num_labels"):
+        wrong = saved_from(tiny, config={**config, name: 7})
+        with pytest.raises(UserError) as error:
+            compare.checkpoint_of(wrong, tiny)
+        assert str(error.value) == (
+            f"{tiny}: {name} is {config[name]}, but a.pt has 7; name the checkpoint that the file "
+            "was made from"
+        )
+    more = saved_from(tiny, config={**config, "further": None})
+    assert compare.checkpoint_of(more, tiny)[1] == ""  # what neither has
+
+
+def test_a_file_without_the_shift_is_compared_without_it(tiny):
+    source = {**saved_from(tiny).manifest["source"], "layout": checkpoint.UNSHIFTED}
+    with_shift, _ = compare.checkpoint_of(saved_from(tiny), tiny)
+    without, note = compare.checkpoint_of(saved_from(tiny, source=source), tiny)
+    assert note == "" and without.layout == checkpoint.UNSHIFTED
+    names = "classifier.bias"
+    assert not torch.equal(without.tensors[names], with_shift.tensors[names])
+
+
+def test_random_weights_are_drawn_again(tiny):
+    drawn = checkpoint.draw(tiny)
+    source = {"layout": "random", "sha256": drawn.sha256}
+    saved = saved_from(tiny, random_weights=True, source=source)
+    found, note = compare.checkpoint_of(saved, tiny)
+    assert found.random and note == ""
+    name = "albert.pooler.weight"
+    assert torch.equal(found.tensors[name], drawn.tensors[name])
+
+
+def test_the_reference_is_transformers_own_model_in_eval_mode_and_eager(tiny):
+    found = checkpoint.load(tiny)
+    model = compare.transformers_model(found)
+    assert not model.training and model.config._attn_implementation == "eager"
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act"):
+        assert getattr(model.config, name) == TINY[name]
+    state = model.state_dict()
+    for name, tensor in found.tensors.items():
+        assert torch.equal(state[name], tensor), name
+
+
+def test_no_reference_is_one_sentence_before_the_work(tiny, monkeypatch, tmp_path, export):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    words = (
+        "--compare_cpu needs a reference: give an albert_pytorch checkout by --prefix_dir, or pip "
+        "install transformers"
+    )
+    run = export(pth_dir=tiny, save_dir=tmp_path, compare_cpu=True, prefix_dir=tmp_path)
+    assert refused(run, words) and not list(tmp_path.iterdir())
+    compare.check_reference(ROOT / "tests" / "stub_upstream")
+
+
+def test_a_fresh_process_loads_runs_and_closes(monkeypatch):
+    """Closed whether it answers or fails."""
+    told = []
+    tokenizer = SimpleNamespace(load=lambda: "tokenizer")
+    saved = SimpleNamespace(tokenizer=tokenizer)
+    runner = SimpleNamespace(close=lambda: told.append("closed"))
+    target = Target("openvino", "cpu", "fp32")
+
+    def load(*given):
+        assert given == (saved, target)
+        return runner
+
+    def run(*given):
+        assert given == (runner, saved, "tokenizer", ["a"])
+        if told:
+            raise UserError("b")
+        return SimpleNamespace(logits=numpy.ones((1, 2)))
+
+    monkeypatch.setattr(evaluate.artifact, "open_pt", lambda path: {"a.pt": saved}[path])
+    backend = {"openvino": SimpleNamespace(load=load)}
+    monkeypatch.setattr(evaluate.backends, "get", backend.__getitem__)
+    monkeypatch.setattr(evaluate, "evaluate", run)
+    assert evaluate._logits("a.pt", target, ["a"]).tolist() == [[1, 1]] and told == ["closed"]
+    with pytest.raises(UserError, match="b"):
+        evaluate._logits("a.pt", target, ["a"])
+    assert told == ["closed", "closed"]
+
+
+def test_a_fresh_process_that_dies_is_told(monkeypatch, tmp_path):
+    def call(function, *given):
+        assert (function, given) == (evaluate._logits, (str(tmp_path), "target", ["a"]))
+        raise process.Died("was killed")
+
+    monkeypatch.setattr(evaluate.process, "call", call)
+    with pytest.raises(UserError) as error:
+        evaluate.logits_in_fresh_process(tmp_path, "target", ["a"])
+    assert str(error.value) == (
+        f"{tmp_path}: the process that ran it for the comparison was killed; the file is written: "
+        "compare it with run_aie_eval.py --compare_cpu, or take a smaller --batch_size"
+    )
