@@ -152,8 +152,9 @@ def _write_tsv(values, answer):
 
 def _write_csv(values, answer):
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(map(_plain, {**values, **answer}.values()))
-    return text.getvalue()
+    # Python quotes a carriage return only where it is part of the line's end.
+    csv.writer(text, lineterminator="\r\n").writerow(map(_plain, {**values, **answer}.values()))
+    return text.getvalue()[:-2] + "\n"
 
 
 def _write_jsonl(values, answer):

@@ -5,6 +5,7 @@ traceback, a hang or a wrong answer.
 
 import collections
 import contextlib
+import csv
 import io
 import json
 import os
@@ -664,7 +665,9 @@ FLAGS = {
         "precision": st.sampled_from(["fp32", "bf16", "fp16", "int8", "x"]),
         "graph": st.sampled_from(["fused", "upstream", "x"]),
         "spm_model_file": WORDS,
-        "tokenizer": st.sampled_from(["spm", "json", "x"]),
+        "vocab_file": WORDS,
+        "task_name": st.sampled_from(["sst2", "CoLA", "STS-B", "text", "", "x"]),
+        "tokenizer": st.sampled_from(["spm", "json", "wordpiece", "x"]),
         "data_dir": WORDS,
         "device_id": NUMBERS,
         "soc_version": WORDS,
@@ -681,6 +684,12 @@ FLAGS = {
         "split": st.sampled_from(["dev", "test", "train", "x"]),
         "task_name": WORDS,
         "spm_model_file": WORDS,
+        "vocab_file": WORDS,
+        "text": WORDS,
+        "input": WORDS,
+        "text_column": WORDS,
+        "label_column": WORDS,
+        "output": WORDS,
         "label_map": st.sampled_from(["1=POSITIVE,0=NEGATIVE", "0=x", "2=negative", "=", "a\nb"]),
         "compare_rows": NUMBERS,
         "compare_output": WORDS,
@@ -721,3 +730,67 @@ def test_flags_of_export(request, worker, good, place, options):
 def test_flags_of_evaluate(request, worker, good, place, options):
     example = Example(request, worker, place())
     example.evaluate(good / "out" / FILE, good / "data", whole(good), **options)
+
+
+CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
+
+
+def write_own(form, names, rows):
+    """A table as its format has it, by the standard library."""
+    if form == "jsonl":
+        return "".join(json.dumps(dict(zip(names, row))) + "\n" for row in rows)
+    text = io.StringIO()
+    csv.writer(text).writerows([names, *rows])
+    return text.getvalue()
+
+
+def read_own(form, data):
+    """Rows of {column: value}, by the standard library."""
+    text = data.decode("utf-8-sig")
+    if form == "jsonl":
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    header, *rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    return [dict(zip(header, row)) for row in rows]
+
+
+def own_text(example, good, form, data):
+    """A user's own table: refused, or answered row by row with all its columns as they were."""
+    source, out = example.folder / f"own.{form}", example.folder / f"answers.{form}"
+    source.write_bytes(data)
+    file = good / "out" / FILE
+    run = example.run("run_aie_eval", aie_model_dir=file, input=source, output=out)
+    if example.refused(run):
+        if out.exists():
+            example.fail("half-written", run.err)
+        return
+    if run.code != 0:
+        example.fail("wrong exit code", f"{run.code}: {run.err}")
+    given, got = read_own(form, data), read_own(form, out.read_bytes())
+    for row, answer in zip(given, got):
+        extra = {name: value for name, value in answer.items() if name not in row}
+        label = next((v for name, v in extra.items() if name.endswith("label")), None)
+        if {**answer, **row} != answer or label not in ("negative", "positive"):
+            example.fail("wrong answer", f"{answer} for {row}")
+    if len(given) != len(got):
+        example.fail("wrong answer", f"{len(got)} answers for {len(given)} rows")
+    example.count("right")
+
+
+@given(
+    st.sampled_from(["csv", "jsonl"]),
+    st.permutations(["text", "label", "n"]),
+    st.lists(st.tuples(CELL, CELL, CELL), min_size=1, max_size=5),
+)
+def test_own_text_of_any_letters(request, worker, good, place, form, names, rows):
+    example = Example(request, worker, place())
+    own_text(example, good, form, write_own(form, names, rows).encode())
+    if "refused" in COUNTS[example.name]:
+        example.fail("wrongly refused", str(rows))
+
+
+@given(st.sampled_from(["csv", "jsonl"]), DAMAGE)
+def test_damaged_own_text(request, worker, good, place, form, damage):
+    example = Example(request, worker, place())
+    rows = [(text, str(label), "a, b") for text, label in zip(SENTENCES, LABELS)]
+    data = write_own(form, ["text", "gold", "n"], rows).encode()
+    own_text(example, good, form, damaged(data, damage))
