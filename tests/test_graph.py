@@ -119,3 +119,25 @@ def test_flops_of_a_row_are_what_torch_counts(tiny):
     base = {**BASE, "num_labels": 2}
     assert round(flops.flops_per_row(base, 128) / 1e9, 2) == 22.37
     assert round(flops.executed_flops_per_row(base, Shape(1, 128)) / 1e9, 2) == 20.15
+
+
+# (hidden size, heads) as published; v1 has gelu, v2 gelu_new, all an embedding of 128.
+SIZES = {"base": (768, 12), "large": (1024, 16), "xlarge": (2048, 16), "xxlarge": (4096, 64)}
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new"])
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param(size, marks=pytest.mark.slow if size.startswith("x") else ()) for size in SIZES],
+)
+def test_every_published_size_equals_transformers(tmp_path, sentences, size, activation):
+    """With two layers: they are one layer, used again and again."""
+    hidden, heads = SIZES[size]
+    sizes = {"hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": 4 * hidden}
+    config = {**BASE, **sizes, "num_hidden_layers": 2, "hidden_act": activation}
+    checkpoint = load(write_checkpoint(tmp_path / size, config, "hf"))
+    encoded = tokens(checkpoint.tokenizer, sentences, 5, 16)
+    reference, _ = compare.reference_logits(checkpoint, encoded)
+    for shape in (Shape(2, 16), Shape(1, 32, 4)):
+        got = fused_logits(checkpoint, encoded, shape)
+        torch.testing.assert_close(got, reference, rtol=0, atol=1e-5)
