@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -104,6 +105,27 @@ def test_the_reference_has_the_same_ids_and_segments(saved_by):
         for length in (8, 64):
             own = file.load().encode(pair, length)
             assert (encode(pair, length).ids, encode(pair, length).second) == (own.ids, own.second)
+
+
+def test_other_segments_of_the_same_ids_fail_the_comparison(monkeypatch):
+    """The ids of [CLS] a [SEP] b [SEP], by a reference that sees one segment."""
+    logits = numpy.array([[1, 0]], numpy.float32)
+    own = SimpleNamespace(encode=lambda *_: Encoded([2, 5, 3, 6, 3], second=3))
+    saved = SimpleNamespace(
+        shape=Shape(1, 8),
+        tokenizer=SimpleNamespace(load=lambda: own),
+        manifest={"precision": "fp32"},
+    )
+    monkeypatch.setattr(compare, "reference_logits", lambda *_, **__: (logits, ""))
+    given = datasets.Examples(tasks.TASKS["RTE"], "dev.tsv", [("a", "b")], None, [0], ("x", "y"))
+    for second, passed in ((3, True), (None, False), (2, False)):
+        theirs = Encoded([2, 5, 3, 6, 3], second=second)
+        monkeypatch.setattr(
+            compare, "reference_tokenizer", lambda *_, theirs=theirs: (lambda *_: theirs, "")
+        )
+        checkpoint = SimpleNamespace(tokenizer=None, random=False)
+        made = compare.against_reference(logits, saved, checkpoint, given, None, len)
+        assert (made.other_ids, made.passed) == (int(not passed), passed)
 
 
 @pytest.mark.upstream
