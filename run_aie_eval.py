@@ -128,11 +128,11 @@ def answer(args, saved, target):
         count, cut, unknown = own_text.answer(classify, args)
     seconds = time.perf_counter() - started
     if to_file:
-        command.say("wrote", f"{args.output} ({count} texts in {seconds:.1f} s, load included)")
+        command.say("wrote", f"{args.output} (texts: {count}, {seconds:.1f} s, load included)")
     if cut:
-        command.note(f"{cut} texts were cut to {saved.shape.max_seq_length} tokens")
+        command.note(f"texts cut to {saved.shape.max_seq_length} tokens: {cut}")
     if unknown:
-        command.note(f"{unknown} texts have no answer: their logits are not finite")
+        command.note(f"texts without an answer, for their logits are not finite: {unknown}")
     return 1 if unknown else 0
 
 

@@ -80,7 +80,7 @@ def test_every_way_in_gives_the_same_872_predictions(exported, evaluate, sst2, t
         out = tmp_path / f"out.{name}"
         run = evaluate(**given, input=source, output=out)
         assert run.code == 0, run.err
-        assert "872 texts" in run.out and str(out) in run.out
+        assert "(texts: 872, " in run.out and str(out) in run.out
         got[name] = out.read_text()
     code, got["stdin"], err = feed(
         (tmp_path / "a.txt").read_text(), f"--aie_model_dir={exported}", "--input=-"
@@ -516,3 +516,27 @@ print([name for name in ("torch", "transformers", "sklearn", "scipy") if name in
 """
     run = python("-c", code, tmp_path / "albert_seq32_bs2.pt")
     assert run.out.splitlines()[1:] == ["[]"], run.err
+
+
+def test_what_was_cut_and_what_has_no_answer_is_counted(
+    tiny, tmp_path, export, evaluate, monkeypatch
+):
+    """Of three texts one is longer than the file's 8 tokens; then all logits overflow."""
+    made = {"backend": "torchscript", "batch_size": 2, "max_seq_length": 8}
+    assert export(pth_dir=tiny, save_dir=tmp_path, **made).code == 0
+    (tmp_path / "a.txt").write_text("fine\none two three four five six seven eight nine\nno\n")
+    given = {"aie_model_dir": tmp_path / "albert_seq8_bs2.pt", "input": tmp_path / "a.txt"}
+    run = evaluate(**given)
+    assert run.code == 0 and run.err == "note        texts cut to 8 tokens: 1\n"
+    whole = classifier.evaluate
+
+    def overflow(*args, **options):
+        found = whole(*args, **options)
+        found.logits[1] = numpy.inf
+        return found
+
+    monkeypatch.setattr(classifier, "evaluate", overflow)
+    run = evaluate(**given)
+    assert run.code == 1 and run.out.splitlines()[1].startswith("\t\tone two")
+    assert "texts without an answer, for their logits are not finite: 1" in run.err
+    assert [line.split("\t")[0] != "" for line in run.out.splitlines()] == [True, False, True]
