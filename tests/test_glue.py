@@ -49,7 +49,7 @@ def test_a_task_end_to_end(tmp_path, export, evaluate, name, pack):
     table = [dict(zip(lines[0].split("\t"), line.split("\t"))) for line in lines[1:]]
     assert len(table) == 12
     assert_metrics_are_those_of_the_table(result, table, TASKS[name])
-    run = evaluate(aie_model_dir=file, data_dir=data, split="test")
+    run = evaluate(aie_model_dir=file, data_dir=data, split="test", task_name=name)
     assert run.code == 0, run.err
 
 
