@@ -171,13 +171,15 @@ def test_compile_gets_keywords_that_both_packages_take(flow):
 @pytest.mark.parametrize(
     "given, wanted",
     [
-        (
+        pytest.param(
             {"aie_input_dtype": "int64"},
             {"truncate_long_and_double": True, "input_dtype": "int64"},
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             {"precision": "fp32", "require_full_compilation": True},
             {"require_full_compilation": True, "input_dtype": "int32"},
+            marks=pytest.mark.slow,
         ),
         (
             {"pack": True, "optimization_level": 1},
