@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy
@@ -14,7 +15,7 @@ from albert_aie.compare import Comparison
 from albert_aie.datasets import Examples
 from albert_aie.encoding import Encoded
 from albert_aie.evaluate import Evaluation
-from albert_aie.tasks import SST2
+from albert_aie.tasks import SST2, TASKS
 
 NAN, INF = math.nan, math.inf
 ALBERT_BASE = {
@@ -533,3 +534,86 @@ def test_torchscript_is_read_back(dtype, name):
     saved.manifest["precision"] = "fp16"
     with pytest.raises(UserError, match="its manifest says fp16"):
         torchscript.load(saved, target)
+
+
+# Pairs and regressions
+
+
+def test_the_tables_of_pairs_and_of_a_regression(tmp_path):
+    """Tabs and line ends, which a user's own texts can have, are blanks in a table."""
+    pairs = Examples(
+        TASKS["RTE"],
+        "dev.tsv",
+        [("a\tb", "c\nd"), ("e\r", "f\x85")],
+        [1, 0],
+        ["7", "8"],
+        ("not_entailment", "entailment"),
+    )
+    logits = numpy.array([[0.5, -1], [NAN, 0]], numpy.float32)
+    report.write_results(tmp_path, {}, logits, pairs)
+    assert (tmp_path / "predictions.tsv").read_text(encoding="utf-8").split("\n") == [
+        "index\tprediction\tlabel\tlogit_not_entailment\tlogit_entailment\tsentence1\tsentence2",
+        "7\tnot_entailment\tentailment\t0.500000\t-1.000000\ta b\tc d",
+        "8\t\tnot_entailment\tnan\t0.000000\te \tf\x85",
+        "",
+    ]
+    scores = Examples(TASKS["STS-B"], "d", [("a", "b"), ("c", "d")], [1.5, 0.0], [0, 1], ("score",))
+    logits = numpy.array([[2.25], [INF]], numpy.float32)
+    for labels, shown in (([1.5, 0.0], ["1.5", "0.0"]), (None, ["", ""])):
+        given = replace(scores, labels=labels)
+        paths = report.write_results(tmp_path, {"a": NAN}, logits, given)
+        assert paths == [tmp_path / "eval.json", tmp_path / "predictions.tsv"]
+        table = (tmp_path / "predictions.tsv").read_bytes()
+        assert table.decode().split("\n") == [
+            "index\tprediction\tlabel\tsentence1\tsentence2",
+            f"0\t2.250000\t{shown[0]}\ta\tb",
+            f"1\t\t{shown[1]}\tc\td",
+            "",
+        ]
+        told = json.loads((tmp_path / "eval.json").read_text())
+        digest = hashlib.sha256(table).hexdigest()
+        assert told == {"a": None, "predictions_sha256": digest}
+
+
+def test_the_lines_of_a_regression_and_of_several_metrics():
+    scores = numpy.array([[1.0], [2], [3], [4], [5]], numpy.float32)
+    given = Examples(TASKS["STS-B"], "d", SENTENCES, [1.0, 2, 3, 4, 5], list(range(5)), ("score",))
+    made = figures(evaluation(logits=scores), given)
+    assert made["task"] == "STS-B" and "accuracy" not in made
+    assert made["metrics"] == {"pearson": pytest.approx(1), "spearman": pytest.approx(1)}
+    told = dict(report.lines(made))
+    assert told["metrics"] == "Pearson 1.0000, Spearman 1.0000" and "accuracy" not in told
+    alike = dict(report.lines(figures(evaluation(logits=scores * 0), given)))
+    assert alike["metrics"] == "Pearson undefined, Spearman undefined"
+    unlabelled = figures(evaluation(logits=scores), replace(given, labels=None))
+    assert unlabelled["metrics"] == {}
+    assert dict(report.lines(unlabelled))["accuracy"] == "none: the split has no labels"
+    pair = Examples(TASKS["MRPC"], "d", SENTENCES, [1, 0, 1, 1, 0], [0] * 5, TASKS["MRPC"].classes)
+    # predicted 0, 1, 0, 1 and none: one hit, one false, two missed
+    assert dict(report.lines(figures(given=pair)))["metrics"] == "F1 0.4000"
+
+
+def test_a_pair_without_finite_logits_is_named_by_both_texts():
+    texts = [("a", "b")] * 4 + [("a fine film", "an overflow")]
+    given = Examples(TASKS["MRPC"], "d", texts, [1, 0, 1, 1, 0], list("abcde"), ("x", "y"))
+    line = dict(report.lines(figures(given=replace(given, classes=TASKS["MRPC"].classes))))
+    assert line["not scored"].endswith("e: 'a fine film / an overflow'")
+
+
+def test_every_figure_of_a_regressions_comparison():
+    """Not centred: the difference is 0.5 of sqrt(1 + 4 + 9); nothing flips, no flips are printed.
+    The reference is the labels; exchanging the order of two scores costs correlation."""
+    reference = numpy.array([[1], [2], [3]], numpy.float32)
+    given = Examples(TASKS["STS-B"], "d", list("abc"), [1.0, 2.0, 3.0], [0, 1, 2], ("score",))
+    made = compare.compare(reference + [[0], [0.5], [0]], reference, given, "bf16", "eye", "I")
+    assert made.relative == pytest.approx(0.5 / math.sqrt(14)) and made.flips == 0
+    assert (made.metric, made.regression) == ("pearson", True)
+    assert made.reference_value == pytest.approx(1)
+    # deviations -7/6, 1/3, 5/6 of scores 1, 2.5, 3
+    assert made.value == pytest.approx(2 / math.sqrt(2 * (49 + 4 + 25) / 36))
+    lines = dict(made.lines())
+    assert lines["difference"] == "relative 1.34e-01 (gate 2e-02)"
+    assert lines["Pearson"] == "0.9608 compiled, 1.0000 reference (gate 0.5 points lost)"
+    assert not made.passed and made.allowed_flips == 0
+    same = compare.compare(reference, reference, given, "fp32")
+    assert same.passed and same.relative == 0.0

@@ -9,9 +9,8 @@ import pytest
 from glue_sets import CHINESE, PAIRS, labels_of, write_model, write_names, write_set
 from helpers import STAND_INS, fused_logits, python, refused
 
-from albert_aie import checkpoint, datasets, metrics
+from albert_aie import checkpoint, datasets
 from albert_aie.batching import Shape
-from albert_aie.datasets import Examples
 from albert_aie.tasks import TASKS
 
 NAMES = [name for name, task in TASKS.items() if task.files]
@@ -87,83 +86,6 @@ def pearson(x, y):
     x, y = ([value - sum(values) / len(values) for value in values] for values in (x, y))
     above = sum(a * b for a, b in zip(x, y))
     return above / math.sqrt(sum(a * a for a in x) * sum(b * b for b in y))
-
-
-# The metrics, on a dozen rows whose answer was worked out by hand
-
-
-def examples(task, labels, classes=None):
-    numbers = list(range(len(labels)))
-    return Examples(
-        TASKS[task], "dev.tsv", numbers, labels, numbers, classes or TASKS[task].classes
-    )
-
-
-def predicting(numbers, classes=2):
-    """Logits whose largest is that of these classes; None: not finite."""
-    logits = numpy.zeros((len(numbers), classes), numpy.float32)
-    for row, number in enumerate(numbers):
-        logits[row, number or 0] = 1 if number is not None else math.nan
-    return logits
-
-
-LABELS = [1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
-GUESSES = [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1, 1]
-
-
-def test_metrics_of_twelve_rows_worked_out_by_hand():
-    """5 hits, 2 missed, 2 false, 3 rightly not: accuracy 8/12, F1 10/14, Matthews (15 - 4) / 35."""
-    given, logits = examples("MRPC", LABELS), predicting(GUESSES)
-    assert metrics.measure("accuracy", given, logits) == pytest.approx(8 / 12)
-    assert metrics.measure("f1", given, logits) == pytest.approx(10 / 14)
-    assert metrics.measure("matthews", given, logits) == pytest.approx(11 / 35)
-
-
-def test_metrics_look_for_the_tasks_class_1_wherever_the_model_has_it():
-    """The same rows by a model whose class 0 is `equivalent`, and one that has a third class."""
-    names = ("equivalent", "not_equivalent")
-    turned = examples("MRPC", [1 - label for label in LABELS], names)
-    logits = predicting([1 - guess for guess in GUESSES])
-    assert metrics.measure("f1", turned, logits) == pytest.approx(10 / 14)
-    third = ("unsure", "not_equivalent", "equivalent")
-    given = examples("MRPC", [label + 1 for label in LABELS], third)
-    logits = predicting([guess + 1 for guess in GUESSES[:11]] + [0], 3)
-    # the last is neither a hit nor false: 10 / (10 + 1 + 2)
-    assert metrics.measure("f1", given, logits) == pytest.approx(10 / 13)
-    assert metrics.measure("accuracy", given, logits) == pytest.approx(8 / 12)
-
-
-def test_what_was_not_scored_is_wrong_in_every_metric():
-    """The first hit is lost: 4 hits, 3 missed, 2 false, 3 rightly not. F1 8/13. Matthews of three
-    classes, one of them never a label, from Gorodkin's sums: c 7, s 12, predicted 6, 5 and 1,
-    labels 7, 5 and 0: 7*12 - 6*7 - 5*5 over the root of (144 - 36 - 25 - 1) (144 - 49 - 25)."""
-    given = examples("MRPC", LABELS)
-    logits = predicting([None, *GUESSES[1:]])
-    assert metrics.measure("accuracy", given, logits) == pytest.approx(7 / 12)
-    assert metrics.measure("f1", given, logits) == pytest.approx(8 / 13)
-    assert metrics.measure("matthews", given, logits) == pytest.approx(17 / math.sqrt(82 * 70))
-
-
-def test_correlations_of_twelve_rows_worked_out_by_hand():
-    """Scores 0 to 11 against the same with the last two exchanged: both differ by 1 from the
-    diagonal twice. Spearman 1 - 6 * 2 / (12 * 143); Pearson is the same, for these are ranks."""
-    given = examples("STS-B", [float(i) for i in range(12)], ("score",))
-    scores = numpy.array([[*range(10), 11, 10]], numpy.float32).T
-    wanted = 1 - 12 / (12 * 143)
-    assert metrics.measure("spearman", given, scores) == pytest.approx(wanted)
-    assert metrics.measure("pearson", given, scores) == pytest.approx(wanted)
-    # cubes keep the ranks: Spearman stays, Pearson does not
-    assert metrics.measure("spearman", given, scores**3) == pytest.approx(wanted)
-    assert metrics.measure("pearson", given, scores**3) == pytest.approx(
-        pearson([float(i) for i in range(12)], [float(x) for x in scores[:, 0] ** 3])
-    )
-
-
-def test_a_correlation_of_scores_that_are_all_alike_has_no_value():
-    given = examples("STS-B", [0.0, 1.0, 2.0], ("score",))
-    alike = numpy.ones((3, 1), numpy.float32)
-    assert math.isnan(metrics.measure("pearson", given, alike))
-    assert math.isnan(metrics.measure("spearman", given, alike))
 
 
 # Labels and tasks that do not meet

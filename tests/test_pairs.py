@@ -1,6 +1,7 @@
 """Pairs and WordPiece: ids and segments are albert_pytorch's, on text that was made to differ."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from helpers import ROOT, SPM, flags, fused_logits, python, refused
 from albert_aie import UserError, checkpoint, compare, datasets, tasks
 from albert_aie.batching import Shape, batches
 from albert_aie.encoding import Encoded
-from albert_aie.library import WordPiece
+from albert_aie.library import JsonTokenizer, WordPiece
 from albert_aie.spm import SentencePiece
 from albert_aie.text import TokenizerFile, is_description
 
@@ -219,3 +220,67 @@ def test_the_demo_vocabulary_has_what_the_texts_need():
     letters = {letter for pair in CHINESE for text in pair for letter in text.lower()}
     assert len(letters & set(MADE["vocabulary"])) > 100 and "漫" not in MADE["vocabulary"]
     assert Path(GOLDEN / "make_pairs.py").is_file()
+
+
+# tokenizer.json: what transformers_tokenizer and JsonTokenizer do with lengths and special tokens
+
+
+def test_a_json_tokenizer_cuts_anew_for_each_length(saved_by):
+    """Lengths in any order, and none again; the vocabulary's size counts every id."""
+    path = saved_by("5.23.0/json/tokenizer.json")
+    raw = json.loads(path.read_bytes())
+    tokenizer = JsonTokenizer(path.read_bytes(), "c/tokenizer.json")
+    whole = tokenizer.encode("one two three four five")
+    for length in (5, 4, None, 6, None):
+        found = tokenizer.encode("one two three four five", length)
+        assert len(found.ids) == min(length or len(whole.ids), len(whole.ids))
+        assert found.truncated == (len(found.ids) < len(whole.ids)) and found.second is None
+    size = len(raw["model"]["vocab"])
+    assert tokenizer.vocab_size == max(size, *(one["id"] + 1 for one in raw["added_tokens"]))
+    assert tokenizer.normalized("A\u0301") == "a"
+
+
+def test_a_tokenizer_that_frames_nothing_is_refused(saved_by):
+    raw = json.loads(saved_by("5.23.0/json/tokenizer.json").read_bytes())
+    with pytest.raises(UserError) as error:
+        JsonTokenizer(json.dumps({**raw, "post_processor": None}).encode(), "c/tokenizer.json")
+    assert str(error.value) == (
+        "c/tokenizer.json: puts no [CLS] and [SEP] around a sentence; save the tokenizer again "
+        "with the post-processor that the checkpoint was trained with"
+    )
+    with pytest.raises(UserError) as error:
+        JsonTokenizer(b"{}", "c/tokenizer.json")
+    said = str(error.value)
+    assert said.startswith("c/tokenizer.json: not a tokenizer that tokenizers ")
+    assert said.endswith(
+        "; save the tokenizer again, or pip install the version of tokenizers that wrote it"
+    )
+    marked = JsonTokenizer(b"\xef\xbb\xbf" + json.dumps(raw).encode())
+    assert marked.encode("no") == JsonTokenizer(json.dumps(raw).encode()).encode("no")
+
+
+def test_the_reference_of_a_json_tokenizer_cuts_and_needs_transformers(saved_by, monkeypatch):
+    file = checkpoint.load(saved_by("5.23.0/json")).tokenizer
+    encode, name = compare.reference_tokenizer(file, None)
+    assert name == "transformers' PreTrainedTokenizerFast"
+    for sentence in ("one two three four five", ("one two", "three four five")):
+        for length in (6, 32):
+            own = file.load().encode(sentence, length)
+            assert (encode(sentence, length).ids, encode(sentence, length).second) == (
+                own.ids,
+                own.second,
+            )
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError) as error:
+        compare.transformers_tokenizer(file)
+    assert str(error.value) == (
+        f"--compare_cpu: tokenizing by {file.path} needs a reference too; pip install transformers"
+    )
+
+
+def test_a_piece_by_its_number_and_options_of_a_kind():
+    spm = SentencePiece(SPM.read_bytes())
+    assert (spm.piece(2), spm.piece(3)) == ("[CLS]", "[SEP]")
+    assert not is_description({"kind": "wordpiece", "options": {"remove_space": True}})
+    assert is_description({"kind": "wordpiece", "options": {}})
+    assert not is_description({"kind": "wordpiece", "options": {"added_tokens": {}}})
