@@ -125,15 +125,13 @@ def answer(args, saved, target):
     command.check_outputs(args.output if to_file else None)
     started = time.perf_counter()
     with Classifier(saved, args.label_map, **target.options) as classify:
-        count, cut, unknown = own_text.answer(classify, args)
+        told = own_text.answer(classify, args)
     seconds = time.perf_counter() - started
     if to_file:
-        command.say("wrote", f"{args.output} (texts: {count}, {seconds:.1f} s, load included)")
-    if cut:
-        command.note(f"texts cut to {saved.shape.max_seq_length} tokens: {cut}")
-    if unknown:
-        command.note(f"texts without an answer, for their logits are not finite: {unknown}")
-    return 1 if unknown else 0
+        command.say("wrote", f"{args.output} (texts: {told.texts}, {seconds:.1f} s, load included)")
+    for line in told.notes(saved):
+        command.note(line)
+    return 1 if told.unanswered else 0
 
 
 def read_target(args, saved):

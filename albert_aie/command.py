@@ -76,6 +76,9 @@ def add_task_name(add, default):
     )
 
 
+TOKENIZER_FILES = {"spm_model_file": "spm", "vocab_file": "wordpiece"}  # flag: its kind
+
+
 def add_tokenizer(add):
     """The flags that tokenizer_file reads."""
     add(
@@ -95,19 +98,19 @@ def add_tokenizer(add):
 def tokenizer_file(args):
     """(path, kind) of the tokenizer that the flags name, None where they do not say. Raises
     UserError for flags that contradict each other."""
-    named = {"spm": args.spm_model_file, "wordpiece": args.vocab_file}
-    given = [kind for kind, path in named.items() if path]
-    if len(given) == 2:
+    given = [(flag, kind) for flag, kind in TOKENIZER_FILES.items() if getattr(args, flag)]
+    if len(given) > 1:
         raise UserError(
             "--spm_model_file, --vocab_file: a checkpoint has one; leave one of them out"
         )
-    flag = {"spm": "--spm_model_file", "wordpiece": "--vocab_file"}
-    if given and args.tokenizer not in (None, given[0]):
-        raise UserError(
-            f"{flag[given[0]]}, --tokenizer {args.tokenizer}: contradict each other; leave one of "
-            "them out"
-        )
-    return (named[given[0]], given[0]) if given else (None, args.tokenizer)
+    for flag, kind in given:
+        if args.tokenizer not in (None, kind):
+            raise UserError(
+                f"--{flag}, --tokenizer {args.tokenizer}: contradict each other; leave one of "
+                "them out"
+            )
+        return getattr(args, flag), kind
+    return None, args.tokenizer
 
 
 # What to do about an error of the system; by default its name or permissions are wrong.
@@ -268,7 +271,7 @@ def check_known(args, saved):
                 f"--{flag} {given}: {saved.path} was compiled for {known}; leave the flag out, or "
                 f"export a file for {given}"
             )
-    for flag in ("spm_model_file", "vocab_file"):
+    for flag in TOKENIZER_FILES:
         path, known = getattr(args, flag), saved.tokenizer
         if path and not Path(path).is_file():
             raise UserError(

@@ -103,7 +103,7 @@ def collect(table, task, text, label=None, indices=()):
         lines.append(record.line)
         sentences.append(sentence(record, text, table.path))
         labels.append(_label(record.values.get(label)))
-        found.append(record.values[index] if index else len(found))
+        found.append(_label(record.values[index]) if index in record.values else len(found))
     if not lines:
         raise UserError(f"{table.path}: holds a header and no sentence; download it again")
     unlabelled = label is None or set(labels) == {NO_LABEL}

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from typing import NamedTuple
 
 from . import UserError, datasets, records, terminal
 from .classifier import chunks
@@ -120,10 +121,26 @@ def _put(stream, content):
     return True
 
 
+class Told(NamedTuple):
+    """How many texts were given, cut, and left without an answer."""
+
+    texts: int = 0
+    cut: int = 0
+    unanswered: int = 0
+
+    def notes(self, saved):
+        """What the user should know of the answers of the Artifact `saved`."""
+        if saved.manifest["random_weights"]:
+            yield "random weights: the labels mean nothing"
+        if self.cut:
+            yield f"texts cut to {saved.shape.max_seq_length} tokens: {self.cut}"
+        if self.unanswered:
+            yield f"texts without an answer, for their logits are not finite: {self.unanswered}"
+
+
 def answer(classify, args):
-    """Writes what a Classifier says of each text as it is computed, until nobody reads it. Returns
-    (texts, how many of them were cut, how many have no answer)."""
-    counts = [0, 0, 0]
+    """Told: writes what a Classifier says of each text as it is computed, until nobody reads it."""
+    told = Told()
     with reading(args, classify.task) as (table, form, columns), writing(args.output) as write:
         writer = records.Writer(write, form, table, classify.names)
         for chunk in chunks(table.records):
@@ -132,10 +149,10 @@ def answer(classify, args):
             for record, one in zip(chunk, found):
                 writer.add(record, one)
             unknown = sum(one.label is None and one.score is None for one in found)
-            counts = [sum(pair) for pair in zip(counts, (len(found), cut, unknown))]
+            told = Told(*map(sum, zip(told, (len(found), cut, unknown))))
             if not write(None):
                 break
-    return counts
+    return told
 
 
 def read(args, task):

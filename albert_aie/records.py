@@ -7,7 +7,6 @@ import contextlib
 import csv
 import io
 import json
-import sys
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -211,8 +210,9 @@ def reading(path, form, layout=PLAIN):
     """`with reading(path, "csv") as table:` the Table of a file, or of stdin for "-". Raises
     UserError, at once or with the record that is wrong, naming file and line."""
     if path == STDIN:
-        # Not sys.stdin: Python takes its lock when it exits, and a thread may still wait in it.
-        with open(sys.stdin.fileno(), "rb", closefd=False) as file:
+        # Not sys.stdin: Python takes its lock when it exits, and a thread may still wait in it; and
+        # it is None where standard input is closed.
+        with open(0, "rb", closefd=False) as file:
             yield _table(file, "standard input", form, layout)
         return
     check_readable(path)

@@ -300,7 +300,7 @@ def _predictions(logits, examples):
         labels = [names[label] for label in examples.labels or ()]
     columns = examples.indices, predicted, labels or [""] * len(predicted), values
     for index, prediction, label, numbers, sentence in zip(*columns, examples.sentences):
-        yield [index, prediction, label, *numbers, *map(_cell, texts(sentence))]
+        yield [_cell(str(index)), prediction, label, *numbers, *map(_cell, texts(sentence))]
 
 
 def _cell(text):

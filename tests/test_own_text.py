@@ -256,6 +256,9 @@ def test_what_came_before_a_bad_record_is_answered(exported):
 
 
 def test_nothing_in_is_nothing_out(exported):
+    script = f"{sys.executable} run_aie_eval.py --aie_model_dir={exported} --input=- <&-"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert feed("", f"--aie_model_dir={exported}", "--input=-") == (0, "", "")
 
 
@@ -540,3 +543,22 @@ def test_what_was_cut_and_what_has_no_answer_is_counted(
     assert run.code == 1 and run.out.splitlines()[1].startswith("\t\tone two")
     assert "texts without an answer, for their logits are not finite: 1" in run.err
     assert [line.split("\t")[0] != "" for line in run.out.splitlines()] == [True, False, True]
+
+
+def test_a_users_own_numbers_can_be_missing_or_hold_tabs_and_lines(exported, evaluate, tmp_path):
+    lines = ['{"text": "fine", "id": "a\\tb", "y": 1}', '{"text": "dull", "y": 0}']
+    lines += ['{"text": "no", "id": [1, 2], "y": "0"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    given = {"input": tmp_path / "a.jsonl", "label_column": "y", "output_dir": tmp_path}
+    run = evaluate(aie_model_dir=exported, **given)
+    assert run.code == 0, run.err
+    rows = [line.split("\t") for line in (tmp_path / "predictions.tsv").read_text().splitlines()]
+    assert [row[0] for row in rows] == ["index", "a b", "1", "[1, 2]"]
+    assert [row[-1] for row in rows[1:]] == ["fine", "dull", "no"]
+
+
+def test_labels_of_random_weights_are_said_to_mean_nothing(tiny, tmp_path, export, evaluate):
+    made = {"backend": "torchscript", "batch_size": 1, "max_seq_length": 8, "random_weights": True}
+    assert export(pth_dir=tiny, save_dir=tmp_path, **made).code == 0
+    run = evaluate(aie_model_dir=tmp_path / "albert_seq8_bs1.pt", text="fine")
+    assert run.code == 0 and run.err == "note        random weights: the labels mean nothing\n"
