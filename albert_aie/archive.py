@@ -4,6 +4,7 @@ digest, and take a changed number for a weight."""
 import hashlib
 import os
 import struct
+import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,6 +29,8 @@ class Archive:
         except Exception as error:
             raise Damaged(f"not a whole zip archive ({first_line(error)})") from None
         entries = self._zip.infolist()
+        # Python 3.12 and 3.13.0 mix up what threads read of one ZipFile at once (cpython #127847)
+        self._one_reader = threading.Lock()
         self._entries = {entry.filename.partition("/")[2]: entry for entry in entries}
         self.root = entries[0].filename.partition("/")[0] if entries else ""
         one_folder = all(entry.filename.startswith(self.root + "/") for entry in entries)
@@ -70,7 +73,8 @@ class Archive:
     def _sha256(self, name):
         entry = self._entries[name]
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            return hashlib.sha256(self.read(name)).hexdigest()
+            with self._one_reader:
+                return hashlib.sha256(self.read(name)).hexdigest()
         try:
             return self._sha256_of_stored(entry)
         except (OSError, OverflowError, struct.error) as error:  # an offset that leads nowhere
