@@ -76,7 +76,7 @@ def manifest(checkpoint, compiled, target, graph_name, shape, task=SST2):
         "random_weights": checkpoint.random,
         "source": {
             # a path need not be UTF-8, the manifest is
-            "checkpoint": checkpoint.origin.encode("utf-8", "backslashreplace").decode(),
+            "checkpoint": checkpoint.origin.encode(errors="backslashreplace").decode(),
             "layout": checkpoint.layout,
             "sha256": checkpoint.sha256,
             "tokenizer_sha256": checkpoint.tokenizer.sha256,

@@ -275,9 +275,9 @@ def write_results(folder, report, logits, examples):
     table = ["\t".join(map(str, row)) for row in _predictions(logits, examples)]
     paths = [Path(folder) / name for name in RESULTS]
     with replacing(paths[0]) as first, replacing(paths[1]) as second:
-        second.write_text("\n".join(table) + "\n", encoding="utf-8")
+        second.write_bytes(("\n".join(table) + "\n").encode())
         report = {**report, "predictions_sha256": sha256(second)}
-        first.write_text(json_text(report), encoding="utf-8")
+        first.write_bytes(json_text(report).encode())
     return paths
 
 
@@ -312,7 +312,7 @@ def json_text(value):
     """Strict JSON, fit for UTF-8: a number that is not finite is null, and what stands for a byte
     of a path that is no UTF-8 is escaped."""
     text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
+    return text.encode(errors="backslashreplace").decode() + "\n"
 
 
 def _finite(value):

@@ -3,6 +3,7 @@ scripts as functions."""
 
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 from pathlib import Path
@@ -17,6 +18,8 @@ from helpers import ROOT, SHARED, Run, flags, write_checkpoint
 import export_albert_aie
 import run_aie_eval
 
+# a shell ignores Ctrl-C in what it starts with &, and every process that a test starts would too
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))
 
 

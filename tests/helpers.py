@@ -140,6 +140,9 @@ def write_checkpoint(folder, config=TINY, layout="upstream", spm=SPM, dtype=None
     return folder
 
 
+DROP = object()  # the value of a key that `rewrite` leaves out
+
+
 def rewrite(source, path, manifest=None, drop=(), change=None):
     """A copy of a .pt with other keys in its manifest (or other bytes for all of it), entries left
     out or changed: {name: bytes}. Its CRCs and, in format version 2, its digests are right again,
@@ -157,7 +160,8 @@ def rewrite(source, path, manifest=None, drop=(), change=None):
         whole = manifest
     else:
         known = {key: known[key] for key in known if key not in ("entries", "sha256")}
-        whole = json.dumps({**known, **(manifest or {})}).encode()
+        known = {**known, **(manifest or {})}
+        whole = json.dumps({key: known[key] for key in known if known[key] is not DROP}).encode()
         if json.loads(whole)["format_version"] != 1:
             artifact.seal(path, json.loads(whole))
             return path

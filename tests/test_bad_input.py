@@ -231,8 +231,6 @@ def test_an_interrupted_export_leaves_the_old_file(tmp_path, tiny, how):
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, *given],
         cwd=ROOT,
-        # a background shell starts us with it ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -15,13 +15,14 @@ import zipfile
 import numpy
 import pytest
 import torch
-from helpers import ROOT, SPM, flags, logits, refused, rewrite, tokens, write_checkpoint
+from helpers import DROP, ROOT, SPM, flags, logits, refused, rewrite, tokens, write_checkpoint
 
 import export_albert_aie
 from albert_aie import UserError, artifact, backends, checkpoint, files, weights
 from albert_aie.archive import Archive
 from albert_aie.artifact import open_pt
 from albert_aie.batching import Shape
+from albert_aie.tasks import TASKS
 
 SHAPE = {"batch_size": 4, "max_seq_length": 32}
 NAME = "albert_seq32_bs4.pt"
@@ -286,8 +287,12 @@ def test_a_pt_that_is_cut_short_foreign_or_newer(tmp_path, compiled, sentences, 
         ({"max_seq_length": 513}, "'max_seq_length'"),
         ({"slots": -1}, "'slots'"),
         ({"slots": 11}, "'slots'"),
+        ({"task": "SST-3"}, "'task'"),
+        ({"task": ["SST-2"]}, "'task'"),
+        ({"task": None}, "'task'"),
         ({"label_names": ["one"]}, "'label_names'"),
         ({"label_names": [0, 1]}, "'label_names'"),
+        ({"task": "STS-B"}, "'label_names'"),
         ({"label_names": ["a", "b", "c"]}, "'num_labels'"),
         ({"config": {}}, "'config': vocab_size is None"),
         ({"config": {"hidden_size": "64"}}, "'config': hidden_size is '64'"),
@@ -306,6 +311,78 @@ def test_a_manifest_that_cannot_be_true_is_refused_when_the_file_is_opened(
     path = rewrite(compiled, tmp_path / NAME, {**change, "format_version": version})
     run = evaluate(aie_model_dir=path, data_dir=sentences)
     assert refused(run, NAME, f"no usable {words}") and run.out == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_seq_length": 3},
+        {"max_seq_length": 512},
+        {"slots": 10},  # 3 tokens each: [CLS] x [SEP]
+        {"task": "CoLA"},
+        {"task": "STS-B", "label_names": ["score"], "num_labels": 1},
+    ],
+)
+def test_a_manifest_at_the_edge_of_what_can_be_true_is_opened(tmp_path, compiled, change):
+    compiled = compiled["torchscript"]
+    config = open_pt(compiled).manifest["config"]
+    config = {name: change.get(name, known) for name, known in config.items()}
+    labels = {"label_names": config["label_names"]}
+    change = {**labels, **change, "config": config}
+    opened = open_pt(rewrite(compiled, tmp_path / NAME, change))
+    assert opened.manifest["slots"] == change.get("slots", 0)
+    assert opened.task is TASKS[change.get("task", "SST-2")]
+
+
+def test_a_manifest_from_before_there_were_tasks_is_of_sst2(tmp_path, compiled):
+    opened = open_pt(rewrite(compiled["torchscript"], tmp_path / NAME, {"task": DROP}))
+    assert "task" not in opened.manifest and opened.task is TASKS["SST-2"]
+
+
+def test_a_manifest_is_written_for_people(compiled):
+    """One line a key, and names as they are."""
+    with Archive(compiled["torchscript"]) as archive:
+        written = archive.read("extra/albert_aie/manifest.json").decode()
+    assert written == json.dumps(json.loads(written), indent=1, ensure_ascii=False)
+    assert written.startswith('{\n "format": "albert_aie",\n')
+
+
+def test_names_of_the_classes_of_an_opened_file(tmp_path, compiled):
+    """By label_map too; what is wrong names the file."""
+    opened = open_pt(compiled["torchscript"])
+    assert opened.classes() == ("negative", "positive")
+    assert opened.classes({0: "positive", 1: "negative"}) == ("positive", "negative")
+    with pytest.raises(UserError, match=f"^--label_map 2=...: {opened.path} has 2 classes"):
+        opened.classes({2: "positive"})
+
+
+def test_errors_of_reading_name_the_file(tmp_path, compiled):
+    opened = open_pt(compiled["torchscript"])
+    with pytest.raises(UserError, match=f"^{opened.path}: has no albert_aie/ir.xml inside"):
+        opened.blob("ir.xml")
+    path = rewrite(
+        compiled["torchscript"],
+        tmp_path / NAME,
+        change={"version": b"999\n", ".data/version": b"999\n"},
+    )
+    with pytest.raises(UserError, match=f"^{path}: its program cannot be loaded .*export the file"):
+        open_pt(path).program()
+
+
+def test_a_program_is_loaded_on_the_device_that_is_asked_for(monkeypatch, tmp_path, compiled):
+    """And from memory where the name is not UTF-8, which torch.jit.load does not take."""
+    asked = []
+
+    def load(file, map_location):
+        asked.append((file if isinstance(file, str) else file.getvalue(), map_location))
+
+    monkeypatch.setattr(torch.jit, "load", load)
+    good = compiled["torchscript"]
+    open_pt(good).program("cuda")
+    odd = tmp_path / "\udcff.pt"
+    shutil.copy(good, odd)
+    open_pt(odd).program()
+    assert asked == [(str(good), "cuda"), (good.read_bytes(), "cpu")]
 
 
 @pytest.mark.parametrize("backend", ["torchscript", "openvino"])

@@ -182,6 +182,10 @@ def test_the_first_three_without_finite_logits_are_named():
     made = figures(evaluation(logits=logits))
     line = "4 sentences without finite logits, the first:\n10: 'a fine film'\n11: 'dull'"
     assert ("not scored", line + "\n13: 'charming'") in report.lines(made)
+    made = {**made, "sentences_total": 5, "sentences_scored": 3}
+    made["not_scored"] = [{"index": "7", "sentence": "x" * 39 + "yz"}]  # 40 letters are printed
+    line = f"2 sentences without finite logits, the first:\n7: '{'x' * 39}y'"
+    assert ("not scored", line) in report.lines(made)
     whole = figures(evaluation(logits=numpy.zeros((5, 2), numpy.float32)))
     assert whole["not_scored"] == [] and "not scored" not in dict(report.lines(whole))
 

@@ -1,11 +1,12 @@
 """The metrics, on rows whose answer was worked out by hand."""
 
 import math
+import sys
 
 import numpy
 import pytest
 
-from albert_aie import metrics
+from albert_aie import UserError, metrics
 from albert_aie.datasets import Examples
 from albert_aie.tasks import TASKS
 
@@ -113,6 +114,21 @@ def test_scores_that_are_not_finite_are_left_out_of_a_correlation():
     given = examples("STS-B", [1.0, 9.0, 2.0, 3.0], ("score",))
     scores = numpy.array([[1.0], [numpy.nan], [2.0], [3.0]], numpy.float32)
     assert metrics.measure("pearson", given, scores) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "task, package, words",
+    [
+        ("MRPC", "sklearn", "MRPC: its F1 needs scikit-learn; pip install scikit-learn"),
+        ("STS-B", "scipy", "STS-B: its Pearson needs scipy; pip install scipy"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_before_the_work(monkeypatch, task, package, words):
+    metrics.check(TASKS[task])
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=f"^{words}$"):
+        metrics.check(TASKS[task])
+    metrics.check(TASKS["SST-2"])
 
 
 def test_what_each_metric_needs_and_is_called():

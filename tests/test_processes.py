@@ -56,7 +56,7 @@ def start(*arguments, **given):
 def end(started, how):
     """Send the signal to the process alone; whether all that it had started is gone soon after."""
     started.send_signal(how)
-    started.wait()
+    started.wait(60)
     gone = until(lambda: not running(started.pid), 20)
     for left in running(started.pid):
         os.kill(left, signal.SIGKILL)

@@ -2,6 +2,7 @@
 hand."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy
@@ -9,9 +10,19 @@ import pytest
 import torch
 from helpers import ROOT, TINY, refused, write_checkpoint
 
-from albert_aie import UserError, __version__, artifact, checkpoint, compare, evaluate, process
+from albert_aie import (
+    UserError,
+    __version__,
+    artifact,
+    checkpoint,
+    compare,
+    evaluate,
+    process,
+    upstream,
+)
 from albert_aie.backends import Compiled, Target
 from albert_aie.batching import Shape
+from albert_aie.encoding import Encoded
 from albert_aie.tasks import TASKS
 
 
@@ -64,6 +75,15 @@ def test_every_key_of_a_manifest(tiny):
             "engine": "1.2",
         },
     }
+
+
+def test_a_path_that_is_not_utf8_is_written_as_far_as_it_can_be(tiny):
+    found = checkpoint.load(tiny).named(TASKS["SST-2"])
+    found = replace(found, origin="a\udcffb")
+    made = artifact.manifest(
+        found, compiled(), Target("aie", "npu", "fp16"), "fused", Shape(1, 8, 0)
+    )
+    assert made["source"]["checkpoint"] == "a\\udcffb"
 
 
 def test_a_manifest_names_upstreams_commit_and_the_task_of_the_model(tiny):
@@ -142,6 +162,60 @@ def test_the_reference_is_transformers_own_model_in_eval_mode_and_eager(tiny):
     state = model.state_dict()
     for name, tensor in found.tensors.items():
         assert torch.equal(state[name], tensor), name
+
+
+def test_the_reference_holds_the_checkpoints_weights_and_no_others(tiny):
+    found = checkpoint.load(tiny)
+    kept = dict(found.tensors)
+    kept.pop("classifier.bias")
+    with pytest.raises(RuntimeError, match="classifier.bias"):
+        compare.transformers_model(replace(found, tensors=kept))
+
+
+def test_the_reference_of_a_checkout_gets_ids_mask_and_types(tiny, monkeypatch, tmp_path):
+    """It runs its own model on what was encoded, and answers with its logits."""
+    asked = []
+
+    def model(*given, **named):
+        asked.append((given, named))
+        return torch.arange(6.0).view(3, 2), "hidden states"
+
+    def upstream_model(*given):
+        asked.append(given)
+        return model
+
+    monkeypatch.setattr(upstream, "has_upstream", lambda folder: folder == tmp_path)
+    monkeypatch.setattr(upstream, "upstream_model", upstream_model)
+    found = checkpoint.load(tiny)
+    encoded = [Encoded([2, 7, 3]), Encoded([2, 3]), Encoded([2, 8, 3, 9, 3], second=3)]
+    logits, name = compare.reference_logits(found, encoded, tmp_path)
+    assert name == f"albert_pytorch in {tmp_path}, eager fp32"
+    assert logits.tolist() == [[2, 3], [0, 1], [4, 5]]  # the shortest was run first
+    (checkout, ((ids,), named)) = asked
+    assert checkout == (found, tmp_path) and sorted(named) == ["attention_mask", "token_type_ids"]
+    assert ids.tolist() == [[2, 3, 0, 0, 0], [2, 7, 3, 0, 0], [2, 8, 3, 9, 3]]
+    assert named["attention_mask"].tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1] * 5]
+    assert named["token_type_ids"].tolist() == [[0] * 5, [0] * 5, [0, 0, 0, 1, 1]]
+    _, name = compare.reference_logits(found, encoded)
+    assert name == "transformers' ALBERT, eager fp32"
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_the_checkpoint_of_a_file_is_read_with_the_files_kind_of_tokenizer(
+    tiny, monkeypatch, drawn
+):
+    """A folder can hold two; the file was made with one."""
+    saved, asked = saved_from(tiny, random_weights=drawn), []
+    saved.tokenizer = SimpleNamespace(kind="json")
+    found = checkpoint.load(tiny)
+    for name in ("draw", "load"):
+        monkeypatch.setattr(
+            checkpoint, name, lambda *at, n=name, **more: asked.append((n, at, more)) or found
+        )
+    compare.checkpoint_of(saved, tiny, "x.model", "checkout")
+    where, kind = (tiny, "x.model", "checkout"), {"kind": "json"}
+    wanted = ("draw", where, kind) if drawn else ("load", where, {"shift": True, **kind})
+    assert asked == [wanted]
 
 
 def test_no_reference_is_one_sentence_before_the_work(tiny, monkeypatch, tmp_path, export):

@@ -13,8 +13,9 @@ import numpy
 import pytest
 from helpers import ROOT, SPM, refused
 
-from albert_aie import UserError, artifact, checkpoint, compare, spm, text, vocabulary
+from albert_aie import UserError, artifact, checkpoint, compare, spm, text, upstream, vocabulary
 from albert_aie.library import JsonTokenizer
+from albert_aie.spm import SPM_OPTIONS
 from albert_aie.text import TokenizerFile
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -184,10 +185,21 @@ def test_of_two_files_that_disagree_an_example_and_the_one_used_are_named(
         assert who in run.said and "other ids in 0 sentences (gate 0)" in run.said
 
 
+def test_the_example_of_a_disagreement_is_the_shortest(saved_by):
+    both = checkpoint.load(saved_by("4.46.3/both")).tokenizer
+    said = text.disagreement(both, ["his ex-wife and her plans", "so dull ", "a film", "no"])
+    assert said == (
+        f"{both.path} and {both.beside.path} give different ids for 2 of 4 sentences, for example "
+        "'so dull '; tokenizer.json is used, --tokenizer spm takes spiece.model"
+    )
+
+
 def test_files_that_agree_or_stand_alone_are_no_note(saved_by):
     both = checkpoint.load(saved_by("4.46.3/both")).tokenizer
     assert text.disagreement(both, []) == text.disagreement(both, ["a film", "no"]) == ""
+    assert str(both) == f"{both.path} (json; spiece.model is not used)"
     alone = checkpoint.load(saved_by("5.23.0/json")).tokenizer
+    assert str(alone) == f"{alone.path} (json)"
     assert alone.beside is None and text.disagreement(alone, ["so dull "]) == ""
 
 
@@ -298,21 +310,54 @@ def test_the_reference_tokenizes_by_the_code_that_knows_how(saved_by, tiny, tmp_
     """By albert_pytorch where there is a checkout, by transformers where there is a tokenizer.json,
     else by our own code."""
     stub = ROOT / "tests" / "stub_upstream"
+    own = "albert_aie/text.py, whose ids are tested against albert_pytorch's"
     for folder, upstream_dir, who in (
         (tiny, stub, f"albert_pytorch in {stub}"),
-        (tiny, tmp_path, "albert_aie/text.py"),
+        (tiny, tmp_path, own),
         (saved_by("4.46.3/spm"), stub, f"albert_pytorch in {stub}"),
-        (saved_by("4.46.3/spm-added"), stub, "albert_aie/text.py"),
-        (saved_by("4.46.3/spm-cased-added"), stub, "albert_aie/text.py"),
+        (saved_by("4.46.3/spm-added"), stub, own),
+        (saved_by("4.46.3/spm-cased-added"), stub, own),
         (saved_by("5.23.0/json"), stub, "transformers' PreTrainedTokenizerFast"),
         (saved_by("4.46.3/both"), tmp_path, "transformers' PreTrainedTokenizerFast"),
     ):
         file = checkpoint.load(folder).tokenizer
         encode, name = compare.reference_tokenizer(file, upstream_dir)
-        assert who in name
+        assert name == who
         for sentence in ("a Fine Film , <url>", "in 1994, he", "", "so dull "):
             for length in (4, 128):
                 assert encode(sentence, length).ids == file.load().encode(sentence, length).ids
+
+
+def test_what_albert_pytorch_is_asked_to_tokenize(saved_by, monkeypatch, tmp_path):
+    """The very file, in the very checkout, and only where the options are its own."""
+    asked = []
+    monkeypatch.setattr(upstream, "has_upstream", lambda given: given == tmp_path)
+    monkeypatch.setattr(upstream, "upstream_tokenizer", lambda *given: asked.append(given) or len)
+    file = checkpoint.load(saved_by("4.46.3/spm")).tokenizer
+    assert compare.reference_tokenizer(file, tmp_path) == (len, f"albert_pytorch in {tmp_path}")
+    assert asked == [(file, tmp_path)]
+    for kind, options, same in (
+        ("spm", {}, True),
+        ("spm", {"do_lower_case": True}, True),
+        ("spm", {"do_lower_case": False}, False),
+        ("spm", {"keep_accents": not SPM_OPTIONS["keep_accents"]}, False),
+        ("spm", {"added_tokens": {"<url>": 1}}, False),
+        ("wordpiece", {"do_lower_case": True, "special_tokens": False}, True),
+        ("wordpiece", {"do_lower_case": False}, False),
+        ("wordpiece", {"special_tokens": True}, False),
+    ):
+        assert compare.as_upstream(TokenizerFile(kind, tmp_path, b"", options)) is same, options
+
+
+def test_errors_of_a_tokenizer_json_say_what_was_done(saved_by):
+    data = (saved_by("5.23.0/json") / "tokenizer.json").read_bytes()
+    tokenizer = text.KINDS["json"](data)
+    with pytest.raises(UserError, match="^tokenizer.json: cannot tokenise a sentence "):
+        tokenizer.encode("a \ud800 film")
+    plain = json.loads(data)
+    plain["normalizer"] = None
+    tokenizer = text.KINDS["json"](json.dumps(plain).encode())
+    assert tokenizer.normalized("A Fine\u00a0Film") == "A Fine\u00a0Film"
 
 
 @pytest.mark.upstream
@@ -422,6 +467,15 @@ def test_a_tokenizer_json_of_another_size_is_refused(saved_by, tmp_path):
         checkpoint.load(folder)
 
 
+def test_an_id_that_only_the_post_processor_has_counts(saved_by):
+    """What it puts around a sentence must have a row in the embedding too."""
+    path = saved_by("5.23.0/json/tokenizer.json")
+    post = json.loads(path.read_bytes())["post_processor"]
+    post["special_tokens"]["[SEP]"]["ids"] = [700]
+    assert JsonTokenizer(path.read_bytes()).vocab_size == 600
+    assert JsonTokenizer(changed(path, post_processor=post)).vocab_size == 701
+
+
 def test_a_tokenizer_json_that_fails_at_an_unknown_word_is_refused(saved_by):
     path = saved_by("5.23.0/json/tokenizer.json")
     model = {**json.loads(path.read_bytes())["model"], "unk_id": None}
@@ -465,11 +519,32 @@ def test_a_panic_of_the_library_writes_nothing(saved_by, capfd):
         {"kind": "spm", "options": {"lower": True}},
         {"kind": "spm", "options": {"added_tokens": {"<url>": -1}}},
         {"kind": "spm", "options": {"added_tokens": {"<url>": "1"}}},
+        {"kind": "spm", "options": {"added_tokens": {"<url>": True}}},
+        {"kind": "spm", "options": {"added_tokens": {"<url>": 1.5}}},
+        {"kind": "spm", "options": {"added_tokens": ["<url>"]}},
+        {"kind": "json", "options": {"added_tokens": {"<url>": 1}}},
+        {"kind": 7, "options": {}},
+        {"kind": "json", "options": None},
         {"kind": "spm", "options": {}, "path": "x"},
     ],
 )
 def test_a_manifest_that_describes_no_tokenizer_is_refused(value):
     assert not text.is_description(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"kind": "spm", "options": {"added_tokens": {}}},
+        {
+            "kind": "spm",
+            "options": {"added_tokens": {"<pad>": 0, "<url>": 9}, "keep_accents": True},
+        },
+        {"kind": "wordpiece", "options": {"do_lower_case": False}},
+    ],
+)
+def test_a_manifest_that_describes_a_tokenizer_is_read(value):
+    assert text.is_description(value)
 
 
 def test_every_description_that_is_written_is_read(saved_by):
