@@ -49,6 +49,7 @@ def parse_args(argv):
         help="where albert_seq{S}_bs{B}.pt is written (default: %(default)s)",
     )
     add("--verbose", action="store_true", help="print more; eval.json has it all")
+    command.add_quiet(add)
     add = parser.add_argument_group("shape").add_argument
     add(
         "--batch_size",

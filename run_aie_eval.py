@@ -38,6 +38,8 @@ def parse_args(argv):
     )
     command.add_label_map(add)
     add("--verbose", action="store_true", help="print more; eval.json has it all")
+    add("--json", action="store_true", help="print eval.json on standard output, nothing else")
+    command.add_quiet(add)
     own_text.add_flags(parser)
     command.add_comparison(parser)
     add("--pth_dir", help="checkpoint that the file was made from, for --compare_cpu")
@@ -69,7 +71,7 @@ def run(args):
     target = read_target(args, saved)
     task = command.check_known(args, saved)
     machine.check_memory(saved.shape, target.device, saved.manifest["config"]["intermediate_size"])
-    if own and not (args.label_column or args.compare_cpu or args.output_dir):
+    if own and not (args.label_column or args.compare_cpu or args.output_dir or args.json):
         return answer(args, saved, target)
     command.folders(args, task)
     if args.compare_cpu and not args.pth_dir:
@@ -97,7 +99,8 @@ def run(args):
     with Classifier(saved, args.label_map, **target.options) as classify:
         load = time.perf_counter() - started
         evaluation = classify.evaluate(examples.sentences, progress=command.bar)
-    result = report.report(report.Scored(evaluation, saved, classify.runner, examples, load))
+    host = report.hosted(target.device, args.command)
+    result = report.report(report.Scored(evaluation, saved, classify.runner, examples, load, host))
     paths = []
     if args.output_dir:  # before anything is printed: a terminal may fail
         paths = report.write_results(args.output_dir, result, evaluation.logits, examples)
@@ -109,14 +112,22 @@ def run(args):
     if paths:
         command.say("wrote", "\n".join(map(str, paths)))
     code = 0 if result["sentences_scored"] == result["sentences_total"] else 1
-    if not args.compare_cpu:
-        return code
-    examples = examples.first(args.compare_rows)
-    got = evaluation.logits[: args.compare_rows]
-    comparison = compare.against_reference(
-        got, saved, checkpoint, examples, args.prefix_dir, command.bar
-    )
-    return max(code, command.conclude(comparison, args))
+    if args.compare_cpu:
+        comparison = compare.against_reference(
+            evaluation.logits[: args.compare_rows],
+            saved,
+            checkpoint,
+            examples.first(args.compare_rows),
+            args.prefix_dir,
+            command.bar,
+        )
+        code = max(code, command.conclude(comparison, args))
+        result = {**result, "comparison": comparison.verdict()}
+        if args.output_dir:
+            report.write_results(args.output_dir, result, evaluation.logits, examples)
+    if args.json:
+        command.print_json(result)
+    return code
 
 
 def answer(args, saved, target):

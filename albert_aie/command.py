@@ -126,12 +126,27 @@ FIXES = {
 }
 
 
+_hushed = set()  # of "results", "notes": what this run of a script does not print
+
+
+def add_quiet(add):
+    add("--quiet", action="store_true", help="print errors only; files and exit code say the rest")
+
+
 def main(parse_args, run, argv=None):
     """Exit code of a script: 0 success, 1 the comparison failed or a sentence has no finite
     logits, 2 invalid input, 130 interrupted."""
     terminal.prepare()
+    _hushed.clear()
     try:
-        return run(parse_args(argv))
+        given = sys.argv[1:] if argv is None else argv
+        args = parse_args(given)
+        args.command = [sys.argv[0], *given]
+        if getattr(args, "quiet", False):
+            _hushed.update(("results", "notes"))
+        if getattr(args, "json", False):
+            _hushed.add("results")
+        return run(args)
     except UserError as error:
         return _refuse(str(error))
     except OSError as error:  # a file that is there and cannot be read
@@ -164,6 +179,8 @@ def _write(stream, text):
 
 def say(name, text):
     """A result, on stdout: its name, then the text in lines of at most 80 columns."""
+    if "results" in _hushed:
+        return
     lines = [
         line
         for part in text.split("\n")
@@ -174,9 +191,14 @@ def say(name, text):
     _write(sys.stdout, name.ljust(NAME) + ("\n" + NAME * " ").join(lines))
 
 
+def print_json(value):
+    """What --json asks for: one JSON text on stdout, and nothing beside it."""
+    _write(sys.stdout, json_text(value).rstrip("\n"))
+
+
 def note(text):
     """What the user should know beside the results, on stderr; nothing where there is nothing."""
-    if text:
+    if text and "notes" not in _hushed:
         _write(sys.stderr, "note".ljust(NAME) + terminal.one_line(text))
 
 
@@ -184,7 +206,7 @@ def bar(steps=None, **options):
     """A progress bar on stderr around an iterable; silent where that is no terminal."""
     from tqdm import tqdm
 
-    return tqdm(steps, disable=None, leave=False, **options)
+    return tqdm(steps, disable="notes" in _hushed or None, leave=False, **options)
 
 
 def add_options(parser, when):

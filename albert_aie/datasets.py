@@ -1,6 +1,7 @@
 """A task's files, or a user's own table -> Examples, whose labels meet the model's classes by
 name."""
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, replace
@@ -33,6 +34,16 @@ class Examples:
     indices: list
     classes: tuple
     note: str = ""
+
+    @property
+    def sha256(self):
+        """Of the sentences and the names of their labels, in their order: the same for the same
+        data in another format."""
+        names = self.labels
+        if names is not None and not self.task.regression:
+            names = [self.classes[label] for label in names]
+        rows = [self.sentences, names]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def first(self, count):
         """The first `count` of them; all of them where it is None."""

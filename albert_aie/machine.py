@@ -1,11 +1,16 @@
-"""What this machine can take: memory and threads."""
+"""What this machine is, and what it can take: memory and threads."""
 
 import contextlib
+import importlib.metadata
+import importlib.util
 import os
+import platform
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
-from . import UserError
+from . import UserError, __version__
 
 # The most that --threads and --streams take: libgomp ends a process that asks for more threads than
 # the system gives.
@@ -44,3 +49,72 @@ def lacks_memory(error):
     """Whether an exception of Python's, torch's or an engine's says that memory ran out."""
     said = r"(can't|cannot|failed to|unable to) allocate|(not enough|out of) memory|bad_alloc"
     return isinstance(error, MemoryError) or bool(re.search(said, str(error), re.IGNORECASE))
+
+
+# What a card says of itself, by device.
+CARDS = {"npu": ("npu-smi", "info"), "cuda": ("nvidia-smi", "-L")}
+# What of a processor's instructions decides speed, in the words of /proc/cpuinfo.
+ISA = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16")
+ISA += ("amx_tile", "amx_bf16", "amx_int8", "asimd", "sve", "bf16", "i8mm")
+PACKAGES = ("torch", "torch_aie", "mindietorch", "torch_npu", "numpy", "transformers")
+PACKAGES += ("sentencepiece", "tokenizers", "openvino", "nncf", "onnxruntime")
+
+
+def describe(devices=tuple(CARDS)):
+    """JSON object of the machine: its processor, memory in bytes, how busy it is, and what the
+    vendor's tool says of the first card of `devices` (None where there is no such tool)."""
+    lines = _lines("/proc/cpuinfo")
+    facts = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    return {
+        "platform": platform.platform(),
+        "cpu": facts.get("model name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "isa": [name for name in ISA if name in flags],
+        "memory_bytes": memory(),
+        "load": os.getloadavg()[0],
+        "card": next(filter(None, map(_card, devices)), None),
+    }
+
+
+def _card(device):
+    command = CARDS.get(device)
+    if not command or not shutil.which(command[0]):
+        return None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    return None
+
+
+def versions():
+    """{package: version} of what results can depend on; None for a package that is not here."""
+    own = {"albert_aie": __version__, "python": platform.python_version()}
+    return {**own, **{package: version(package) for package in PACKAGES}}
+
+
+def version(package):
+    """Its version, or where it lies if pip knows nothing of it; None if it is not here. Imports
+    nothing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        with contextlib.suppress(ValueError):  # a module that was put in sys.modules by hand
+            found = importlib.util.find_spec(package)
+            if found and found.origin:
+                return f"in {Path(found.origin).parent}"
+        return None
+
+
+def peak_memory():
+    """Bytes of main memory that this process held at its most; None where the system does not
+    say. Not getrusage, whose figure a process inherits from the one that started it."""
+    for line in _lines("/proc/self/status"):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _lines(path):
+    with contextlib.suppress(OSError):
+        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    return []

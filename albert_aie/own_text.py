@@ -46,7 +46,8 @@ def check(args):
     for name in ("input_format", "text_column", "label_column"):
         if getattr(args, name) and not args.input:
             raise UserError(f"--{name}: means something with --input only; add --input FILE")
-    if args.output == records.STDIN and (args.label_column or args.output_dir or args.compare_cpu):
+    figures = args.label_column or args.output_dir or args.compare_cpu or args.json
+    if args.output == records.STDIN and figures:
         raise UserError("--output -: the figures stand on standard output; name a file")
     if args.output and not own:
         raise UserError(

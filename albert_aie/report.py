@@ -3,36 +3,42 @@
 A figure is one row of FIGURES: the keys that it adds to eval.json and the line that shows them.
 """
 
+import hashlib
 import json
 import math
 import re
+import statistics
 from pathlib import Path
 from typing import Callable, NamedTuple
 
 import numpy
 
+from . import machine
 from .artifact import Artifact
 from .batching import Shape
 from .datasets import Examples
 from .encoding import texts
 from .evaluate import WARMUP, Evaluation, finite, right
-from .files import replacing, sha256
+from .files import replacing
 from .flops import flops_per_row
 from .metrics import METRICS, measure
 
 RESULTS = ("eval.json", "predictions.tsv")
+SCHEMA_VERSION = 1  # of eval.json, as eval.schema.json has it
+SCHEMA = Path(__file__).with_name("eval.schema.json")
 NAMED = 3  # sentences without finite logits that are named
 
 
 class Scored(NamedTuple):
     """All that figures are made of: an evaluation of `examples` by `runner`, which loaded `saved`
-    in `load` seconds."""
+    in `load` seconds; `host` is what `hosted` says of where that was."""
 
     evaluation: Evaluation
     saved: Artifact
     runner: object
     examples: Examples
     load: float
+    host: dict
 
     @property
     def finite(self):
@@ -146,9 +152,16 @@ def _throughput(s):
 
 
 def _latency(s):
-    forward = s.evaluation.forward
-    percentiles = {f"p{p}": 1000 * percentile(forward, p) for p in (50, 90, 99)}
-    return {"latency_ms": percentiles, "batches": len(forward), "warmup": WARMUP}
+    """Of batches. The deviation is that of the sample, 0 of a single batch."""
+    batches = [1000 * seconds for seconds in s.evaluation.forward]
+    latency = {
+        "mean": statistics.fmean(batches),
+        "deviation": statistics.stdev(batches) if len(batches) > 1 else 0.0,
+        **{f"p{p}": percentile(batches, p) for p in (50, 90, 95, 99)},
+        "max": max(batches),
+    }
+    counts = {"batches": len(batches), "warmup": WARMUP}
+    return {"latency_ms": latency, **counts, "batch_latencies_ms": batches}
 
 
 def _stages(s):
@@ -171,6 +184,39 @@ def _compute(s):
     per_row = flops_per_row(s.saved.manifest["config"], s.saved.shape.max_seq_length)
     speed = per_row * s.evaluation.rows / s.evaluation.busy
     return {"nominal_gflop_per_row": per_row / 1e9, "nominal_gflop_per_second": speed / 1e9}
+
+
+def hosted(device, command):
+    """Where an evaluation on `device` by the command line `command` was made, and the most memory
+    that this process held: keys of eval.json."""
+    return {
+        "machine": machine.describe((device,)),
+        "versions": machine.versions(),
+        "command": list(command),
+        "peak_memory_bytes": machine.peak_memory(),
+    }
+
+
+def _machine_line(r):
+    m, peak = r["machine"], r["peak_memory_bytes"]
+    line = f"{m['cpu']}, {m['cores']} core(s): {' '.join(m['isa'])}"
+    return line if peak is None else f"{line}\npeak memory {peak / 1e6:.0f} MB"
+
+
+def _digests(s):
+    """sha256 of what went in and of predictions.tsv, so that one which does not belong to its
+    eval.json (a process was killed between the two renames) can be told. The file's is that of its
+    manifest, which holds those of all its entries; files of format version 1 have none."""
+    m, predictions = s.saved.manifest, _table(s.evaluation.logits, s.examples)
+    return {
+        "digests": {
+            "file": m.get("sha256"),
+            "checkpoint": m["source"].get("sha256"),
+            "tokenizer": s.saved.tokenizer.sha256,
+            "data": s.examples.sha256,
+        },
+        "predictions_sha256": hashlib.sha256(predictions).hexdigest(),
+    }
 
 
 FIGURES = (
@@ -218,7 +264,12 @@ FIGURES = (
     Figure(
         "runs",
         lambda s: {},
-        lambda r: f"{r['batches']} batches, after {r['warmup']} warm-up runs",
+        lambda r: (
+            f"{r['batches']} batches, after {r['warmup']} warm-up runs\n"
+            "mean {mean:.1f}, deviation {deviation:.1f}, p95 {p95:.1f}, max {max:.1f} ms".format(
+                **r["latency_ms"]
+            )
+        ),
         verbose=True,
     ),
     Figure(
@@ -249,13 +300,15 @@ FIGURES = (
         ),
         verbose=True,
     ),
+    Figure("machine", lambda s: s.host, _machine_line, verbose=True),
+    Figure("digests", _digests, lambda r: ""),
 )
 
 
 def report(scored):
-    """What eval.json holds, with the file's manifest at its end. Rates are all sentences over all
+    """What eval.json holds, as eval.schema.json describes it. Rates are all sentences over all
     seconds, never a mean of rates; seconds unless named ms."""
-    result = {}
+    result = {"schema_version": SCHEMA_VERSION}
     for figure in FIGURES:
         result.update(figure.values(scored))
     return {**result, "manifest": scored.saved.manifest}
@@ -268,17 +321,19 @@ def lines(report, verbose=False):
 
 
 def write_results(folder, report, logits, examples):
-    """eval.json and predictions.tsv, each whole or not at all; renamed only when both are written.
-    eval.json holds the digest of its predictions.tsv, so that two that do not belong together (a
-    process was killed between the two renames) can be told. Returns their paths. Raises UserError
-    if they cannot be written."""
-    table = ["\t".join(map(str, row)) for row in _predictions(logits, examples)]
+    """eval.json (a report of these) and predictions.tsv, each whole or not at all; renamed only
+    when both are written. Returns their paths. Raises UserError if they cannot be written."""
     paths = [Path(folder) / name for name in RESULTS]
     with replacing(paths[0]) as first, replacing(paths[1]) as second:
-        second.write_bytes(("\n".join(table) + "\n").encode())
-        report = {**report, "predictions_sha256": sha256(second)}
+        second.write_bytes(_table(logits, examples))
         first.write_bytes(json_text(report).encode())
     return paths
+
+
+def _table(logits, examples):
+    """The bytes of predictions.tsv."""
+    rows = ["\t".join(map(str, row)) for row in _predictions(logits, examples)]
+    return ("\n".join(rows) + "\n").encode()
 
 
 def _predictions(logits, examples):

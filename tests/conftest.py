@@ -1,6 +1,7 @@
 """Shared fixtures: small random checkpoints in both layouts, SST-2, albert_pytorch, and the two
 scripts as functions."""
 
+import json
 import os
 import shutil
 import signal
@@ -11,9 +12,10 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side: one thread each, idle ones spin
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import jsonschema
 import pytest
 import torch
-from helpers import ROOT, SHARED, Run, flags, write_checkpoint
+from helpers import EVAL_SCHEMA, ROOT, SHARED, Run, flags, write_checkpoint
 
 import export_albert_aie
 import run_aie_eval
@@ -125,10 +127,14 @@ def export(capfd):
 
 @pytest.fixture
 def evaluate(capfd):
-    """run_aie_eval.py in this process, in the same way."""
+    """run_aie_eval.py in this process, in the same way; its eval.json is what the schema says."""
 
     def run(**options):
         capfd.readouterr()
-        return Run(run_aie_eval.main(flags(**options)), *capfd.readouterr())
+        done = Run(run_aie_eval.main(flags(**options)), *capfd.readouterr())
+        if options.get("output_dir") and done.code in (0, 1):
+            written = Path(options["output_dir"], "eval.json").read_text(encoding="utf-8")
+            jsonschema.validate(json.loads(written), EVAL_SCHEMA)
+        return done
 
     return run

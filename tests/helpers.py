@@ -14,7 +14,7 @@ import safetensors.torch
 import sentencepiece
 import torch
 
-from albert_aie import artifact, checkpoint, datasets, graph
+from albert_aie import artifact, checkpoint, datasets, graph, report
 from albert_aie.batching import batches, scatter
 from albert_aie.upstream import to_upstream
 
@@ -64,6 +64,9 @@ stand_in("boto3"), stand_in("requests"), stand_in("tqdm", tqdm=None), stand_in("
 stand_in("botocore.config", Config=None)
 stand_in("botocore.exceptions", ClientError=type("Error", (Exception,), {}))
 """
+
+
+EVAL_SCHEMA = json.loads(report.SCHEMA.read_text(encoding="utf-8"))
 
 
 class Run:

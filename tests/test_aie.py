@@ -323,7 +323,7 @@ def test_the_report_to_send_in(tmp_path, tiny, sentences):
     for result, batch_size in zip(report["results"], (1, 8)):
         assert result["batch_size"] == batch_size and result["comparison"]["passed"]
         assert result["evaluation"]["sentences_scored"] == 11
-    assert report["machine"]["packages"][PACKAGE] and report["machine"]["npu_smi"] is None
+    assert report["machine"]["packages"][PACKAGE] and report["machine"]["card"] is None
     run = script("benchmarks/sweep", {"STRICT_AIE_FAULT": "compile"}, batch_sizes=[1], **given)
     assert run.code == 1 and "Create infer builder failed" in run.out
     report = json.loads(file.read_text())

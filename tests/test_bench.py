@@ -342,7 +342,7 @@ def test_the_row_of_a_batch_size_and_the_file_to_send_in(tmp_path, planted):
     assert all("--soc_version X" in call and given in call for call in run.calls)
     assert all("--data_dir=D --device_id=1" in call for call in run.calls)
     report = json.loads(output.read_text())
-    assert report["machine"]["packages"]["torch"] and "npu_smi" in report["machine"]
+    assert report["machine"]["packages"]["torch"] and "card" in report["machine"]
     assert "command" in report and [r["batch_size"] for r in report["results"]] == [1, 8]
     first = report["results"][0]
     assert first["comparison"] == {"passed": True} and first["evaluation"]["sentences_scored"] == 3

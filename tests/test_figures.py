@@ -4,12 +4,14 @@ import hashlib
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import jsonschema
 import numpy
 import pytest
 
-from albert_aie import UserError, compare, flops, report
+from albert_aie import UserError, compare, flops, machine, report
 from albert_aie.batching import Shape
 from albert_aie.compare import Comparison
 from albert_aie.datasets import Examples
@@ -18,6 +20,7 @@ from albert_aie.evaluate import Evaluation
 from albert_aie.tasks import SST2, TASKS
 
 NAN, INF = math.nan, math.inf
+SCHEMA = json.loads(report.SCHEMA.read_text(encoding="utf-8"))
 ALBERT_BASE = {
     "embedding_size": 128,
     "hidden_size": 768,
@@ -32,11 +35,41 @@ MANIFEST = {
     "label_names": ["NEGATIVE", "POSITIVE"],
     "random_weights": False,
     "config": ALBERT_BASE,
+    "source": {"sha256": "5" * 64},
+    "sha256": "9" * 64,
+}
+HOST = {
+    "machine": {
+        "platform": "Linux",
+        "cpu": "EPYC",
+        "cores": 2,
+        "isa": ["avx2", "fma"],
+        "memory_bytes": 8_000_000_000,
+        "load": 0.5,
+        "card": None,
+    },
+    "versions": {"albert_aie": "1", "python": "3.9", "openvino": None},
+    "command": ["run_aie_eval.py", "--verbose"],
+    "peak_memory_bytes": 123_600_000,
 }
 RUNNER = SimpleNamespace(
     device="cpu", precision="bf16", precision_is="read back", threads=3, streams=2
 )
 SENTENCES = ["a fine film", "dull", "no", "charming", "an overflow"]
+
+
+DATA = (
+    b'[["a fine film", "dull", "no", "charming", "an overflow"], '
+    b'["negative", "negative", "negative", "positive", "negative"]]'
+)
+TABLE = (
+    b"index\tprediction\tlabel\tlogit_negative\tlogit_positive\tsentence\n"
+    b"10\tnegative\tnegative\t2.000000\t1.000000\ta fine film\n"
+    b"11\tpositive\tnegative\t0.000000\t1.000000\tdull\n"
+    b"12\tnegative\tnegative\t3.000000\t0.500000\tno\n"
+    b"13\tpositive\tpositive\t0.000000\t5.000000\tcharming\n"
+    b"14\t\tnegative\tnan\t1.000000\tan overflow\n"
+)
 
 
 def examples(labels=(0, 0, 0, 1, 0), classes=SST2.classes):
@@ -69,9 +102,14 @@ def evaluation(**changed):
 
 
 def figures(evaluated=None, given=None, **manifest):
-    saved = SimpleNamespace(path="a.pt", manifest={**MANIFEST, **manifest}, shape=Shape(4, 128, 16))
-    scored = report.Scored(evaluated or evaluation(), saved, RUNNER, given or examples(), 1.5)
-    return report.report(scored)
+    saved = SimpleNamespace(
+        path="a.pt",
+        manifest={**MANIFEST, **manifest},
+        shape=Shape(4, 128, 16),
+        tokenizer=SimpleNamespace(sha256="7" * 64),
+    )
+    evaluated, given = evaluated or evaluation(), given or examples()
+    return report.report(report.Scored(evaluated, saved, RUNNER, given, 1.5, HOST))
 
 
 # The report
@@ -79,7 +117,9 @@ def figures(evaluated=None, given=None, **manifest):
 
 def test_every_printed_line():
     """samples/s: 4 scored in 0.5 s and 2 s. Percentiles of 10, 20, ... 100 ms by nearest rank: the
-    5th, 9th and 10th. Padding: 1280 of 40 x 128. Compute: 40 rows of 22.37 GFLOP in 0.5 s."""
+    5th, 9th, 10th and 10th, their mean 55, and the squares of their distances from it add up to
+    8250: the deviation is sqrt(8250 / 9). Padding: 1280 of 40 x 128. Compute: 40 rows of 22.37
+    GFLOP in 0.5 s."""
     assert report.lines(figures(), verbose=True) == [
         ("file", "a.pt\nfused graph, batch 4 x 128 tokens, up to 16 sentences a row"),
         ("engine", "openvino on cpu, precision bf16 (read back)\n3 thread(s), 2 stream(s)"),
@@ -88,7 +128,10 @@ def test_every_printed_line():
         ("accuracy", "0.6000 (3/5), 95 % Wilson interval 0.2307 to 0.8824"),
         ("throughput", "forward 8.0 samples/s, end to end 2.0 samples/s"),
         ("latency", "p50 50.0, p90 90.0, p99 100.0 ms a batch"),
-        ("runs", "10 batches, after 3 warm-up runs"),
+        (
+            "runs",
+            "10 batches, after 3 warm-up runs\nmean 55.0, deviation 30.3, p95 100.0, max 100.0 ms",
+        ),
         (
             "stages",
             "load 1.50, tokenize 0.250, copy in 0.125, forward 0.50, copy out 0.062, "
@@ -96,10 +139,11 @@ def test_every_printed_line():
         ),
         ("padding", "75.0 % of 5,120 token positions (0.12 sentences a row)"),
         ("compute", "1790 GFLOP/s nominal (22.37 GFLOP a row of 128)"),
+        ("machine", "EPYC, 2 core(s): avx2 fma\npeak memory 124 MB"),
     ]
 
 
-def test_without_verbose_the_last_four_are_left_out():
+def test_without_verbose_the_last_five_are_left_out():
     names = [name for name, _ in report.lines(figures())]
     assert names == ["file", "engine", "data", "not scored", "accuracy", "throughput", "latency"]
 
@@ -107,6 +151,7 @@ def test_without_verbose_the_last_four_are_left_out():
 def test_every_key_of_eval_json():
     interval = pytest.approx([0.230724, 0.882379], abs=1e-6)
     assert figures() == {
+        "schema_version": 1,
         "file": "a.pt",
         "graph": "fused",
         "batch_size": 4,
@@ -135,7 +180,18 @@ def test_every_key_of_eval_json():
         },
         "metrics": {"accuracy": 0.6},
         "samples_per_second": {"forward": 8.0, "end_to_end": 2.0},
-        "latency_ms": pytest.approx({"p50": 50, "p90": 90, "p99": 100}),
+        "latency_ms": pytest.approx(
+            {
+                "mean": 55,
+                "deviation": math.sqrt(8250 / 9),
+                "p50": 50,
+                "p90": 90,
+                "p95": 100,
+                "p99": 100,
+                "max": 100,
+            }
+        ),
+        "batch_latencies_ms": pytest.approx([100, 20, 90, 30, 80, 40, 70, 50, 60, 10]),
         "batches": 10,
         "warmup": 3,
         "seconds": {
@@ -151,8 +207,77 @@ def test_every_key_of_eval_json():
         "sentences_per_row": 0.125,
         "nominal_gflop_per_row": 22.373600256,
         "nominal_gflop_per_second": 1789.88802048,
+        **HOST,
+        "digests": {
+            "file": "9" * 64,
+            "checkpoint": "5" * 64,
+            "tokenizer": "7" * 64,
+            "data": hashlib.sha256(DATA).hexdigest(),
+        },
+        "predictions_sha256": hashlib.sha256(TABLE).hexdigest(),
         "manifest": MANIFEST,
     }
+
+
+def test_a_single_batch_has_no_deviation():
+    made = figures(evaluation(forward=[0.25]))
+    assert made["latency_ms"] == {
+        "mean": 250,
+        "deviation": 0,
+        **{f"p{p}": 250 for p in (50, 90, 95, 99)},
+        "max": 250,
+    }
+
+
+def test_the_digest_of_the_data_is_of_sentences_and_names_of_labels():
+    """Not of the order of the model's classes, of indices or of a file."""
+    given = examples()
+    turned = given.for_model(("positive", "negative"))
+    assert turned.labels == [1, 1, 1, 0, 1] and turned.sha256 == given.sha256
+    assert replace(given, path="x", indices=list("abcde")).sha256 == given.sha256
+    for other in (examples(None), examples((0, 0, 0, 1, 1)), given.first(4)):
+        assert other.sha256 != given.sha256
+    scores = Examples(TASKS["STS-B"], "d", [("a", "b")], [1.5], [0], ("score",))
+    assert scores.sha256 == hashlib.sha256(b'[[["a", "b"]], [1.5]]').hexdigest()
+
+
+def test_eval_json_is_what_its_schema_says():
+    """Every key is described, and no other is allowed."""
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    validator.check_schema(SCHEMA)
+    whole = json.loads(report.json_text(figures()))
+    validator.validate(whole)
+    assert set(SCHEMA["properties"]) == {*whole, "comparison"}
+    assert set(SCHEMA["required"]) == set(whole) - {"accuracy"}
+    for wrong in ({"further": 1}, {"schema_version": 2}, {"slots": -1}, {"machine": {}}):
+        assert not validator.is_valid({**whole, **wrong})
+    unlabelled = json.loads(report.json_text(figures(given=examples(None))))
+    validator.validate(unlabelled)
+
+
+def test_where_an_evaluation_was_made(monkeypatch, tmp_path):
+    """Only the tool of the device's vendor is asked; a machine without one has no card."""
+    cpuinfo, status = tmp_path / "cpuinfo", tmp_path / "status"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: EPYC\nflags\t\t: fpu avx2 fma sse\n")
+    status.write_text("VmPeak:\t 9 kB\nVmHWM:\t   2048 kB\n")
+    read = {"/proc/cpuinfo": cpuinfo, "/proc/self/status": status}
+    monkeypatch.setattr(machine, "Path", lambda path: read.get(path, Path(path)))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("npu-smi", "nvidia-smi"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $1"\n')
+        (tmp_path / name).chmod(0o755)
+    for device, card in (("cpu", None), ("npu", "npu-smi info\n"), ("cuda", "nvidia-smi -L\n")):
+        made = report.hosted(device, ("a.py", "-x"))
+        assert made["machine"]["cpu"] == "EPYC" and made["machine"]["isa"] == ["avx2", "fma"]
+        assert made["machine"]["card"] == card and made["command"] == ["a.py", "-x"]
+        assert made["peak_memory_bytes"] == 2048 * 1024
+        assert made["versions"]["numpy"] == numpy.__version__
+        assert made["versions"]["mindietorch"] is None
+    assert machine.describe()["card"] == "npu-smi info\n"
+    (tmp_path / "npu-smi").write_text("no program")
+    assert machine.describe(("npu",))["card"] is None
+    cpuinfo.unlink(), status.unlink()
+    assert machine.describe()["isa"] == [] and machine.peak_memory() is None
 
 
 def test_accuracy_counts_what_was_not_scored_and_classes_that_the_data_lacks():
@@ -239,14 +364,7 @@ def test_predictions_tsv_and_eval_json(tmp_path):
     given, evaluated = examples(), evaluation()
     paths = report.write_results(tmp_path / "new", figures(), evaluated.logits, given)
     assert paths == [tmp_path / "new" / "eval.json", tmp_path / "new" / "predictions.tsv"]
-    assert paths[1].read_text(encoding="utf-8") == (
-        "index\tprediction\tlabel\tlogit_negative\tlogit_positive\tsentence\n"
-        "10\tnegative\tnegative\t2.000000\t1.000000\ta fine film\n"
-        "11\tpositive\tnegative\t0.000000\t1.000000\tdull\n"
-        "12\tnegative\tnegative\t3.000000\t0.500000\tno\n"
-        "13\tpositive\tpositive\t0.000000\t5.000000\tcharming\n"
-        "14\t\tnegative\tnan\t1.000000\tan overflow\n"
-    )
+    assert paths[1].read_bytes() == TABLE
     written = json.loads(paths[0].read_text(encoding="utf-8"))
     digest = hashlib.sha256(paths[1].read_bytes()).hexdigest()
     assert written["sentences_total"] == 5 and written["predictions_sha256"] == digest
@@ -574,9 +692,7 @@ def test_the_tables_of_pairs_and_of_a_regression(tmp_path):
             f"1\t\t{shown[1]}\tc\td",
             "",
         ]
-        told = json.loads((tmp_path / "eval.json").read_text())
-        digest = hashlib.sha256(table).hexdigest()
-        assert told == {"a": None, "predictions_sha256": digest}
+        assert json.loads((tmp_path / "eval.json").read_text()) == {"a": None}
 
 
 def test_the_lines_of_a_regression_and_of_several_metrics():

@@ -1,0 +1,85 @@
+"""--json and --quiet: what other programs read, and nothing beside it."""
+
+import json
+
+import jsonschema
+import pytest
+from helpers import EVAL_SCHEMA, python, refused
+
+from albert_aie import artifact, checkpoint
+
+SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
+TIMES = ("samples_per_second", "latency_ms", "batch_latencies_ms", "seconds", "machine")
+TIMES += ("peak_memory_bytes", "command", "nominal_gflop_per_second")
+
+
+@pytest.fixture
+def made(tmp_path, tiny, export):
+    assert export(pth_dir=tiny, save_dir=tmp_path, **SMALL).code == 0
+    return tmp_path / "albert_seq32_bs4.pt"
+
+
+def test_json_prints_what_eval_json_holds_and_nothing_else(
+    made, tmp_path, tiny, sentences, evaluate
+):
+    given = {"aie_model_dir": made, "data_dir": sentences}
+    run = evaluate(json=True, output_dir=tmp_path, pth_dir=tiny, compare_cpu=True, **given)
+    assert run.code == 0, run.err
+    told = json.loads(run.out)
+    assert told == json.loads((tmp_path / "eval.json").read_text(encoding="utf-8"))
+    assert told["comparison"]["passed"] is True and told["comparison"]["sentences"] == 11
+    saved, found = artifact.open_pt(made), checkpoint.load(tiny)
+    assert told["digests"]["file"] == saved.manifest["sha256"]
+    assert told["digests"]["checkpoint"] == found.sha256
+    assert told["digests"]["tokenizer"] == found.tokenizer.sha256
+    assert f"--aie_model_dir={made}" in told["command"]
+    assert len(told["batch_latencies_ms"]) == told["batches"] == 3
+    assert 30e6 < told["peak_memory_bytes"] < 30e9 and told["machine"]["cores"] >= 1
+    again = json.loads(evaluate(json=True, **given).out)  # without a folder and a comparison
+    jsonschema.validate(again, EVAL_SCHEMA)
+    rest = {key: value for key, value in told.items() if key not in (*TIMES, "comparison")}
+    assert {key: value for key, value in again.items() if key not in TIMES} == rest
+
+
+def test_json_of_a_failed_comparison(made, tmp_path, tiny_hf, sentences, evaluate):
+    given = {"aie_model_dir": made, "data_dir": sentences, "pth_dir": tiny_hf}
+    run = evaluate(json=True, compare_cpu=True, output_dir=tmp_path, **given)
+    told = json.loads(run.out)
+    assert run.code == (0 if told["comparison"]["passed"] else 1)
+    assert run.err == "" or run.err.startswith("note ")
+
+
+def test_quiet_prints_errors_only(made, tmp_path, tiny, sentences, export, evaluate):
+    """The files are there, and the exit code says how it went."""
+    before = made.read_bytes()
+    given = {"pth_dir": tiny, "data_dir": sentences, "compare_cpu": True, "quiet": True}
+    run = export(save_dir=tmp_path, **given, **SMALL)
+    assert (run.code, run.out, run.err) == (0, "", "") and made.read_bytes() != before
+    run = evaluate(aie_model_dir=made, output_dir=tmp_path / "out", **given)
+    assert (run.code, run.out, run.err) == (0, "", "")
+    assert (tmp_path / "out" / "predictions.tsv").exists()
+    run = evaluate(aie_model_dir=made, data_dir=sentences, json=True, quiet=True)
+    assert json.loads(run.out)["sentences_scored"] == 11 and run.err == ""
+    run = evaluate(aie_model_dir=made, data_dir=tmp_path, quiet=True)
+    assert refused(run, "dev.tsv") and run.out == ""
+    run = evaluate(aie_model_dir=made, data_dir=sentences)  # the next run in this process speaks
+    assert "accuracy" in run.out
+
+
+def test_own_text_with_json_and_quiet(made, evaluate):
+    """Of own text the figures; quiet leaves its answers, which are what was asked for."""
+    run = evaluate(aie_model_dir=made, text="a fine film", json=True)
+    told = json.loads(run.out)
+    assert told["sentences_total"] == 1 and "accuracy" not in told and told["data"] == "--text"
+    run = evaluate(aie_model_dir=made, text="a fine film", quiet=True)
+    assert run.code == 0 and run.out.count("\n") == 1 and run.err == ""
+    run = evaluate(aie_model_dir=made, text="a fine film", json=True, output="-")
+    assert refused(run, "--output -: the figures stand on standard output")
+
+
+def test_json_in_a_pipe(made, sentences):
+    """As another program starts it: the first byte is a brace, and so is the last."""
+    given = [f"--aie_model_dir={made}", f"--data_dir={sentences}", "--json"]
+    run = python("run_aie_eval.py", *given)
+    assert run.code == 0 and run.out.startswith("{\n") and run.out.endswith("\n}\n")
+    jsonschema.validate(json.loads(run.out), EVAL_SCHEMA)
