@@ -1,0 +1,223 @@
+#!/usr/bin/env python
+"""Two runs of run_aie_eval.py (--output_dir) beside each other: what changed, speed with its
+spread, and whether the difference in accuracy is more than chance.
+
+    python benchmarks/compare_runs.py last_month today
+
+The two may differ in file, machine and versions, but must have scored the same sentences.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+
+import numpy  # noqa: E402
+
+from albert_aie import UserError, command  # noqa: E402
+from albert_aie.metrics import METRICS  # noqa: E402
+from albert_aie.report import RESULTS, SCHEMA_VERSION  # noqa: E402
+
+CHANCE = 0.05  # a difference that is less likely than this by chance is called one
+LOSS = 0.005  # of a metric for which there is no test: the gate of reduced precisions
+RESAMPLES = 2000
+# What is named where it differs: the path to it in eval.json.
+FACTS = [("digests", name) for name in ("file", "checkpoint", "tokenizer")]
+FACTS += [("graph",), ("batch_size",), ("max_seq_length",), ("slots",), ("backend",), ("device",)]
+FACTS += [("precision",), ("threads",), ("streams",), ("machine", "cpu"), ("machine", "cores")]
+
+
+class Run(NamedTuple):
+    """A folder of results: eval.json, and the rows of predictions.tsv without its header."""
+
+    folder: Path
+    result: dict
+    rows: list
+
+    @property
+    def predictions(self):
+        return [row[1] for row in self.rows]
+
+    @property
+    def right(self):
+        """bool [sentences]: which were given their label."""
+        return numpy.array([row[1] == row[2] for row in self.rows])
+
+
+def parse_args(argv):
+    parser = command.Parser(__doc__)
+    parser.add_argument("old", help="a folder that run_aie_eval.py --output_dir wrote")
+    parser.add_argument("new", help="another")
+    parser.add_argument(
+        "--fail_if_worse",
+        action="store_true",
+        help="exit 1 if accuracy fell by more than chance, or fewer sentences have finite logits",
+    )
+    return parser.parse_args(argv)
+
+
+def run(args):
+    old, new = read(args.old), read(args.new)
+    check_same_data(old, new)
+    for name, text in lines(old, new):
+        command.say(name, text)
+    reasons = worse(old, new)
+    command.say("verdict", "; ".join(reasons) or "not worse")
+    return 1 if reasons and args.fail_if_worse else 0
+
+
+def read(folder):
+    """Run in a folder. Raises UserError unless its two files are there and belong together."""
+    paths = [Path(folder) / name for name in RESULTS]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; write it with run_aie_eval.py --output_dir")
+    try:
+        result = json.loads(paths[0].read_text(encoding="utf-8"))
+        version, digest = result.get("schema_version"), result.get("predictions_sha256")
+    except (ValueError, AttributeError):
+        raise UserError(f"{paths[0]}: not what run_aie_eval.py writes; run it again") from None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{paths[0]}: schema version {version}, this program reads {SCHEMA_VERSION}; run the "
+            "evaluation again"
+        )
+    table = paths[1].read_bytes()
+    if hashlib.sha256(table).hexdigest() != digest:
+        raise UserError(
+            f"{paths[1]}: is not of the run that {paths[0].name} describes; run it again"
+        )
+    _, *rows = table.decode().rstrip("\n").split("\n")
+    return Run(Path(folder), result, [row.split("\t") for row in rows])
+
+
+def check_same_data(old, new):
+    if old.result["digests"]["data"] != new.result["digests"]["data"]:
+        names = [f"{run.folder} scored {run.result['data']}" for run in (old, new)]
+        raise UserError(
+            f"{', '.join(names)}: other sentences or labels; compare runs on the same data"
+        )
+
+
+def lines(old, new):
+    """(name, text) of each line to print."""
+    yield "old", str(old.folder)
+    yield "new", str(new.folder)
+    yield "changed", "\n".join(changes(old.result, new.result)) or "nothing but what was measured"
+    yield from quality(old, new)
+    yield "throughput", "\n".join(speed(old.result, new.result))
+    before, after = (run.result["latency_ms"] for run in (old, new))
+    shown = [f"{p} {before[p]:.1f} -> {after[p]:.1f}" for p in ("p50", "p99")]
+    yield "latency", f"{', '.join(shown)} ms a batch"
+    peaks = [run.result["peak_memory_bytes"] for run in (old, new)]
+    if None not in peaks:
+        yield "memory", "peak {:.0f} -> {:.0f} MB".format(*(peak / 1e6 for peak in peaks))
+
+
+def changes(old, new):
+    """What of FACTS and of the versions differs."""
+    found = []
+    for path in FACTS:
+        before, after = old, new
+        for key in path:
+            before, after = before[key], after[key]
+        found.append((path[-1] if path[0] != "digests" else f"{path[-1]} sha256", before, after))
+    names = sorted({*old["versions"], *new["versions"]})
+    found += [(name, old["versions"].get(name), new["versions"].get(name)) for name in names]
+    return [f"{name}: {_brief(a)} -> {_brief(b)}" for name, a, b in found if a != b]
+
+
+def _brief(value):
+    return "none" if value is None else str(value)[:24]
+
+
+def quality(old, new):
+    """Lines about labels and metrics."""
+    scored = [run.result["sentences_scored"] for run in (old, new)]
+    if scored[0] != scored[1]:
+        yield "scored", f"{scored[0]} -> {scored[1]} of {old.result['sentences_total']} sentences"
+    measured = "accuracy" in old.result and "accuracy" in new.result
+    differing = sum(a != b for a, b in zip(old.predictions, new.predictions))
+    text = f"{differing} of {len(old.rows)} predictions differ"
+    if measured:
+        only_old, only_new, p = mcnemar(old.right, new.right)
+        if differing:
+            text += f": {only_old} right in old only, {only_new} right in new only"
+        before, after = (run.result["accuracy"] for run in (old, new))
+        more = "more" if p < CHANCE else "no more"
+        yield (
+            "accuracy",
+            f"{before['value']:.4f} ({before['correct']}/{before['total']}) -> "
+            f"{after['value']:.4f} ({after['correct']}/{after['total']})\n"
+            f"exact McNemar p = {p:.4f}: {more} than chance",
+        )
+    yield "predictions", text
+    for name in old.result["metrics"]:
+        if name != "accuracy" and name in new.result["metrics"]:
+            before, after = (
+                "undefined" if x is None else f"{x:.4f}"
+                for x in (old.result["metrics"][name], new.result["metrics"][name])
+            )
+            yield METRICS[name].title, f"{before} -> {after}"
+
+
+def mcnemar(old, new):
+    """(right in `old` only, right in `new` only, two-sided p of the exact test) of two bool
+    [sentences]: whether so uneven a split of the sentences that one of both got right is more than
+    the toss of a coin (McNemar 1947, exact by the binomial distribution)."""
+    from scipy.stats import binomtest
+
+    only_old, only_new = int((old & ~new).sum()), int((new & ~old).sum())
+    several = only_old + only_new
+    return only_old, only_new, binomtest(only_old, several).pvalue if several else 1.0
+
+
+def speed(old, new):
+    """Ratios of new to old: forward with a 95 % interval from its batches, and end to end, which
+    was timed once."""
+    for name, text in (("forward", "forward"), ("end_to_end", "end to end")):
+        before, after = (r["samples_per_second"][name] for r in (old, new))
+        line = f"{text} {before:.1f} -> {after:.1f} samples/s, {after / before:.3f} times"
+        if name == "forward":
+            low, high = spread(old, new, after / before)
+            line += f" [{low:.3f}, {high:.3f}]"
+        yield line
+
+
+def spread(old, new, ratio):
+    """95 % interval of the ratio of rates by resampling batches, pairwise where both runs made the
+    same ones. It is the spread within the two runs: it knows nothing of another hour's machine."""
+    before, after = (numpy.array(r["batch_latencies_ms"]) for r in (old, new))
+    generator = numpy.random.default_rng(0)
+    paired = all(old[key] == new[key] for key in ("batch_size", "max_seq_length", "slots"))
+    first = generator.integers(len(before), size=(RESAMPLES, len(before)))
+    second = generator.integers(len(after), size=(RESAMPLES, len(after)))
+    if paired and len(before) == len(after):
+        second = first
+    drawn = before[first].mean(1) / after[second].mean(1)
+    drawn *= after.mean() / before.mean()
+    return tuple(ratio * numpy.percentile(drawn, (2.5, 97.5)))
+
+
+def worse(old, new):
+    """Why `new` is worse than `old`, a reason each; speed is no reason, for machines are shared."""
+    reasons = []
+    if new.result["sentences_scored"] < old.result["sentences_scored"]:
+        reasons.append("worse: fewer sentences have finite logits")
+    if "accuracy" in old.result and "accuracy" in new.result:
+        only_old, only_new, p = mcnemar(old.right, new.right)
+        if only_old > only_new and p < CHANCE:
+            reasons.append("worse: accuracy fell by more than chance")
+    else:
+        for name, before in list(old.result["metrics"].items())[:1]:
+            after = new.result["metrics"].get(name)
+            if before is not None and (after is None or before - after > LOSS):
+                reasons.append(f"worse: {METRICS[name].title} fell by more than {LOSS}")
+    return reasons
+
+
+if __name__ == "__main__":
+    sys.exit(command.main(parse_args, run))

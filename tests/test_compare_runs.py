@@ -1,0 +1,185 @@
+"""benchmarks/compare_runs.py: on tables worked out by hand, and on real runs."""
+
+import hashlib
+import json
+import sys
+
+import numpy
+import pytest
+from helpers import ROOT, Run, refused
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import compare_runs  # noqa: E402
+
+from albert_aie import command  # noqa: E402
+
+SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
+
+
+@pytest.fixture
+def compared(capfd):
+    def run(*arguments):
+        capfd.readouterr()
+        code = command.main(compare_runs.parse_args, compare_runs.run, list(map(str, arguments)))
+        return Run(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "old, new, p",
+    [
+        ("1" * 6, "0" * 6, 2 / 64),  # 0 of 6 coins
+        ("1" + "0" * 5, "0" + "1" * 5, 2 * (1 + 6) / 64),  # 1 of 6
+        ("1" * 2 + "0" * 10, "0" * 2 + "1" * 10, 2 * (1 + 12 + 66) / 4096),  # 2 of 12
+        ("110" * 9, "110" * 9, 1),
+        ("10", "01", 1),
+    ],
+)
+def test_p_of_the_exact_mcnemar_test_by_hand(old, new, p):
+    old, new = (numpy.array([c == "1" for c in side]) for side in (old + "10", new + "10"))
+    only_old, only_new, found = compare_runs.mcnemar(old, new)
+    assert found == pytest.approx(p, abs=1e-12)
+    assert (only_old, only_new) == (int((old > new).sum()), int((new > old).sum()))
+
+
+def test_the_interval_of_a_speed():
+    """Twice as fast in every batch: no spread where batches are paired, some where they are not.
+    With one batch on each side there is none."""
+    shape = {"batch_size": 4, "max_seq_length": 32, "slots": 0}
+    old = {**shape, "batch_latencies_ms": [10.0, 30.0, 20.0, 40.0]}
+    new = {**shape, "batch_latencies_ms": [5.0, 15.0, 10.0, 20.0]}
+    assert compare_runs.spread(old, new, 2.0) == pytest.approx((2.0, 2.0))
+    low, high = compare_runs.spread(old, {**new, "slots": 4}, 2.0)
+    assert 0.8 < low < 1.5 and 2.7 < high < 5
+    one = {**shape, "batch_latencies_ms": [10.0]}
+    assert compare_runs.spread(one, {**one, "slots": 4}, 1.0) == (1.0, 1.0)
+
+
+@pytest.fixture
+def evaluated(tmp_path, tiny, sentences, export, evaluate):
+    """Folders of two runs of one file."""
+    assert export(pth_dir=tiny, save_dir=tmp_path, **SMALL).code == 0
+    file = tmp_path / "albert_seq32_bs4.pt"
+    folders = [tmp_path / name for name in ("old", "new")]
+    for folder in folders:
+        assert evaluate(aie_model_dir=file, data_dir=sentences, output_dir=folder).code == 0
+    return folders
+
+
+def edit(folder, rows=None, **changed):
+    """Other keys in a run's eval.json; `rows`: {number of the sentence: its prediction}."""
+    result = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+    path = folder / "predictions.tsv"
+    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").split("\n")]
+    for number, prediction in (rows or {}).items():
+        lines[number + 1][1] = prediction
+    if rows:
+        path.write_text("\n".join("\t".join(line) for line in lines), encoding="utf-8")
+        right = sum(line[1] == line[2] for line in lines[1:-1])
+        result["accuracy"].update(correct=right, value=right / result["accuracy"]["total"])
+        result["predictions_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "eval.json").write_text(json.dumps({**result, **changed}), encoding="utf-8")
+
+
+def labels(folder, right):
+    """{number: prediction} that makes all predictions of a run right, or wrong."""
+    rows = (folder / "predictions.tsv").read_text(encoding="utf-8").split("\n")[1:-1]
+    other = {"negative": "positive", "positive": "negative"}
+    wanted = [row.split("\t")[2] for row in rows]
+    return {i: label if right else other[label] for i, label in enumerate(wanted)}
+
+
+def test_two_runs_of_one_file_do_not_differ(evaluated, compared):
+    run = compared(*evaluated, "--fail_if_worse")
+    assert run.code == 0, run.err
+    assert "changed     nothing but what was measured" in run.out
+    assert "exact McNemar p = 1.0000: no more than chance" in run.said
+    assert "0 of 11 predictions differ" in run.out and "verdict     not worse" in run.out
+    assert all(len(line) <= 80 for line in run.out.splitlines() if "/" not in line)
+
+
+def test_accuracy_that_fell_by_more_than_chance(evaluated, compared):
+    """All 11 right, then all wrong: p = 2 / 2**11. The other way round it is no loss."""
+    old, new = evaluated
+    edit(old, rows=labels(old, True))
+    edit(new, rows=labels(new, False))
+    run = compared(old, new)
+    assert run.code == 0 and "1.0000 (11/11) -> 0.0000 (0/11)" in run.said
+    assert "p = 0.0010: more than chance" in run.said
+    assert "11 of 11 predictions differ: 11 right in old only, 0 right in new only" in run.said
+    assert "verdict worse: accuracy fell by more than chance" in run.said
+    assert compared(old, new, "--fail_if_worse").code == 1
+    assert compared(new, old, "--fail_if_worse").code == 0
+
+
+def test_a_loss_that_chance_explains_is_none(evaluated, compared):
+    old, new = evaluated
+    edit(old, rows=labels(old, True))
+    edit(new, rows={**labels(new, True), **dict(list(labels(new, False).items())[:5])})
+    run = compared(old, new, "--fail_if_worse")  # 5 of 5: p = 2 / 32
+    assert run.code == 0 and "p = 0.0625: no more than chance" in run.said
+
+
+def test_what_changed_is_named(evaluated, compared):
+    old, new = evaluated
+    result = json.loads((new / "eval.json").read_text(encoding="utf-8"))
+    edit(
+        new,
+        streams=7,
+        versions={**result["versions"], "torch": "9.9"},
+        samples_per_second={"forward": 50.0, "end_to_end": 20.0},
+        latency_ms={**result["latency_ms"], "p50": 80.0, "p99": 90.0},
+        peak_memory_bytes=5_000_000,
+    )
+    edit(
+        old,
+        samples_per_second={"forward": 25.0, "end_to_end": 40.0},
+        latency_ms={**result["latency_ms"], "p50": 40.0, "p99": 70.0},
+        peak_memory_bytes=4_000_000,
+    )
+    run = compared(old, new)
+    assert "streams: 1 -> 7" in run.out and "-> 9.9" in run.out
+    assert "forward 25.0 -> 50.0 samples/s, 2.000 times [" in run.said
+    assert "end to end 40.0 -> 20.0 samples/s, 0.500 times" in run.said
+    assert "p50 40.0 -> 80.0, p99 70.0 -> 90.0 ms a batch" in run.said
+    assert "peak 4 -> 5 MB" in run.out
+
+
+def test_fewer_scored_sentences_and_a_metric_without_a_test(evaluated, compared):
+    old, new = evaluated
+    edit(new, sentences_scored=9)
+    run = compared(old, new, "--fail_if_worse")
+    assert run.code == 1 and "11 -> 9 of 11 sentences" in run.said
+    for folder, value in ((old, 0.9), (new, 0.894)):
+        result = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+        result.pop("accuracy")
+        result.update(metrics={"pearson": value}, sentences_scored=11)
+        (folder / "eval.json").write_text(json.dumps(result), encoding="utf-8")
+    run = compared(old, new, "--fail_if_worse")
+    assert run.code == 1 and "Pearson     0.9000 -> 0.8940" in run.out
+    assert "worse: Pearson fell by more than 0.005" in run.said
+    assert compared(new, old, "--fail_if_worse").code == 0
+    edit(new, metrics={"pearson": 0.896})
+    assert compared(old, new, "--fail_if_worse").code == 0
+    edit(new, metrics={"pearson": None})
+    run = compared(old, new, "--fail_if_worse")
+    assert run.code == 1 and "Pearson     0.9000 -> undefined" in run.out
+
+
+def test_runs_that_cannot_be_compared(evaluated, compared, tmp_path):
+    old, new = evaluated
+    assert refused(compared(old, tmp_path), "eval.json: no such file")
+    table = (new / "predictions.tsv").read_bytes()
+    (new / "predictions.tsv").write_bytes(table.replace(b"negative", b"positive", 1))
+    assert refused(
+        compared(old, new), "predictions.tsv: is not of the run that eval.json describes"
+    )
+    (new / "predictions.tsv").write_bytes(table)
+    result = json.loads((new / "eval.json").read_text(encoding="utf-8"))
+    edit(new, digests={**result["digests"], "data": "0" * 64})
+    assert refused(compared(old, new), "other sentences or labels; compare runs on the same data")
+    edit(new, schema_version=None)
+    assert refused(compared(old, new), "schema version None, this program reads 1")
+    (new / "eval.json").write_text("[]")
+    assert refused(compared(old, new), "eval.json: not what run_aie_eval.py writes")
