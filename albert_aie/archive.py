@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from . import first_line
 
 _BLOCK = 1 << 20
+_DIRECTORY = 0x10  # an attribute; torch's reader then leaves the entry's memory as it was
 _LOCAL_HEADER = struct.Struct("<26x2H")  # lengths of name and extra field
 
 
@@ -37,6 +38,10 @@ class Archive:
         if not entries or not one_folder or len(self._entries) < len(entries):
             self._zip.close()
             raise Damaged("its entries are not those of one torch archive")
+        for name, entry in self._entries.items():
+            if name.endswith("/") or entry.external_attr & _DIRECTORY:
+                self._zip.close()
+                raise Damaged(f"{name} is marked as a directory")
 
     def __enter__(self):
         return self

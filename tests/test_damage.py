@@ -146,6 +146,29 @@ def test_a_flipped_bit_anywhere_in_a_pt_is_refused_or_changes_no_number(
     assert accepted < 130  # what is left is dates, versions and attributes of the zip's directory
 
 
+def as_directory(path, name):
+    """Set one bit: the directory's entry of a zip for `name` is now that of a folder. torch reads
+    it without an error, and leaves the weight as its memory was before."""
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(name.encode() + b"PK\x01\x02") - 46  # its entry in the directory
+    entry = data.rindex(b"PK\x01\x02", 0, entry + 46)
+    data[entry + 38] |= 0x10
+    path.write_bytes(data)
+
+
+def test_an_entry_that_is_marked_as_a_directory_is_refused(tmp_path, compiled, tiny, export):
+    path = tmp_path / NAME
+    shutil.copy(compiled["torchscript"], path)
+    as_directory(path, "/constants/1")
+    with pytest.raises(UserError, match="constants/1 is marked as a directory"):
+        open_pt(path)
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny, folder)
+    as_directory(folder / "pytorch_model.bin", "/data/1")
+    run = export(pth_dir=folder, save_dir=tmp_path, backend="torchscript", **SHAPE)
+    assert refused(run, "pytorch_model.bin", "data/1 is marked as a directory")
+
+
 @pytest.mark.parametrize("name", ["tokenizer.model", "ir.bin", "ir.xml", "manifest.json"])
 def test_a_flipped_bit_in_an_extra_file_is_refused(tmp_path, compiled, name):
     start, size = where(compiled["openvino"], "/" + name)
