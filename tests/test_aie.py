@@ -306,10 +306,10 @@ def test_the_published_batch_sizes_in_one_sweep(tiny, sentences):
     given = {"backend": "aie", "graph": "fused", "pth_dir": tiny, "data_dir": sentences}
     run = script("benchmarks/sweep", max_seq_length=32, no_compare=True, **given)
     assert run.code == 0, run.out + run.err
-    rows = [line.split("|")[1].strip() for line in run.out.splitlines() if " of 11 |" in line]
+    rows = [line.split()[2] for line in run.out.splitlines() if line.startswith("fp16")]
     assert rows == ["1", "4", "8", "16", "32", "64"]
-    assert "aie on npu:0, fp16" in run.out
-    assert "predictions identical over 6 batch sizes" in run.out
+    assert "aie on npu:0" in run.out and "11 of 11 sentences scored in each" in run.out
+    assert "predictions identical between cells" in run.out
 
 
 @pytest.mark.slow
@@ -321,9 +321,10 @@ def test_the_report_to_send_in(tmp_path, tiny, sentences):
     assert run.code == 0, run.out + run.err
     report = json.loads(file.read_text())
     for result, batch_size in zip(report["results"], (1, 8)):
-        assert result["batch_size"] == batch_size and result["comparison"]["passed"]
-        assert result["evaluation"]["sentences_scored"] == 11
+        assert result["cell"][3] == batch_size and result["comparison"]["passed"]
+        assert result["evaluations"][0]["sentences_scored"] == 11
     assert report["machine"]["packages"][PACKAGE] and report["machine"]["card"] is None
+    file.unlink()
     run = script("benchmarks/sweep", {"STRICT_AIE_FAULT": "compile"}, batch_sizes=[1], **given)
     assert run.code == 1 and "Create infer builder failed" in run.out
     report = json.loads(file.read_text())

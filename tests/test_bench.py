@@ -286,7 +286,7 @@ print("compare_cpu", plan.get("prints", "PASS"))
 if "passed" in plan:
     Path(given["compare_output"]).write_text(json.dumps({"passed": plan["passed"]}))
 if "pt" in plan:
-    (folder / "file.pt").write_text(json.dumps(plan["pt"]))
+    (folder / "file.pt").write_text(json.dumps([given.get("precision", "fp16"), *plan["pt"]]))
 print(plan.get("stderr", "note        a note"), file=sys.stderr)
 sys.exit(plan.get("exit", 0))
 """
@@ -294,75 +294,166 @@ EVALUATE = """
 import json, sys
 from pathlib import Path
 given = dict(flag[2:].split("=", 1) for flag in sys.argv[1:] if "=" in flag)
-folder, file = Path(given["output_dir"]), Path(given["aie_model_dir"])
-classes = json.loads(file.read_text()) if file.exists() else sys.exit("error: no such file")
+here, folder, file = Path(__file__).parent, Path(given["output_dir"]), Path(given["aie_model_dir"])
+saved = json.loads(file.read_text()) if file.exists() else sys.exit("error: no such file")
+precision, *classes = saved
 if not classes:
     sys.exit("error: no classes")
-e = {"sentences_scored": 3, "sentences_total": 3, "precision": Path(__file__).parent.name}
+turns = here / "turns.txt"
+turn = len(turns.read_text()) if turns.exists() else 0
+turns.write_text("x" * (turn + 1))
+e = {"sentences_scored": 3, "sentences_total": 3, "precision": precision, "metrics": {}}
 e.update(backend="aie", device="npu:0", threads=1, max_seq_length=128)
-e.update(accuracy={"correct": 2, "total": 3, "value": 2 / 3}, latency_ms={"p50": 7.4, "p99": 9.6})
-e.update(samples_per_second={"forward": 100.126, "end_to_end": 90.0})
+e.update(accuracy={"correct": 2, "total": 3, "value": 2 / 3}, latency_ms={"p50": 7.46 + turn})
+e.update(samples_per_second={"forward": 100.126, "end_to_end": 90.0 + turn % 3})
 (folder / "eval.json").write_text(json.dumps(e))
 rows = [f"{i}\\t{c}\\t0\\ta\\u2028sentence" for i, c in enumerate(classes)]
 (folder / "predictions.tsv").write_text("\\n".join(["header", *rows]) + "\\n", encoding="utf-8")
 """
 GOOD = {"passed": True, "pt": [0, 1, 1]}
-ROW = "3 of 3 | 66.67 % (2/3) | 100.13 | 90.00 | 7 | 10 |"
 
 
 @pytest.fixture
 def planted(tmp_path, monkeypatch, capsys):
-    """Runs the sweep over a plan {batch size: what the export does}."""
+    """Runs the sweep over a plan {batch size: what the export does}; `rows` are the cells of its
+    table, line by line."""
 
-    def run(plan, *flags, precision="fp32"):
-        folder = tmp_path / precision
+    def run(plan, *flags):
+        folder = tmp_path / "scripts"
         folder.mkdir(exist_ok=True)
         (folder / "export_albert_aie.py").write_text(EXPORT)
         (folder / "run_aie_eval.py").write_text(EVALUATE)
         (folder / "plan.json").write_text(json.dumps(plan))
+        calls, turns = folder / "calls.txt", folder / "turns.txt"
+        calls.unlink(missing_ok=True), turns.unlink(missing_ok=True)
         monkeypatch.setattr(host, "ROOT", folder)
-        code = script(sweep, "--data_dir", "D", *flags, "--batch_sizes", *plan)
+        code = script(sweep, "--data_dir", "D", "--markdown", *flags, "--batch_sizes", *plan)
         out, err = capsys.readouterr()
-        calls = folder / "calls.txt"
-        lines = [line for line in out.split("\n") if line.startswith("| ")][2:]
+        rows = [line[2:-2].split(" | ") for line in out.split("\n") if line.startswith("| ")]
         calls = calls.read_text().split("\n")[:-1] if calls.exists() else []
-        return SimpleNamespace(code=code, out=out, err=err, rows=lines, calls=calls)
+        return SimpleNamespace(code=code, out=out, err=err, rows=rows, calls=calls)
 
     return run
 
 
-def test_the_row_of_a_batch_size_and_the_file_to_send_in(tmp_path, planted):
+def row(batch_size, compare="PASS", end_to_end="90.0", p50=7.46, precision="fp32", length=64):
+    shape = f"{batch_size} x {length}"
+    cells = [precision, "plain", shape, "0.6667 (2/3)", "100.1", end_to_end, f"{p50:.1f}", compare]
+    return cells
+
+
+FP32 = ["--precision", "fp32", "--max_seq_length", 64]
+
+
+def test_the_rows_of_cells_and_the_file_to_send_in(tmp_path, planted):
     output = tmp_path / "report.json"
     flags = ["--backend", "aie", "--device_id", 1, "--soc_version", "X", "--output", output]
-    run = planted({1: GOOD, 8: GOOD}, *flags)
-    assert run.code == 0 and run.rows == [f"| {size} | {ROW} PASS |" for size in (1, 8)]
-    assert "aie on npu:0, fp32, 1 threads, length 128" in run.out
-    assert "predictions identical over 2 batch sizes" in run.out
+    run = planted({1: GOOD, 8: GOOD}, *flags, *FP32)
+    assert run.code == 0 and run.rows[0] == sweep.HEADS
+    assert run.rows[2:] == [row(1), row(8, end_to_end="91.0", p50=8.46)]
+    assert "aie on npu:0, 1 thread(s)\n3 of 3 sentences scored in each" in run.out
+    assert "predictions identical between cells of one precision and length" in run.out
     given = "--backend=aie --compare_cpu --compare_output="
     assert all("--soc_version X" in call and given in call for call in run.calls)
     assert all("--data_dir=D --device_id=1" in call for call in run.calls)
     report = json.loads(output.read_text())
     assert report["machine"]["packages"]["torch"] and "card" in report["machine"]
-    assert "command" in report and [r["batch_size"] for r in report["results"]] == [1, 8]
+    assert [r["cell"] for r in report["results"]] == [["fp32", "plain", 64, n] for n in (1, 8)]
     first = report["results"][0]
-    assert first["comparison"] == {"passed": True} and first["evaluation"]["sentences_scored"] == 3
+    assert first["comparison"] == {"passed": True} and "--soc_version" in report["command"]
+    assert first["evaluations"][0]["sentences_scored"] == 3 and len(first["evaluations"]) == 1
+    assert first["predictions"] == "0\t1\t1"
     assert "compare_cpu PASS" in first["export"]["stdout"] and first["evaluate"]["exit_code"] == 0
 
 
+def test_every_combination_is_a_cell_in_the_order_of_the_flags(planted):
+    flags = ["--precision", "fp32", "bf16", "--rows", "plain", "packed", "--max_seq_length"]
+    run = planted({1: GOOD, 8: GOOD}, *flags, 64, 32)
+    wanted = [
+        [precision, rows, f"{batch_size} x {length}"]
+        for precision in ("fp32", "bf16")
+        for rows in ("plain", "packed")
+        for length in (64, 32)
+        for batch_size in (1, 8)
+    ]
+    assert [cells[:3] for cells in run.rows[2:]] == wanted
+    for (precision, rows, shape), call in zip(wanted, run.calls):
+        size, length = shape.split(" x ")
+        assert f"--batch_size={size} --max_seq_length={length} --precision={precision}" in call
+        assert ("--pack" in call) == (rows == "packed")
+
+
+def test_repetitions_are_shown_by_their_median_and_range(planted):
+    """90, 91 and 92 sentences/s; 7.46, 8.46 and 9.46 ms."""
+    run = planted({4: GOOD}, *FP32, "--repeat", 3)
+    assert run.rows[2:] == [row(4, end_to_end="91.0 [90.0, 92.0]", p50=8.46)]
+    assert len(run.calls) == 1
+
+
+def test_a_sweep_that_was_stopped_goes_on(tmp_path, planted, monkeypatch):
+    """What is finished is not run again, what failed is; the table has all. So it is for a sweep
+    of more cells."""
+    output, real = tmp_path / "report.json", host.script
+
+    def script(name, *flags):
+        if "--batch_size=8" in flags:
+            raise KeyboardInterrupt
+        return real(name, *flags)
+
+    flags = [*FP32, "--output", output]
+    monkeypatch.setattr(host, "script", script)
+    run = planted({1: GOOD, 4: {"exit": 2}, 8: GOOD}, *flags)
+    assert run.code == 130 and len(run.calls) == 2 and run.rows == []
+    monkeypatch.setattr(host, "script", real)
+    run = planted({1: GOOD, 4: GOOD, 8: GOOD, 2: GOOD}, *flags)
+    assert run.code == 0 and "1 of 4 cells are in " in run.err
+    assert [call.split("--batch_size=")[1][0] for call in run.calls] == ["4", "8", "2"]
+    assert [cells[2] for cells in run.rows[2:]] == ["1 x 64", "4 x 64", "8 x 64", "2 x 64"]
+    run = planted({1: GOOD, 8: GOOD}, *flags)
+    assert run.code == 0 and run.calls == [] and len(run.rows) == 4
+    run = planted({1: GOOD}, *flags, "--repeat", 2)
+    assert run.code == 2 and "holds a sweep with another repeat; name another file" in run.err
+    output.write_text("{}")
+    run = planted({1: GOOD}, *flags)
+    assert run.code == 2 and "holds no sweep" in run.err and output.read_text() == "{}"
+
+
+def test_time_left(planted, monkeypatch):
+    """Three cells of a minute each, as the clock says."""
+    clock = iter([0.0, 60.0, 120.0, 180.0])
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: next(clock))
+    run = planted({1: GOOD, 2: {"exit": 2, "stderr": "error: no card"}, 4: GOOD}, *FP32)
+    assert [line[12:] for line in run.err.splitlines()] == [
+        "1 of 3: fp32 plain 1 x 64 90.0 sentences/s end to end, 2 min left",
+        "2 of 3: fp32 plain 2 x 64 failed (no card), 1 min left",
+        "3 of 3: fp32 plain 4 x 64 91.0 sentences/s end to end, none left",
+    ]
+
+
+def test_published_figures_stand_beside_ours_where_batch_and_length_match(planted):
+    """On aie alone, of plain rows of 128 tokens, and marked."""
+    flags = ["--max_seq_length", 64, 128, "--rows", "plain", "packed"]
+    run = planted({8: GOOD, 3: GOOD}, *flags)
+    assert run.rows[0][-1] == "310P3*" and "* samples/s that the vendor published" in run.out
+    shown = {(cells[1], cells[2]): cells[8] for cells in run.rows[2:]}
+    assert shown.pop(("plain", "8 x 128")) == "1020.8" and set(shown.values()) == {""}
+    assert "310P3" not in planted({8: GOOD}, *FP32).out
+
+
 def test_the_verdict_is_read_from_the_comparison_s_file_and_not_from_words(planted):
-    run = planted({1: {**GOOD, "passed": False}, 2: {**GOOD, "passed": False, "exit": 1}, 4: GOOD})
-    assert run.code == 1
-    assert run.rows == [f"| 1 | {ROW} FAIL |", f"| 2 | {ROW} FAIL |", f"| 4 | {ROW} PASS |"]
-    run = planted({1: {**GOOD, "prints": "FAIL"}})
-    assert run.code == 0 and run.rows == [f"| 1 | {ROW} PASS |"]
+    failed = {**GOOD, "passed": False}
+    run = planted({1: failed, 2: {**failed, "exit": 1}, 4: GOOD}, *FP32)
+    assert run.code == 1 and [cells[7] for cells in run.rows[2:]] == ["FAIL", "FAIL", "PASS"]
+    run = planted({1: {**GOOD, "prints": "FAIL"}}, *FP32)
+    assert run.code == 0 and run.rows[2:] == [row(1)]
 
 
 TRACEBACK = (
     'Traceback (most recent call last):\n  File "x", line 1\n    f(|)\nValueError: a|b\nmore'
 )
-FAILURES = {  # what the export does -> what the row says
-    "a crash that exits 1": ({"exit": 1, "stderr": TRACEBACK}, r"ValueError: a\|b"),
-    "a crash after the verdict": ({**GOOD, "exit": 1, "stderr": TRACEBACK}, r"ValueError: a\|b"),
+FAILURES = {  # what the export does -> what is said
+    "a crash that exits 1": ({"exit": 1, "stderr": TRACEBACK}, "ValueError: a|b"),
+    "a crash after the verdict": ({**GOOD, "exit": 1, "stderr": TRACEBACK}, "ValueError: a|b"),
     "its own error": ({"exit": 2, "stderr": "note  x\nerror: no card\n"}, "no card"),
     "killed without a word": ({"exit": 137, "stderr": ""}, "exit code 137"),
     "no comparison": ({"pt": [1]}, "export_albert_aie.py wrote no comparison"),
@@ -372,43 +463,44 @@ FAILURES = {  # what the export does -> what the row says
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_a_size_that_fails_shows_why_and_the_others_go_on(tmp_path, planted, failure):
+def test_a_cell_that_fails_shows_why_and_the_others_go_on(tmp_path, planted, failure):
     plan, words = FAILURES[failure]
     output = tmp_path / "report.json"
-    run = planted({1: plan, 8: GOOD}, "--output", output)
-    verdict = "PASS" if "passed" in plan else "-"
-    assert run.code == 1
-    assert run.rows == [f"| 1 | error: {words} |  |  |  |  |  | {verdict} |", f"| 8 | {ROW} PASS |"]
+    run = planted({1: plan, 8: GOOD}, *FP32, "--output", output)
+    assert run.code == 1 and run.rows[2:] == [row(8)]
+    assert f"\nfp32 plain 1 x 64: error: {words}\n" in run.out
     results = json.loads(output.read_text())["results"]
-    assert results[0]["error"] == words.replace("\\", "") and "error" not in results[1]
+    assert results[0]["error"] == words and "error" not in results[1]
 
 
-def test_the_report_is_there_before_the_next_size_begins(tmp_path, planted, monkeypatch):
+def test_the_report_is_there_before_the_next_cell_begins(tmp_path, planted, monkeypatch):
     output, seen = tmp_path / "report.json", []
     real = host.script
 
     def script(name, *flags):
         done = json.loads(output.read_text())["results"] if output.exists() else []
-        seen.append([result["batch_size"] for result in done])
+        seen.append([result["cell"][3] for result in done])
         return real(name, *flags)
 
     monkeypatch.setattr(host, "script", script)
     planted({1: GOOD, 4: GOOD, 8: {"exit": 2}}, "--output", output)
     assert seen == [[], [], [1], [1], [1, 4]]
-    assert [r["batch_size"] for r in json.loads(output.read_text())["results"]] == [1, 4, 8]
+    assert [r["cell"][3] for r in json.loads(output.read_text())["results"]] == [1, 4, 8]
 
 
-def test_predictions_that_differ_between_sizes(planted):
+def test_predictions_that_differ_between_cells(planted):
+    """Of one precision and length: longer rows may see more of a sentence."""
     differing = {1: GOOD, 8: {**GOOD, "pt": [0, 1, 0]}}
-    run = planted(differing)
-    assert run.code == 1 and "predictions DIFFER in 1 of 3 sentences" in run.out
-    run = planted(differing, precision="bf16")
-    assert run.code == 0 and "predictions DIFFER in 1 of 3 sentences" in run.out
+    run = planted(differing, *FP32)
+    assert run.code == 1
+    assert "predictions of fp32 at 64 tokens DIFFER between cells in 1 of 3 sentences" in run.out
+    run = planted(differing, "--precision", "bf16")
+    assert run.code == 0 and "predictions of bf16 at 128 tokens DIFFER between" in run.out
 
 
 def test_without_the_comparison(planted):
-    run = planted({1: {"pt": [1, 1, 0]}}, "--no_compare", "--device", "cuda")
-    assert run.code == 0 and run.rows == [f"| 1 | {ROW} - |"]
+    run = planted({1: {"pt": [1, 1, 0]}}, *FP32, "--no_compare", "--device", "cuda")
+    assert run.code == 0 and run.rows[2:] == [row(1, "-")]
     assert "--compare" not in run.calls[0] and "--device cuda" in run.calls[0]
 
 
@@ -417,7 +509,10 @@ def test_without_the_comparison(planted):
     [
         (["--batch_size", "8"], "--batch_size: the sweep sets this flag itself"),
         (["--save_dir=x"], "--save_dir=x: the sweep sets this flag itself"),
-        (["--max_seq_length", "long"], "invalid int value"),
+        (["--pack"], "--pack: the sweep sets this flag itself"),
+        (["--max_seq_length", "long"], "long: not a whole number"),
+        (["--repeat", "0"], "0: must be 1 or more"),
+        (["--precision", "fp64"], "invalid choice: 'fp64'"),
         (["--output", str(ROOT)], "cannot be written"),
     ],
 )
@@ -427,15 +522,22 @@ def test_a_sweep_that_cannot_begin_is_one_sentence(planted, flags, words):
 
 
 @pytest.mark.slow
-def test_a_real_sweep(tiny, sentences, capsys):
-    flags = ["--data_dir", sentences, "--pth_dir", tiny, "--backend", "torchscript"]
-    flags += ["--max_seq_length", 32, "--batch_sizes"]
-    assert script(sweep, *flags, 1, 4) == 0
+def test_a_real_sweep(tiny, sentences, capsys, tmp_path):
+    """Twelve cells in 80 columns; the second time nothing is run."""
+    flags = ["--data_dir", sentences, "--pth_dir", tiny, "--output", tmp_path / "sweep.json"]
+    flags += ["--backend", "torchscript", "--max_seq_length", 32, 64, "--batch_sizes", 1, 2, 4]
+    flags += ["--rows", "plain", "packed", "--repeat", 2]
+    assert script(sweep, *flags) == 0
     printed = capsys.readouterr().out
-    rows = [line for line in printed.split("\n") if "| 11 of 11 |" in line]
-    assert len(rows) == 2 and all(row.endswith("| PASS |") for row in rows)
-    assert "torchscript on cpu, fp32" in printed and "identical over 2 batch sizes" in printed
-    assert script(sweep, *flags, 4, "--pack", "--slots", 3, "--no_compare") == 0
-    assert "| 4 | 11 of 11 |" in capsys.readouterr().out
-    assert script(sweep, *flags, 4, "--pth_dir", "nowhere") == 1
-    assert "| 4 | error: nowhere: no such folder" in capsys.readouterr().out
+    rows = [line for line in printed.split("\n") if line.startswith("fp32")]
+    assert len(rows) == 12 and all(row.endswith("  PASS") for row in rows)
+    assert max(map(len, printed.split("\n"))) <= 80 + 15
+    assert "torchscript on cpu" in printed and "11 of 11 sentences scored in each" in printed
+    assert "predictions identical between cells" in printed
+    held = (tmp_path / "sweep.json").read_bytes()
+    assert script(sweep, *flags) == 0 and capsys.readouterr().out == printed
+    again = json.loads((tmp_path / "sweep.json").read_bytes())
+    assert again["results"] == json.loads(held)["results"]
+    given = ["--data_dir", sentences, "--batch_sizes", 4, "--pth_dir", "nowhere"]
+    assert script(sweep, *given) == 1
+    assert "plain 4 x 128: error: nowhere: no such folder" in capsys.readouterr().out
