@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from albert_aie import UserError, artifact, backends, command, datasets, machine, own_text
+from albert_aie import UserError, artifact, backends, command, datasets, files, machine, own_text
 from albert_aie.classifier import Classifier, answers
 
 
@@ -36,6 +36,7 @@ def parse_args(argv):
         "--output_dir",
         help="write eval.json and predictions.tsv here; nothing else in the folder is touched",
     )
+    add("--report", metavar="FILE.html", help="write a page of plots and errors, all in one file")
     command.add_label_map(add)
     add("--verbose", action="store_true", help="print more; eval.json has it all")
     add("--json", action="store_true", help="print eval.json on standard output, nothing else")
@@ -63,7 +64,7 @@ def parse_args(argv):
 
 
 def run(args):
-    from albert_aie import compare, metrics, report, text
+    from albert_aie import compare, metrics, page, report, text
 
     command.check_comparison(args)
     own = own_text.check(args)
@@ -71,7 +72,7 @@ def run(args):
     target = read_target(args, saved)
     task = command.check_known(args, saved)
     machine.check_memory(saved.shape, target.device, saved.manifest["config"]["intermediate_size"])
-    if own and not (args.label_column or args.compare_cpu or args.output_dir or args.json):
+    if own and not own_text.measured(args):
         return answer(args, saved, target)
     command.folders(args, task)
     if args.compare_cpu and not args.pth_dir:
@@ -93,7 +94,8 @@ def run(args):
         command.note(note)
         command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
     results = [Path(args.output_dir) / name for name in report.RESULTS] if args.output_dir else []
-    command.check_outputs(*results, args.compare_output, args.output)
+    page.check(args.report)
+    command.check_outputs(*results, args.compare_output, args.output, args.report)
 
     started = time.perf_counter()
     with Classifier(saved, args.label_map, **target.options) as classify:
@@ -125,6 +127,10 @@ def run(args):
         result = {**result, "comparison": comparison.verdict()}
         if args.output_dir:
             report.write_results(args.output_dir, result, evaluation.logits, examples)
+    if args.report:
+        with files.replacing(args.report) as temporary:
+            temporary.write_text(page.of_evaluation(result, evaluation.logits, examples), "utf-8")
+        command.say("wrote", args.report)
     if args.json:
         command.print_json(result)
     return code

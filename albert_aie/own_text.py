@@ -40,14 +40,19 @@ def add_flags(parser):
     )
 
 
+def measured(args):
+    """Whether figures of own text are asked for, and not only its answers."""
+    asked = args.label_column, args.compare_cpu, args.output_dir, args.json, args.report
+    return any(asked)
+
+
 def check(args):
     """Whether the user gives own text. Raises UserError for flags that contradict each other."""
     own = args.text or args.input
     for name in ("input_format", "text_column", "label_column"):
         if getattr(args, name) and not args.input:
             raise UserError(f"--{name}: means something with --input only; add --input FILE")
-    figures = args.label_column or args.output_dir or args.compare_cpu or args.json
-    if args.output == records.STDIN and figures:
+    if args.output == records.STDIN and measured(args):
         raise UserError("--output -: the figures stand on standard output; name a file")
     if args.output and not own:
         raise UserError(

@@ -26,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 import host  # noqa: E402
 from tables import head, row  # noqa: E402
 
-from albert_aie import UserError, command, compare, files, report  # noqa: E402
+from albert_aie import UserError, command, compare, files, page, report  # noqa: E402
 
 SIZES = [1, 4, 8, 16, 32, 64]
 ROWS = ("plain", "packed")
@@ -84,6 +84,7 @@ def parse_args(argv):
     add("--device_id", type=int, help="number of the card, for both scripts")
     add("--no_compare", action="store_true", help="leave the comparison with the CPU out")
     add("--output", metavar="FILE", help="write machine, versions and every result as JSON")
+    add("--report", metavar="FILE.html", help="write a page of plots, all in one file")
     add("--markdown", action="store_true", help="print the table as Markdown")
     args, args.export_flags = parser.parse_known_args(argv)
     for flag in args.export_flags:
@@ -93,6 +94,8 @@ def parse_args(argv):
 
 
 def run(args):
+    page.check(args.report)
+    command.check_outputs(args.report)
     combined = itertools.product(args.precision, args.rows, args.max_seq_length, args.batch_sizes)
     cells = [Cell(*values) for values in dict.fromkeys(combined)]
     everything = begin(args)
@@ -110,7 +113,12 @@ def run(args):
         left = (time.monotonic() - started) / count * (len(waiting) - count)
         command.note(f"{count} of {len(waiting)}: {cell} {told(results[cell])}, {minutes(left)}")
     done = [(cell, results[cell]) for cell in cells]
-    print("\n".join(table(done, args.markdown)), flush=True)
+    heads, rows = table(done)
+    print("\n".join(laid_out(heads, rows, args.markdown)), flush=True)
+    if args.report:
+        shown = {**everything, "results": [result for _, result in done]}
+        with files.replacing(args.report) as temporary:
+            temporary.write_text(page.of_sweep(shown, (heads, rows)), encoding="utf-8")
     differing = disagreements(done)
     for line in (*errors(done), *summary(done, differing)):
         print(line)
@@ -209,8 +217,8 @@ def minutes(seconds):
     return "none left" if seconds <= 0 else f"{max(1, round(seconds / 60))} min left"
 
 
-def table(done, markdown):
-    """Lines of the table of all cells that did not fail: medians of their repetitions, and the
+def table(done):
+    """(heads, rows of texts) of all cells that did not fail: medians of their repetitions, and the
     least and greatest end to end where there are several."""
     rows = [cells(cell, result) for cell, result in done if "error" not in result]
     heads = list(HEADS)
@@ -218,6 +226,11 @@ def table(done, markdown):
     if any(known):
         heads.append("310P3*")
         rows = [[*cells, "" if x is None else f"{x:.1f}"] for cells, x in zip(rows, known)]
+    return heads, rows
+
+
+def laid_out(heads, rows, markdown):
+    """Lines of that table."""
     if markdown:
         return [*head(heads), *(row(*cells) for cells in rows)]
     widths = [max(map(len, column)) for column in zip(heads, *rows)]
