@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from albert_aie import UserError, artifact, backends, command, datasets, files, machine, own_text
+from albert_aie import UserError, artifact, command, datasets, machine, own_text
 from albert_aie.classifier import Classifier, answers
 
 
@@ -69,7 +69,7 @@ def run(args):
     command.check_comparison(args)
     own = own_text.check(args)
     saved = artifact.open_pt(args.aie_model_dir)
-    target = read_target(args, saved)
+    target = command.target(args, saved)
     task = command.check_known(args, saved)
     machine.check_memory(saved.shape, target.device, saved.manifest["config"]["intermediate_size"])
     if own and not own_text.measured(args):
@@ -128,8 +128,7 @@ def run(args):
         if args.output_dir:
             report.write_results(args.output_dir, result, evaluation.logits, examples)
     if args.report:
-        with files.replacing(args.report) as temporary:
-            temporary.write_text(page.of_evaluation(result, evaluation.logits, examples), "utf-8")
+        page.write(args.report, page.of_evaluation(result, evaluation.logits, examples))
         command.say("wrote", args.report)
     if args.json:
         command.print_json(result)
@@ -149,18 +148,6 @@ def answer(args, saved, target):
     for line in told.notes(saved):
         command.note(line)
     return 1 if told.unanswered else 0
-
-
-def read_target(args, saved):
-    """The file's target with the options of the flags; one that does not fit names the file."""
-    target = saved.target._replace(options=command.options(args, "evaluate"))
-    try:
-        backends.settings(target, "evaluate")
-    except UserError as error:
-        raise UserError(
-            f"{saved.path} is for {target.backend} on {target.device}: {error}"
-        ) from None
-    return target
 
 
 def main(argv=None):

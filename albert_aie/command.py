@@ -314,6 +314,16 @@ def check_known(args, saved):
     return task
 
 
+def target(args, saved):
+    """The file's target with the options of the flags; one that does not fit names the file."""
+    found = saved.target._replace(options=options(args, "evaluate"))
+    try:
+        backends.settings(found, "evaluate")
+    except UserError as error:
+        raise UserError(f"{saved.path} is for {found.backend} on {found.device}: {error}") from None
+    return found
+
+
 def check_outputs(*paths):
     """Raises UserError if one of these files could not be written; None is no file."""
     for path in filter(None, paths):

@@ -17,6 +17,7 @@ import numpy
 from . import UserError, compare
 from .encoding import texts
 from .evaluate import finite, right
+from .files import replacing
 from .metrics import METRICS
 from .report import lines
 
@@ -24,8 +25,8 @@ TEMPLATE = Path(__file__).with_name("page.html.jinja")
 SCRIPT = Path(__file__).with_name("page.js")
 BINS = 15  # of confidence, as in Guo et al. 2017, "On Calibration of Modern Neural Networks"
 WORST = 10  # errors that are shown
-# Okabe and Ito's colours, told apart by the colour-blind, each with a mark of its own.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's colours, told apart by the colour-blind; blue is lighter, for dark pages.
+COLOURS = ("#2A8FD0", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = "osD^vP"
 _INK = "#010203"  # what stands in a plot for the page's own text colour
 
@@ -93,6 +94,12 @@ def of_sweep(everything, table):
     )
     plots = [plot(*each) for each in drawn if done]
     return render(title="Sweep", summary=summary, table=table, failed=failed, plots=plots)
+
+
+def write(path, text):
+    """A page into its file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 GATE = "dashed: the least that the gate lets pass, in the colour of its precision"
@@ -207,6 +214,7 @@ def histogram(axes, result):
     for name, line in (("p50", "-"), ("p99", ":")):
         axes.axvline(latency[name], color=_INK, linestyle=line, label=f"{name} {latency[name]:.1f}")
     axes.set(xlabel="milliseconds a batch", ylabel="batches", xlim=(0, None))
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.legend()
 
 
@@ -256,7 +264,7 @@ def by_batch(axes, done, value, label):
         sizes = [result["cell"][3] for result in cells]
         drawn = [[value(e) for e in result["evaluations"]] for result in cells]
         middle = [float(numpy.median(of)) for of in drawn]
-        colour, mark = COLOURS[number % len(COLOURS)], MARKS[number // len(COLOURS) % len(MARKS)]
+        colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
         axes.plot(sizes, middle, color=colour, marker=mark, label=name)
         axes.fill_between(
             sizes,

@@ -117,8 +117,7 @@ def run(args):
     print("\n".join(laid_out(heads, rows, args.markdown)), flush=True)
     if args.report:
         shown = {**everything, "results": [result for _, result in done]}
-        with files.replacing(args.report) as temporary:
-            temporary.write_text(page.of_sweep(shown, (heads, rows)), encoding="utf-8")
+        page.write(args.report, page.of_sweep(shown, (heads, rows)))
     differing = disagreements(done)
     for line in (*errors(done), *summary(done, differing)):
         print(line)
