@@ -311,6 +311,7 @@ def test_a_pt_that_is_cut_short_foreign_or_newer(tmp_path, compiled, sentences, 
         ({"slots": -1}, "'slots'"),
         ({"slots": 11}, "'slots'"),
         ({"task": "SST-3"}, "'task'"),
+        ({"tokenizer": {"kind": "bpe", "options": {}}}, "'tokenizer'"),
         ({"task": ["SST-2"]}, "'task'"),
         ({"task": None}, "'task'"),
         ({"label_names": ["one"]}, "'label_names'"),
@@ -358,8 +359,53 @@ def test_a_manifest_at_the_edge_of_what_can_be_true_is_opened(tmp_path, compiled
 
 
 def test_a_manifest_from_before_there_were_tasks_is_of_sst2(tmp_path, compiled):
-    opened = open_pt(rewrite(compiled["torchscript"], tmp_path / NAME, {"task": DROP}))
-    assert "task" not in opened.manifest and opened.task is TASKS["SST-2"]
+    """And one from before there were other tokenizers has the one of then."""
+    given = {"task": DROP, "tokenizer": DROP}
+    opened = open_pt(rewrite(compiled["torchscript"], tmp_path / NAME, given))
+    assert not {"task", "tokenizer"} & set(opened.manifest) and opened.task is TASKS["SST-2"]
+    assert (opened.tokenizer.kind, opened.tokenizer.options) == ("spm", {})
+    assert opened.tokenizer.path == tmp_path / NAME
+
+
+def test_a_seal_is_written_for_people_and_its_digest_is_of_the_least_json(tmp_path):
+    """sha256 of the manifest without its own, worked out here."""
+    path, entry = tmp_path / "a.pt", b"of the archive"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a/data", entry)
+    artifact.seal(path, {"format": "é", "batch": [1, 2]})
+    digest = hashlib.sha256(entry).hexdigest()
+    least = '{"batch":[1,2],"entries":{"data":"' + digest + '"},"format":"é"}'
+    own = hashlib.sha256(least.encode()).hexdigest()
+    with zipfile.ZipFile(path) as file:
+        written = file.read("a/extra/albert_aie/manifest.json").decode()
+    assert written == (
+        '{\n "format": "é",\n "batch": [\n  1,\n  2\n ],\n "entries": {\n  "data": "'
+        + digest
+        + '"\n },\n "sha256": "'
+        + own
+        + '"\n}'
+    )
+
+
+def test_what_cannot_be_opened_is_named(tmp_path, compiled):
+    path, good = tmp_path / NAME, compiled["torchscript"]
+    fix = "write it with export_albert_aie.py and name it by --aie_model_dir"
+    for made, words in (
+        (lambda: None, f"no such file; {fix}"),
+        (lambda: rewrite(good, path, b"{}"), "its manifest is another program's; .*"),
+        (lambda: rewrite(good, path, {"format_version": 3}), "format version 3, this program .*"),
+        (
+            lambda: rewrite(good, path, drop=["extra/albert_aie/tokenizer.model"]),
+            "has no albert_aie/tokenizer.model inside; .*",
+        ),
+    ):
+        made()
+        with pytest.raises(UserError, match=f"^{path}: {words}$"):
+            open_pt(path)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a/data", b"")
+    with pytest.raises(UserError, match=f"^{path}: has no albert_aie/manifest.json inside"):
+        open_pt(path)
 
 
 def test_a_manifest_is_written_for_people(compiled):

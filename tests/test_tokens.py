@@ -343,6 +343,7 @@ def test_what_albert_pytorch_is_asked_to_tokenize(saved_by, monkeypatch, tmp_pat
         ("spm", {"keep_accents": not SPM_OPTIONS["keep_accents"]}, False),
         ("spm", {"added_tokens": {"<url>": 1}}, False),
         ("wordpiece", {"do_lower_case": True, "special_tokens": False}, True),
+        ("wordpiece", {"do_lower_case": True}, True),
         ("wordpiece", {"do_lower_case": False}, False),
         ("wordpiece", {"special_tokens": True}, False),
     ):
