@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT, Run, flags, refused
@@ -106,7 +107,7 @@ def test_an_error_is_one_line_whatever_it_quotes(tmp_path, tiny, capfd):
         def run(args):
             raise UserError(sentence)
 
-        assert command.main(lambda argv: None, run) == 2
+        assert command.main(lambda argv: SimpleNamespace(), run) == 2
         return capfd.readouterr().err
 
     assert told("a\nb\r\x1b[2J\u2028\udcff \u00e9 \u4e2d") == (
@@ -152,7 +153,7 @@ def test_an_error_of_the_system_is_told_with_its_own_fix(capfd, error, words):
     def run(args):
         raise error
 
-    assert command.main(lambda argv: None, run) == 2
+    assert command.main(lambda argv: SimpleNamespace(), run) == 2
     assert refused(Run(2, *capfd.readouterr()), words)
 
 
@@ -161,7 +162,7 @@ def test_an_error_in_our_own_code_is_no_users_error():
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        command.main(lambda argv: None, run)
+        command.main(lambda argv: SimpleNamespace(), run)
 
 
 @pytest.mark.parametrize("batch_size", [10**8, 10**9, 10**30])
