@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 from helpers import EVAL_SCHEMA, python, refused
 
-from albert_aie import artifact, checkpoint
+from albert_aie import artifact, checkpoint, machine
 
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
 TIMES = ("samples_per_second", "latency_ms", "batch_latencies_ms", "seconds", "machine")
@@ -34,7 +34,9 @@ def test_json_prints_what_eval_json_holds_and_nothing_else(
     assert told["digests"]["tokenizer"] == found.tokenizer.sha256
     assert f"--aie_model_dir={made}" in told["command"]
     assert len(told["batch_latencies_ms"]) == told["batches"] == 3
-    assert 30e6 < told["peak_memory_bytes"] < 30e9 and told["machine"]["cores"] >= 1
+    assert told["machine"]["cores"] >= 1
+    if machine.peak_memory() is not None:  # where the system says it
+        assert 30e6 < told["peak_memory_bytes"] < 30e9
     again = json.loads(evaluate(json=True, **given).out)  # without a folder and a comparison
     jsonschema.validate(again, EVAL_SCHEMA)
     rest = {key: value for key, value in told.items() if key not in (*TIMES, "comparison")}
