@@ -1,12 +1,24 @@
 """ALBERT sentence classification on an accelerator: what export_albert_aie.py and run_aie_eval.py
 share."""
 
+import importlib
+
 __version__ = "0.2.0"
 
 
 class UserError(Exception):
     """Something that the user can put right: one sentence with the file, the line where there is
     one, and how to fix it. The scripts print it without a traceback and exit with code 2."""
+
+
+def need(what, package, distribution=None):
+    """Raises UserError if `package`, which `what` needs, is not installed; `distribution` is its
+    name at pip where that is another."""
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        name = distribution or package
+        raise UserError(f"{what} needs {name}; pip install {name}") from None
 
 
 def first_line(error, most=200):

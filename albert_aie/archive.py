@@ -35,13 +35,16 @@ class Archive:
         self._entries = {entry.filename.partition("/")[2]: entry for entry in entries}
         self.root = entries[0].filename.partition("/")[0] if entries else ""
         one_folder = all(entry.filename.startswith(self.root + "/") for entry in entries)
+        wrong = [
+            f"{name} is marked as a directory"
+            for name, entry in self._entries.items()
+            if name.endswith("/") or entry.external_attr & _DIRECTORY
+        ]
         if not entries or not one_folder or len(self._entries) < len(entries):
+            wrong = ["its entries are not those of one torch archive"]
+        if wrong:
             self._zip.close()
-            raise Damaged("its entries are not those of one torch archive")
-        for name, entry in self._entries.items():
-            if name.endswith("/") or entry.external_attr & _DIRECTORY:
-                self._zip.close()
-                raise Damaged(f"{name} is marked as a directory")
+            raise Damaged(wrong[0])
 
     def __enter__(self):
         return self

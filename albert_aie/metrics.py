@@ -4,13 +4,12 @@ Labels and predictions are int64 [sentences] numbers of the task's classes, -1 w
 none of them (not finite, or a class that the data does not have), or float64 scores of a
 regression."""
 
-import importlib
 import warnings
 from typing import Callable, NamedTuple
 
 import numpy
 
-from . import UserError
+from . import need
 
 NONE = -1
 
@@ -66,14 +65,8 @@ METRICS = {
 
 def check(task):
     """Raises UserError where a package that the task's metrics need is missing."""
-    for name in task.metrics:
-        try:
-            importlib.import_module(METRICS[name].package)
-        except ImportError:
-            raise UserError(
-                f"{task.name}: its {METRICS[name].title} needs {METRICS[name].distribution}; pip "
-                f"install {METRICS[name].distribution}"
-            ) from None
+    for metric in map(METRICS.get, task.metrics):
+        need(f"{task.name}: its {metric.title}", metric.package, metric.distribution)
 
 
 def measure(name, examples, logits):

@@ -6,7 +6,6 @@ script run but its own."""
 
 import base64
 import hashlib
-import importlib
 import io
 import math
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy
 
-from . import UserError, compare
+from . import UserError, compare, need
 from .encoding import texts
 from .evaluate import finite, right
 from .files import replacing
@@ -37,12 +36,7 @@ def check(path):
     if path and not str(path).lower().endswith((".html", ".htm")):
         raise UserError(f"--report {path}: is written as HTML; give it a name that ends in .html")
     for package in ("jinja2", "matplotlib") if path else ():
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            raise UserError(
-                f"--report: needs {package}; pip install jinja2 matplotlib scipy"
-            ) from None
+        need("--report:", package)
 
 
 def of_evaluation(result, logits, examples):

@@ -17,9 +17,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import numpy  # noqa: E402
 
-from albert_aie import UserError, command  # noqa: E402
+from albert_aie import UserError, command, need, some  # noqa: E402
 from albert_aie.metrics import METRICS  # noqa: E402
-from albert_aie.report import RESULTS, SCHEMA_VERSION  # noqa: E402
+from albert_aie.report import RESULTS, SCHEMA, SCHEMA_VERSION  # noqa: E402
 
 CHANCE = 0.05  # a difference that is less likely than this by chance is called one
 LOSS = 0.005  # of a metric for which there is no test: the gate of reduced precisions
@@ -60,6 +60,7 @@ def parse_args(argv):
 
 
 def run(args):
+    need("compare_runs.py:", "scipy")
     old, new = read(args.old), read(args.new)
     check_same_data(old, new)
     for name, text in lines(old, new):
@@ -85,6 +86,9 @@ def read(folder):
             f"{paths[0]}: schema version {version}, this program reads {SCHEMA_VERSION}; run the "
             "evaluation again"
         )
+    missing = set(json.loads(SCHEMA.read_text(encoding="utf-8"))["required"]) - set(result)
+    if missing:
+        raise UserError(f"{paths[0]}: has no {some(sorted(missing))}; run the evaluation again")
     table = paths[1].read_bytes()
     if hashlib.sha256(table).hexdigest() != digest:
         raise UserError(

@@ -167,6 +167,12 @@ def test_fewer_scored_sentences_and_a_metric_without_a_test(evaluated, compared)
     assert run.code == 1 and "Pearson     0.9000 -> undefined" in run.out
 
 
+def test_without_scipy_it_is_one_sentence(compared, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    run = compared(tmp_path, tmp_path)
+    assert refused(run, "compare_runs.py: needs scipy; pip install scipy")
+
+
 def test_runs_that_cannot_be_compared(evaluated, compared, tmp_path):
     old, new = evaluated
     assert refused(compared(old, tmp_path), "eval.json: no such file")
@@ -181,5 +187,10 @@ def test_runs_that_cannot_be_compared(evaluated, compared, tmp_path):
     assert refused(compared(old, new), "other sentences or labels; compare runs on the same data")
     edit(new, schema_version=None)
     assert refused(compared(old, new), "schema version None, this program reads 1")
+    edit(new, schema_version=1, digests=result["digests"])
+    whole = json.loads((new / "eval.json").read_text(encoding="utf-8"))
+    del whole["streams"], whole["machine"]
+    (new / "eval.json").write_text(json.dumps(whole), encoding="utf-8")
+    assert refused(compared(old, new), "eval.json: has no machine, streams; run the evaluation")
     (new / "eval.json").write_text("[]")
     assert refused(compared(old, new), "eval.json: not what run_aie_eval.py writes")

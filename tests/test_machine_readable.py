@@ -4,7 +4,7 @@ import json
 
 import jsonschema
 import pytest
-from helpers import EVAL_SCHEMA, python, refused
+from helpers import EVAL_SCHEMA, python, refused, write_checkpoint
 
 from albert_aie import artifact, checkpoint, machine
 
@@ -43,12 +43,15 @@ def test_json_prints_what_eval_json_holds_and_nothing_else(
     assert {key: value for key, value in again.items() if key not in TIMES} == rest
 
 
-def test_json_of_a_failed_comparison(made, tmp_path, tiny_hf, sentences, evaluate):
-    given = {"aie_model_dir": made, "data_dir": sentences, "pth_dir": tiny_hf}
+def test_json_of_a_failed_comparison(made, tmp_path, sentences, evaluate):
+    """With another model's weights; only the note about them stands beside it, on stderr."""
+    other = write_checkpoint(tmp_path / "other", seed=1)
+    given = {"aie_model_dir": made, "data_dir": sentences, "pth_dir": other}
     run = evaluate(json=True, compare_cpu=True, output_dir=tmp_path, **given)
     told = json.loads(run.out)
-    assert run.code == (0 if told["comparison"]["passed"] else 1)
-    assert run.err == "" or run.err.startswith("note ")
+    assert run.code == 1 and told["comparison"]["passed"] is False
+    assert run.err.count("\n") == 1 and run.err.startswith("note ")
+    assert told == json.loads((tmp_path / "eval.json").read_text(encoding="utf-8"))
 
 
 def test_quiet_prints_errors_only(made, tmp_path, tiny, sentences, export, evaluate):
