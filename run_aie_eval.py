@@ -7,7 +7,6 @@ python run_aie_eval.py --aie_model_dir=albert_seq128_bs32.pt --text "a fine film
 
 import sys
 import time
-from pathlib import Path
 
 from albert_aie import UserError, artifact, command, datasets, machine, own_text
 from albert_aie.classifier import Classifier, answers
@@ -64,7 +63,7 @@ def parse_args(argv):
 
 
 def run(args):
-    from albert_aie import compare, metrics, page, report, text
+    from albert_aie import compare, metrics, page, report, results, text
 
     command.check_comparison(args)
     own = own_text.check(args)
@@ -93,9 +92,9 @@ def run(args):
         checkpoint, note = compare.checkpoint_of(saved, *where)
         command.note(note)
         command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
-    results = [Path(args.output_dir) / name for name in report.RESULTS] if args.output_dir else []
+    outputs = results.paths(args.output_dir)
     page.check(args.report)
-    command.check_outputs(*results, args.compare_output, args.output, args.report)
+    command.check_outputs(*outputs, args.compare_output, args.output, args.report)
 
     started = time.perf_counter()
     with Classifier(saved, args.label_map, **target.options) as classify:
@@ -105,7 +104,7 @@ def run(args):
     result = report.report(report.Scored(evaluation, saved, classify.runner, examples, load, host))
     paths = []
     if args.output_dir:  # before anything is printed: a terminal may fail
-        paths = report.write_results(args.output_dir, result, evaluation.logits, examples)
+        paths = results.write(args.output_dir, result, evaluation.logits, examples)
     if args.output:
         write_answers(classify.names, answers(evaluation.logits, classify.names))
         paths.append(args.output)
@@ -113,6 +112,7 @@ def run(args):
         command.say(name, line)
     if paths:
         command.say("wrote", "\n".join(map(str, paths)))
+    compared = []
     code = 0 if result["sentences_scored"] == result["sentences_total"] else 1
     if args.compare_cpu:
         comparison = compare.against_reference(
@@ -124,11 +124,12 @@ def run(args):
             command.bar,
         )
         code = max(code, command.conclude(comparison, args))
+        compared = comparison.lines(verbose=True)
         result = {**result, "comparison": comparison.verdict()}
         if args.output_dir:
-            report.write_results(args.output_dir, result, evaluation.logits, examples)
+            results.write(args.output_dir, result, evaluation.logits, examples)
     if args.report:
-        page.write(args.report, page.of_evaluation(result, evaluation.logits, examples))
+        page.write(args.report, page.of_evaluation(result, evaluation.logits, examples, compared))
         command.say("wrote", args.report)
     if args.json:
         command.print_json(result)

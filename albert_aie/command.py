@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import UserError, backends, compare, first_line, machine, tasks, terminal
 from .files import check_writable, replacing, sha256
-from .report import json_text
+from .results import json_text
 from .text import KINDS
 
 COLUMNS, NAME = 80, 12

@@ -1,31 +1,24 @@
-"""Figures from an evaluation: what eval.json holds, the lines that are printed, predictions.tsv.
+"""Figures from an evaluation: what eval.json holds, and the lines that are printed.
 
 A figure is one row of FIGURES: the keys that it adds to eval.json and the line that shows them.
 """
 
 import hashlib
-import json
 import math
-import re
 import statistics
-from pathlib import Path
 from typing import Callable, NamedTuple
 
 import numpy
 
-from . import machine
+from . import machine, results
 from .artifact import Artifact
 from .batching import Shape
 from .datasets import Examples
 from .encoding import texts
 from .evaluate import WARMUP, Evaluation, finite, right
-from .files import replacing
 from .flops import flops_per_row
 from .metrics import METRICS, measure
 
-RESULTS = ("eval.json", "predictions.tsv")
-SCHEMA_VERSION = 1  # of eval.json, as eval.schema.json has it
-SCHEMA = Path(__file__).with_name("eval.schema.json")
 NAMED = 3  # sentences without finite logits that are named
 
 
@@ -207,7 +200,7 @@ def _digests(s):
     """sha256 of what went in and of predictions.tsv, so that one which does not belong to its
     eval.json (a process was killed between the two renames) can be told. The file's is that of its
     manifest, which holds those of all its entries; files of format version 1 have none."""
-    m, predictions = s.saved.manifest, _table(s.evaluation.logits, s.examples)
+    m, predictions = s.saved.manifest, results.table(s.evaluation.logits, s.examples)
     return {
         "digests": {
             "file": m.get("sha256"),
@@ -308,7 +301,7 @@ FIGURES = (
 def report(scored):
     """What eval.json holds, as eval.schema.json describes it. Rates are all sentences over all
     seconds, never a mean of rates; seconds unless named ms."""
-    result = {"schema_version": SCHEMA_VERSION}
+    result = {"schema_version": results.SCHEMA_VERSION}
     for figure in FIGURES:
         result.update(figure.values(scored))
     return {**result, "manifest": scored.saved.manifest}
@@ -318,64 +311,6 @@ def lines(report, verbose=False):
     """(name, text) of each line to print."""
     shown = [(f.name, f.line(report)) for f in FIGURES if verbose or not f.verbose]
     return [(name, line) for name, line in shown if line]
-
-
-def write_results(folder, report, logits, examples):
-    """eval.json (a report of these) and predictions.tsv, each whole or not at all; renamed only
-    when both are written. Returns their paths. Raises UserError if they cannot be written."""
-    paths = [Path(folder) / name for name in RESULTS]
-    with replacing(paths[0]) as first, replacing(paths[1]) as second:
-        second.write_bytes(_table(logits, examples))
-        first.write_bytes(json_text(report).encode())
-    return paths
-
-
-def _table(logits, examples):
-    """The bytes of predictions.tsv."""
-    rows = ["\t".join(map(str, row)) for row in _predictions(logits, examples)]
-    return ("\n".join(rows) + "\n").encode()
-
-
-def _predictions(logits, examples):
-    """Rows of predictions.tsv, its header first; no prediction where the logits are not finite. A
-    regression's prediction is its logit."""
-    names, regression = examples.classes, examples.task.regression
-    columns = [] if regression else [f"logit_{name}" for name in names]
-    pair = ["sentence1", "sentence2"] if examples.task.is_pair else ["sentence"]
-    yield ["index", "prediction", "label", *columns, *pair]
-    values = [[f"{x:.6f}" for x in row] for row in logits.tolist()]
-    if regression:
-        predicted = [row[0] if scored else "" for row, scored in zip(values, finite(logits))]
-        labels, values = examples.labels, [[]] * len(values)
-    else:
-        predicted = [
-            names[number] if scored else ""
-            for number, scored in zip(logits.argmax(1), finite(logits))
-        ]
-        labels = [names[label] for label in examples.labels or ()]
-    columns = examples.indices, predicted, labels or [""] * len(predicted), values
-    for index, prediction, label, numbers, sentence in zip(*columns, examples.sentences):
-        yield [_cell(str(index)), prediction, label, *numbers, *map(_cell, texts(sentence))]
-
-
-def _cell(text):
-    """A text in a table: those of CSV and JSON can hold tabs and line ends."""
-    return re.sub("[\t\r\n]", " ", text)
-
-
-def json_text(value):
-    """Strict JSON, fit for UTF-8: a number that is not finite is null, and what stands for a byte
-    of a path that is no UTF-8 is escaped."""
-    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
-    return text.encode(errors="backslashreplace").decode() + "\n"
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def percentile(values, percent):

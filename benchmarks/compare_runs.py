@@ -17,9 +17,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import numpy  # noqa: E402
 
-from albert_aie import UserError, command, need, some  # noqa: E402
+from albert_aie import UserError, command, need, results, some  # noqa: E402
 from albert_aie.metrics import METRICS  # noqa: E402
-from albert_aie.report import RESULTS, SCHEMA, SCHEMA_VERSION  # noqa: E402
 
 CHANCE = 0.05  # a difference that is less likely than this by chance is called one
 LOSS = 0.005  # of a metric for which there is no test: the gate of reduced precisions
@@ -72,7 +71,7 @@ def run(args):
 
 def read(folder):
     """Run in a folder. Raises UserError unless its two files are there and belong together."""
-    paths = [Path(folder) / name for name in RESULTS]
+    paths = results.paths(folder)
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: no such file; write it with run_aie_eval.py --output_dir")
@@ -81,12 +80,12 @@ def read(folder):
         version, digest = result.get("schema_version"), result.get("predictions_sha256")
     except (ValueError, AttributeError):
         raise UserError(f"{paths[0]}: not what run_aie_eval.py writes; run it again") from None
-    if version != SCHEMA_VERSION:
+    if version != results.SCHEMA_VERSION:
         raise UserError(
-            f"{paths[0]}: schema version {version}, this program reads {SCHEMA_VERSION}; run the "
+            f"{paths[0]}: schema version {version}, this program reads {results.SCHEMA_VERSION}; run the "
             "evaluation again"
         )
-    missing = set(json.loads(SCHEMA.read_text(encoding="utf-8"))["required"]) - set(result)
+    missing = set(json.loads(results.SCHEMA.read_text(encoding="utf-8"))["required"]) - set(result)
     if missing:
         raise UserError(f"{paths[0]}: has no {some(sorted(missing))}; run the evaluation again")
     table = paths[1].read_bytes()

@@ -24,7 +24,7 @@ import worker as job  # noqa: E402
 from tables import tables  # noqa: E402
 
 from albert_aie import UserError, batching, command, datasets, files, flops, tasks  # noqa: E402
-from albert_aie.report import json_text  # noqa: E402
+from albert_aie.results import json_text  # noqa: E402
 
 EVERY = 8  # transformers' engines see every 8th sentence: they take minutes for all
 

@@ -26,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 import host  # noqa: E402
 from tables import head, row  # noqa: E402
 
-from albert_aie import UserError, command, compare, files, page, report  # noqa: E402
+from albert_aie import UserError, command, compare, files, page, results  # noqa: E402
 
 SIZES = [1, 4, 8, 16, 32, 64]
 ROWS = ("plain", "packed")
@@ -161,7 +161,7 @@ def begin(args):
 
 def save(path, everything):
     with files.replacing(path) as temporary:
-        temporary.write_text(report.json_text(everything), encoding="utf-8")
+        temporary.write_text(results.json_text(everything), encoding="utf-8")
 
 
 def measure(cell, folder, args):

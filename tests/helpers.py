@@ -14,7 +14,7 @@ import safetensors.torch
 import sentencepiece
 import torch
 
-from albert_aie import artifact, checkpoint, datasets, graph, report
+from albert_aie import artifact, checkpoint, datasets, graph, results
 from albert_aie.batching import batches, scatter
 from albert_aie.upstream import to_upstream
 
@@ -66,7 +66,7 @@ stand_in("botocore.exceptions", ClientError=type("Error", (Exception,), {}))
 """
 
 
-EVAL_SCHEMA = json.loads(report.SCHEMA.read_text(encoding="utf-8"))
+EVAL_SCHEMA = json.loads(results.SCHEMA.read_text(encoding="utf-8"))
 
 
 class Run:

@@ -11,7 +11,7 @@ import jsonschema
 import numpy
 import pytest
 
-from albert_aie import UserError, compare, flops, machine, report
+from albert_aie import UserError, compare, flops, machine, report, results
 from albert_aie.batching import Shape
 from albert_aie.compare import Comparison
 from albert_aie.datasets import Examples
@@ -20,7 +20,7 @@ from albert_aie.evaluate import Evaluation
 from albert_aie.tasks import SST2, TASKS
 
 NAN, INF = math.nan, math.inf
-SCHEMA = json.loads(report.SCHEMA.read_text(encoding="utf-8"))
+SCHEMA = json.loads(results.SCHEMA.read_text(encoding="utf-8"))
 ALBERT_BASE = {
     "embedding_size": 128,
     "hidden_size": 768,
@@ -245,13 +245,13 @@ def test_eval_json_is_what_its_schema_says():
     """Every key is described, and no other is allowed."""
     validator = jsonschema.Draft202012Validator(SCHEMA)
     validator.check_schema(SCHEMA)
-    whole = json.loads(report.json_text(figures()))
+    whole = json.loads(results.json_text(figures()))
     validator.validate(whole)
     assert set(SCHEMA["properties"]) == {*whole, "comparison"}
     assert set(SCHEMA["required"]) == set(whole) - {"accuracy"}
     for wrong in ({"further": 1}, {"schema_version": 2}, {"slots": -1}, {"machine": {}}):
         assert not validator.is_valid({**whole, **wrong})
-    unlabelled = json.loads(report.json_text(figures(given=examples(None))))
+    unlabelled = json.loads(results.json_text(figures(given=examples(None))))
     validator.validate(unlabelled)
 
 
@@ -362,20 +362,20 @@ def test_flops_of_a_row_of_8_tokens():
 
 def test_predictions_tsv_and_eval_json(tmp_path):
     given, evaluated = examples(), evaluation()
-    paths = report.write_results(tmp_path / "new", figures(), evaluated.logits, given)
+    paths = results.write(tmp_path / "new", figures(), evaluated.logits, given)
     assert paths == [tmp_path / "new" / "eval.json", tmp_path / "new" / "predictions.tsv"]
     assert paths[1].read_bytes() == TABLE
     written = json.loads(paths[0].read_text(encoding="utf-8"))
     digest = hashlib.sha256(paths[1].read_bytes()).hexdigest()
     assert written["sentences_total"] == 5 and written["predictions_sha256"] == digest
-    report.write_results(tmp_path, figures(), evaluated.logits, examples(None))
+    results.write(tmp_path, figures(), evaluated.logits, examples(None))
     lines = (tmp_path / "predictions.tsv").read_text(encoding="utf-8").splitlines()
     assert lines[1] == "10\tnegative\t\t2.000000\t1.000000\ta fine film"
 
 
 def test_json_is_strict_and_plain():
-    assert report.json_text({"path": "\udcff"}) == '{\n "path": "\\udcff"\n}\n'
-    text = report.json_text({"a": NAN, "b": [INF, (-INF, 1.5)], "é": {"c": 1}})
+    assert results.json_text({"path": "\udcff"}) == '{\n "path": "\\udcff"\n}\n'
+    text = results.json_text({"a": NAN, "b": [INF, (-INF, 1.5)], "é": {"c": 1}})
     assert text.endswith("}\n") and '"é"' in text and '\n "a": null,\n' in text
     assert json.loads(text) == {"a": None, "b": [None, [None, 1.5]], "é": {"c": 1}}
 
@@ -672,7 +672,7 @@ def test_the_tables_of_pairs_and_of_a_regression(tmp_path):
         ("not_entailment", "entailment"),
     )
     logits = numpy.array([[0.5, -1], [NAN, 0]], numpy.float32)
-    report.write_results(tmp_path, {}, logits, pairs)
+    results.write(tmp_path, {}, logits, pairs)
     assert (tmp_path / "predictions.tsv").read_text(encoding="utf-8").split("\n") == [
         "index\tprediction\tlabel\tlogit_not_entailment\tlogit_entailment\tsentence1\tsentence2",
         "7\tnot_entailment\tentailment\t0.500000\t-1.000000\ta b\tc d",
@@ -683,7 +683,7 @@ def test_the_tables_of_pairs_and_of_a_regression(tmp_path):
     logits = numpy.array([[2.25], [INF]], numpy.float32)
     for labels, shown in (([1.5, 0.0], ["1.5", "0.0"]), (None, ["", ""])):
         given = replace(scores, labels=labels)
-        paths = report.write_results(tmp_path, {"a": NAN}, logits, given)
+        paths = results.write(tmp_path, {"a": NAN}, logits, given)
         assert paths == [tmp_path / "eval.json", tmp_path / "predictions.tsv"]
         table = (tmp_path / "predictions.tsv").read_bytes()
         assert table.decode().split("\n") == [

@@ -8,7 +8,7 @@ import numpy
 import pytest
 from helpers import ROOT, refused
 
-from albert_aie import UserError, page
+from albert_aie import UserError, page, plots
 from albert_aie.datasets import Examples
 from albert_aie.tasks import SST2
 
@@ -108,6 +108,13 @@ def test_the_page_of_an_evaluation(made, tmp_path, sentences, evaluate):
     assert text.count("<svg") == 3 and "#010203" not in text and "currentColor" in text
 
 
+def test_the_page_of_an_evaluation_that_was_compared(made, tmp_path, tiny, sentences, evaluate):
+    file = tmp_path / "report.html"
+    given = {"aie_model_dir": made, "data_dir": sentences, "pth_dir": tiny, "compare_cpu": True}
+    assert evaluate(report=file, **given).code == 0
+    assert "<dt>compare_cpu</dt><dd>PASS</dd>" in file.read_text(encoding="utf-8")
+
+
 def test_a_page_without_labels_has_no_errors(made, tmp_path, evaluate):
     file = tmp_path / "report.html"
     run = evaluate(aie_model_dir=made, text="a fine film", report=file)
@@ -131,6 +138,7 @@ def test_what_no_page_can_be_is_refused_before_the_work(made, sentences, evaluat
 def evaluation(precision, batch_size, length, speed, value, padding=0.5):
     return {
         "precision": precision,
+        "sentences_total": 10,
         "max_seq_length": length,
         "batch_size": batch_size,
         "padding": padding,
@@ -150,7 +158,7 @@ def swept():
             for batch_size in (1, 8):
                 cell = [precision, rows, 64, batch_size]
                 each = [evaluation(precision, batch_size, 64, speed + i, value) for i in (0, 2)]
-                comparison = {"passed": True, "reference_value": 0.8}
+                comparison = {"passed": True, "reference_value": 0.8, "sentences": 10}
                 results.append({"cell": cell, "evaluations": each, "comparison": comparison})
     results[-1] = {"cell": ["int8", "packed", 64, 8], "error": f"no memory {EVIL}"}
     machine = {
@@ -184,10 +192,10 @@ def test_what_the_plots_of_a_sweep_show():
 
     done = [result for result in swept()["results"] if "error" not in result]
     figure, axes = pyplot.subplots(1, 2)
-    page.throughput(axes[0], done)
+    plots.throughput(axes[0], done)
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes[0].get_lines()}
     assert drawn["fp32 plain 64"] == [[1, 21], [8, 21]] and drawn["int8 packed 64"] == [[1, 31]]
-    page.tradeoff(axes[1], done)
+    plots.tradeoff(axes[1], done)
     gates = sorted(line.get_ydata()[0] for line in axes[1].get_lines())
     assert gates == pytest.approx([0.8 - 0.005, 0.8 - 1e-4])
     points = [tuple(xy) for mark in axes[1].collections for xy in mark.get_offsets().tolist()]
@@ -195,11 +203,28 @@ def test_what_the_plots_of_a_sweep_show():
     pyplot.close(figure)
 
 
+def test_a_gate_is_drawn_of_each_reference_and_of_the_same_sentences_only():
+    """Two lengths can have two references. One of fewer sentences (--compare_rows) says nothing of
+    these points; one of 0 is a value."""
+    from matplotlib import pyplot
+
+    done = [result for result in swept()["results"] if result["cell"][0] == "fp32"]
+    changes = {"reference_value": 0.7}, {"reference_value": 0}, {"sentences": 9}
+    for result, change in zip(done, changes):
+        result["comparison"].update(change)
+    del done[3]["comparison"]
+    figure, axes = pyplot.subplots()
+    plots.tradeoff(axes, done)
+    gates = sorted(line.get_ydata()[0] for line in axes.get_lines())
+    assert gates == pytest.approx([-1e-4, 0.7 - 1e-4])
+    pyplot.close(figure)
+
+
 def test_the_bars_of_padding_add_up_to_the_row():
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots()
-    page.padding(axes, [("plain", evaluation("fp32", 1, 64, 1, 1, padding=0.75))])
+    plots.padding(axes, [("plain", evaluation("fp32", 1, 64, 1, 1, padding=0.75))])
     tokens, empty = (bars.patches[0] for bars in axes.containers)
     assert (tokens.get_width(), empty.get_x(), empty.get_width()) == (16, 16, 48)
     pyplot.close(figure)
