@@ -10,14 +10,14 @@ import time
 from functools import partial
 from pathlib import Path
 
-from albert_aie import UserError, backends, batching, command, datasets, machine, tasks
+from albert_aie import UserError, arguments, backends, batching, command, datasets, machine, tasks
 from albert_aie.compare import GATES
 
 
 def parse_args(argv):
-    parser = command.Parser(__doc__)
+    parser = arguments.Parser(__doc__)
     add = parser.add_argument_group("checkpoint and data").add_argument
-    command.add_task_name(add, "SST-2")
+    arguments.add_task_name(add, "SST-2")
     add(
         "--pth_dir",
         help="checkpoint: albert_pytorch output folder, Hugging Face folder or hub id "
@@ -29,8 +29,8 @@ def parse_args(argv):
         "(default: ./albert_pytorch/dataset/TASK)",
     )
     add("--demo", action="store_true", help="take both from this repository's demo/ unless given")
-    command.add_tokenizer(add)
-    command.add_label_map(add)
+    arguments.add_tokenizer(add)
+    arguments.add_label_map(add)
     add(
         "--no_shift",
         action="store_true",
@@ -49,17 +49,17 @@ def parse_args(argv):
         help="where albert_seq{S}_bs{B}.pt is written (default: %(default)s)",
     )
     add("--verbose", action="store_true", help="print more; eval.json has it all")
-    command.add_quiet(add)
+    arguments.add_quiet(add)
     add = parser.add_argument_group("shape").add_argument
     add(
         "--batch_size",
-        type=command.at_least(1),
+        type=arguments.at_least(1),
         default=32,
         help="rows of the shape (default: %(default)s)",
     )
     add(
         "--max_seq_length",
-        type=command.at_least(3),
+        type=arguments.at_least(3),
         default=128,
         help="tokens of a row, [CLS] and [SEP] included (default: %(default)s)",
     )
@@ -71,7 +71,7 @@ def parse_args(argv):
     )
     add(
         "--slots",
-        type=command.at_least(1),
+        type=arguments.at_least(1),
         metavar="N",
         help="with --pack: sentences that a row can carry (default: one for every 8 tokens)",
     )
@@ -93,18 +93,18 @@ def parse_args(argv):
         choices=("upstream", "fused"),
         help="which module is traced: albert_pytorch's or ours (default: the backend's)",
     )
-    command.add_comparison(parser)
-    command.add_options(parser, "export")
+    arguments.add_comparison(parser)
+    arguments.add_options(parser, "export")
     args = parser.parse_args(argv)
     args.task_name = args.task_name or tasks.SST2
-    command.folders(args, args.task_name, f"{command.UPSTREAM}/outputs/{{}}")
+    arguments.folders(args, args.task_name, f"{arguments.UPSTREAM}/outputs/{{}}")
     return args
 
 
 def run(args):
     from albert_aie import artifact, calibration, compare, evaluate, graph, metrics, text
 
-    command.check_comparison(args)
+    arguments.check_comparison(args)
     task = args.task_name
     shape = batching.shape(args.batch_size, args.max_seq_length, args.pack, args.slots)
     target = choose_target(args)
@@ -123,7 +123,7 @@ def run(args):
         command.note(examples.note)
         command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
     path = Path(args.save_dir) / artifact.file_name(shape)
-    command.check_outputs(path, args.compare_output)
+    arguments.check_outputs(path, args.compare_output)
 
     export(path, checkpoint, target, shape, graph_name, args, sentences)
     if not args.compare_cpu:
@@ -139,7 +139,7 @@ def run(args):
 def choose_target(args):
     backend, device, why = backends.pick(args.backend, args.device)
     default = "fp32" if args.random_weights else backends.get(backend).default_precision(device)
-    options = command.options(args, "export")
+    options = arguments.options(args, "export")
     target = backends.Target(backend, device, args.precision or default, options)
     backends.settings(target, "export")
     backends.get(backend).check(target)
@@ -150,7 +150,7 @@ def choose_target(args):
 def read_checkpoint(args, shape):
     from albert_aie import checkpoint
 
-    tokenizer_file, kind = command.tokenizer_file(args)
+    tokenizer_file, kind = arguments.tokenizer_file(args)
     load = partial(checkpoint.load, shift=not args.no_shift)
     read = checkpoint.draw if args.random_weights else load
     found = read(args.pth_dir, tokenizer_file, args.prefix_dir, kind=kind)

@@ -8,12 +8,12 @@ python run_aie_eval.py --aie_model_dir=albert_seq128_bs32.pt --text "a fine film
 import sys
 import time
 
-from albert_aie import UserError, artifact, command, datasets, machine, own_text
+from albert_aie import UserError, arguments, artifact, command, datasets, machine, own_text
 from albert_aie.classifier import Classifier, answers
 
 
 def parse_args(argv):
-    parser = command.Parser(__doc__)
+    parser = arguments.Parser(__doc__)
     add = parser.add_argument_group("file and data").add_argument
     add(
         "--aie_model_dir",
@@ -36,21 +36,21 @@ def parse_args(argv):
         help="write eval.json and predictions.tsv here; nothing else in the folder is touched",
     )
     add("--report", metavar="FILE.html", help="write a page of plots and errors, all in one file")
-    command.add_label_map(add)
+    arguments.add_label_map(add)
     add("--verbose", action="store_true", help="print more; eval.json has it all")
     add("--json", action="store_true", help="print eval.json on standard output, nothing else")
-    command.add_quiet(add)
+    arguments.add_quiet(add)
     own_text.add_flags(parser)
-    command.add_comparison(parser)
+    arguments.add_comparison(parser)
     add("--pth_dir", help="checkpoint that the file was made from, for --compare_cpu")
-    command.add_options(parser, "evaluate")
+    arguments.add_options(parser, "evaluate")
     known = parser.add_argument_group(
         "known from the file", "may be left out; a value that contradicts the file is an error"
     )
     known.add_argument("--batch_size", type=int)
     known.add_argument("--max_seq_length", type=int)
-    command.add_tokenizer(known.add_argument)
-    command.add_task_name(known.add_argument, "the file's")
+    arguments.add_tokenizer(known.add_argument)
+    arguments.add_task_name(known.add_argument, "the file's")
     inert = parser.add_argument_group("accepted for the published command line, without effect")
     inert.add_argument("--model_type", help="a name only")
     inert.add_argument(
@@ -65,15 +65,15 @@ def parse_args(argv):
 def run(args):
     from albert_aie import compare, metrics, page, report, results, text
 
-    command.check_comparison(args)
+    arguments.check_comparison(args)
     own = own_text.check(args)
     saved = artifact.open_pt(args.aie_model_dir)
-    target = command.target(args, saved)
-    task = command.check_known(args, saved)
+    target = arguments.target(args, saved)
+    task = arguments.check_known(args, saved)
     machine.check_memory(saved.shape, target.device, saved.manifest["config"]["intermediate_size"])
     if own and not own_text.measured(args):
         return answer(args, saved, target)
-    command.folders(args, task)
+    arguments.folders(args, task)
     if args.compare_cpu and not args.pth_dir:
         raise UserError(
             "--compare_cpu: name the checkpoint that the file was made from with --pth_dir"
@@ -87,14 +87,14 @@ def run(args):
     examples = examples.for_model(names)
     command.note(examples.note)
     if args.compare_cpu:
-        tokenizer_file, _ = command.tokenizer_file(args)
+        tokenizer_file, _ = arguments.tokenizer_file(args)
         where = args.pth_dir, tokenizer_file, args.prefix_dir
         checkpoint, note = compare.checkpoint_of(saved, *where)
         command.note(note)
         command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
     outputs = results.paths(args.output_dir)
     page.check(args.report)
-    command.check_outputs(*outputs, args.compare_output, args.output, args.report)
+    arguments.check_outputs(*outputs, args.compare_output, args.output, args.report)
 
     started = time.perf_counter()
     with Classifier(saved, args.label_map, **target.options) as classify:
@@ -139,7 +139,7 @@ def run(args):
 def answer(args, saved, target):
     """Labels of a user's own text, each as soon as it is known."""
     to_file = args.output not in (None, "-")
-    command.check_outputs(args.output if to_file else None)
+    arguments.check_outputs(args.output if to_file else None)
     started = time.perf_counter()
     with Classifier(saved, args.label_map, **target.options) as classify:
         told = own_text.answer(classify, args)

@@ -1,118 +1,15 @@
-"""What the scripts share: flags, exit codes and their sentences, the printed block, the progress
-bar."""
+"""What becomes of a run of a script: exit codes and their sentences, the printed block, the
+progress bar."""
 
-import argparse
 import errno
-import re
 import sys
 import textwrap
-from pathlib import Path
 
-from . import UserError, backends, compare, first_line, machine, tasks, terminal
-from .files import check_writable, replacing, sha256
+from . import UserError, first_line, machine, terminal
+from .files import replacing
 from .results import json_text
-from .text import KINDS
 
 COLUMNS, NAME = 80, 12
-DEMO = Path(__file__).resolve().parent.parent / "demo"
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises UserError where argparse would print its usage and exit."""
-
-    def __init__(self, description):
-        form = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, formatter_class=form)
-
-    def error(self, message):
-        message = re.sub(r"^argument (\S+): ", r"\1 ", message)
-        raise UserError(f"{message}; --help lists the flags")
-
-
-def at_least(minimum):
-    """The type of a flag that takes whole numbers from `minimum` on."""
-
-    def whole_number(value):
-        try:
-            number = int(value)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{value}: not a whole number") from None
-        if number < minimum:
-            raise argparse.ArgumentTypeError(f"{value}: must be {minimum} or more")
-        return number
-
-    return whole_number
-
-
-def label_map(value):
-    """The type of --label_map: "1=POSITIVE,0=NEGATIVE" -> {1: "POSITIVE", 0: "NEGATIVE"}."""
-    names = {}
-    for part in value.split(","):
-        number, _, name = part.partition("=")
-        number, name = number.strip(), name.strip()
-        if not (number.isdecimal() and name):
-            raise argparse.ArgumentTypeError(f"{part!r}: not NUMBER=NAME, such as 0=negative")
-        if int(number) in names:
-            raise argparse.ArgumentTypeError(f"{value}: names class {int(number)} twice")
-        names[int(number)] = name
-    return names
-
-
-def add_label_map(add):
-    add(
-        "--label_map",
-        type=label_map,
-        metavar="0=NAME,1=NAME",
-        help="what the model's classes are called, where its own names are not those of the data",
-    )
-
-
-def add_task_name(add, default):
-    add(
-        "--task_name",
-        type=tasks.find,
-        metavar="NAME",
-        help=f"{', '.join(tasks.TASKS)}, in any spelling (default: {default})",
-    )
-
-
-TOKENIZER_FILES = {"spm_model_file": "spm", "vocab_file": "wordpiece"}  # flag: its kind
-
-
-def add_tokenizer(add):
-    """The flags that tokenizer_file reads."""
-    add(
-        "--spm_model_file",
-        help="sentencepiece model (default: in --pth_dir, else in "
-        "--prefix_dir/prev_trained_model/*/)",
-    )
-    add("--vocab_file", help="the same for the vocab.txt of a WordPiece tokenizer")
-    add(
-        "--tokenizer",
-        choices=tuple(KINDS),
-        help="sentencepiece model, tokenizer.json or vocab.txt (default: json where a Hugging Face "
-        "folder has it, else the one that is there)",
-    )
-
-
-def tokenizer_file(args):
-    """(path, kind) of the tokenizer that the flags name, None where they do not say. Raises
-    UserError for flags that contradict each other."""
-    given = [(flag, kind) for flag, kind in TOKENIZER_FILES.items() if getattr(args, flag)]
-    if len(given) > 1:
-        raise UserError(
-            "--spm_model_file, --vocab_file: a checkpoint has one; leave one of them out"
-        )
-    for flag, kind in given:
-        if args.tokenizer not in (None, kind):
-            raise UserError(
-                f"--{flag}, --tokenizer {args.tokenizer}: contradict each other; leave one of "
-                "them out"
-            )
-        return getattr(args, flag), kind
-    return None, args.tokenizer
-
-
 # What to do about an error of the system; by default its name or permissions are wrong.
 FIXES = {
     errno.ENOSPC: "free disk space",
@@ -124,13 +21,7 @@ FIXES = {
     errno.EAGAIN: "close other programs or raise the limit of processes (ulimit -u)",
     errno.ENOMEM: "free memory or take a smaller --batch_size",
 }
-
-
 _hushed = set()  # of "results", "notes": what this run of a script does not print
-
-
-def add_quiet(add):
-    add("--quiet", action="store_true", help="print errors only; files and exit code say the rest")
 
 
 def main(parse_args, run, argv=None):
@@ -207,127 +98,6 @@ def bar(steps=None, **options):
     from tqdm import tqdm
 
     return tqdm(steps, disable="notes" in _hushed or None, leave=False, **options)
-
-
-def add_options(parser, when):
-    """A flag for every setting of a backend that is read at "export" or "evaluate"."""
-    groups = {}
-    for name, declared in backends.options(when).items():
-        option = declared[0][1]
-        who = ", ".join(backend for backend, _ in declared)
-        title = backends.get(who).TITLE if len(declared) == 1 else "engine"
-        group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
-        default = "the engine's choice" if option.default is None else option.default
-        if option.type is bool:
-            group.add_argument(f"--{name}", action="store_true", help=f"{who}: {option.help}")
-        else:
-            text = f"{who}: {option.help} (default: {default})"
-            group.add_argument(f"--{name}", type=option.type, choices=option.choices, help=text)
-
-
-def options(args, when):
-    """{name: value} of those flags, None where they were left out."""
-    return {name: getattr(args, name) for name in backends.options(when)}
-
-
-UPSTREAM = "./albert_pytorch"
-
-
-def folders(args, task, pth_dir=None):
-    """Fills in --pth_dir and --data_dir where they were left out: the demo's, else albert_pytorch's
-    for the Task (`pth_dir` None: no checkpoint)."""
-    defaults = pth_dir and pth_dir.format(task.name), f"{UPSTREAM}/dataset/{task.name}"
-    if args.demo and task == tasks.SST2:
-        defaults = DEMO / "checkpoint", DEMO / "SST-2"
-    elif args.demo:
-        raise UserError(
-            f"--demo: this repository's data is SST-2's, not {task.name}'s; leave it out"
-        )
-    args.pth_dir, args.data_dir = args.pth_dir or defaults[0], args.data_dir or defaults[1]
-
-
-def add_comparison(parser):
-    """The flags of --compare_cpu."""
-    add = parser.add_argument_group("comparison").add_argument
-    add(
-        "--compare_cpu",
-        action="store_true",
-        help="compare with the CPU reference; exit 1 if the gate fails",
-    )
-    add(
-        "--compare_rows",
-        type=at_least(1),
-        metavar="N",
-        help="compare the first N sentences instead of all",
-    )
-    add("--compare_output", metavar="FILE", help="write the comparison to this JSON file")
-    add(
-        "--prefix_dir",
-        default="./albert_pytorch",
-        help="albert_pytorch checkout with albert.patch applied: the reference where there is one, "
-        "and needed by --graph upstream (default: %(default)s)",
-    )
-
-
-def check_comparison(args):
-    """Raises UserError for flags of the comparison that contradict each other or lead nowhere, and
-    where there is no reference."""
-    if args.compare_cpu:
-        compare.check_reference(args.prefix_dir)
-    for name in ("compare_rows", "compare_output"):
-        if getattr(args, name) is not None and not args.compare_cpu:
-            raise UserError(
-                f"--{name}: means something with --compare_cpu only; add --compare_cpu or leave "
-                "it out"
-            )
-
-
-def check_known(args, saved):
-    """The Task to measure. Raises UserError for a flag that says something else than the file
-    `saved` (an Artifact) and names both."""
-    facts = {**saved.shape._asdict(), "tokenizer": saved.tokenizer.kind}
-    for flag in ("batch_size", "max_seq_length", "tokenizer"):
-        given, known = getattr(args, flag), facts[flag]
-        if given is not None and given != known:
-            raise UserError(
-                f"--{flag} {given}: {saved.path} was compiled for {known}; leave the flag out, or "
-                f"export a file for {given}"
-            )
-    for flag in TOKENIZER_FILES:
-        path, known = getattr(args, flag), saved.tokenizer
-        if path and not Path(path).is_file():
-            raise UserError(
-                f"{path}: no such file; leave --{flag} out, the .pt holds its tokenizer"
-            )
-        if path and sha256(path) != known.sha256:
-            raise UserError(
-                f"--{flag} {path}: sha256 {sha256(path)[:12]}, but {saved.path} holds the "
-                f"{known.kind} tokenizer {known.sha256[:12]}; leave the flag out, or export with "
-                "this file"
-            )
-    task = args.task_name or saved.task
-    if task.trained_as != saved.task.name:
-        raise UserError(
-            f"--task_name {task.name}: {saved.path} was exported for {saved.task.name}; leave the "
-            f"flag out, or export a checkpoint that was fine-tuned for {task.name}"
-        )
-    return task
-
-
-def target(args, saved):
-    """The file's target with the options of the flags; one that does not fit names the file."""
-    found = saved.target._replace(options=options(args, "evaluate"))
-    try:
-        backends.settings(found, "evaluate")
-    except UserError as error:
-        raise UserError(f"{saved.path} is for {found.backend} on {found.device}: {error}") from None
-    return found
-
-
-def check_outputs(*paths):
-    """Raises UserError if one of these files could not be written; None is no file."""
-    for path in filter(None, paths):
-        check_writable(path)
 
 
 def conclude(comparison, args):

@@ -17,7 +17,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import numpy  # noqa: E402
 
-from albert_aie import UserError, command, need, results, some  # noqa: E402
+from albert_aie import UserError, arguments, command, need, results, some  # noqa: E402
 from albert_aie.metrics import METRICS  # noqa: E402
 
 CHANCE = 0.05  # a difference that is less likely than this by chance is called one
@@ -47,7 +47,7 @@ class Run(NamedTuple):
 
 
 def parse_args(argv):
-    parser = command.Parser(__doc__)
+    parser = arguments.Parser(__doc__)
     parser.add_argument("old", help="a folder that run_aie_eval.py --output_dir wrote")
     parser.add_argument("new", help="another")
     parser.add_argument(
@@ -82,8 +82,8 @@ def read(folder):
         raise UserError(f"{paths[0]}: not what run_aie_eval.py writes; run it again") from None
     if version != results.SCHEMA_VERSION:
         raise UserError(
-            f"{paths[0]}: schema version {version}, this program reads {results.SCHEMA_VERSION}; run the "
-            "evaluation again"
+            f"{paths[0]}: schema version {version}, this program reads {results.SCHEMA_VERSION}; "
+            "run the evaluation again"
         )
     missing = set(json.loads(results.SCHEMA.read_text(encoding="utf-8"))["required"]) - set(result)
     if missing:

@@ -24,9 +24,9 @@ from readings import SIZE
 
 from albert_aie import artifact, backends
 from albert_aie.batching import Batch, pack
-from albert_aie.compare import transformers_model
 from albert_aie.evaluate import evaluate
 from albert_aie.flops import executed_flops_per_row, flops_per_row
+from albert_aie.references import transformers_model
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 

@@ -23,14 +23,14 @@ import readings  # noqa: E402
 import worker as job  # noqa: E402
 from tables import tables  # noqa: E402
 
-from albert_aie import UserError, batching, command, datasets, files, flops, tasks  # noqa: E402
+from albert_aie import UserError, arguments, batching, command, datasets, files, flops, tasks  # noqa: E402
 from albert_aie.results import json_text  # noqa: E402
 
 EVERY = 8  # transformers' engines see every 8th sentence: they take minutes for all
 
 
 def parse_args(argv):
-    parser = command.Parser(__doc__)
+    parser = arguments.Parser(__doc__)
     add = parser.add_argument
     add("--pth_dir", help="checkpoint (see export_albert_aie.py)")
     add("--demo", action="store_true", help="take --pth_dir from this repository's demo/")
@@ -45,7 +45,7 @@ def parse_args(argv):
     add("--seconds", type=float, default=1, help="of a dense reading's forwards (default: 1)")
     add("--output", default="outputs/bench.json", help="every reading (default: %(default)s)")
     args = parser.parse_args(argv)
-    args.pth_dir = args.pth_dir or (str(command.DEMO / "checkpoint") if args.demo else None)
+    args.pth_dir = args.pth_dir or (str(arguments.DEMO / "checkpoint") if args.demo else None)
     return args
 
 

@@ -15,7 +15,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 import readings  # noqa: E402
 from readings import PRECISIONS, timed  # noqa: E402
 
-from albert_aie import UserError, command  # noqa: E402
+from albert_aie import UserError, arguments, command  # noqa: E402
 
 EXECUTED = "GFLOP/s executed (of ceiling)"
 TEXT = ["engine", "sentences/s (range)", "x eager padded", "accuracy", "flips", EXECUTED]
@@ -28,7 +28,7 @@ README = {
 
 
 def parse_args(argv):
-    parser = command.Parser(__doc__)
+    parser = arguments.Parser(__doc__)
     add = parser.add_argument
     add("readings", help="the file that peers.py wrote (--output)")
     add("--readme", nargs="+", metavar="FILE", help=f"write between {BEGIN} and {END}")

@@ -21,7 +21,7 @@ from helpers import (
     traced,
 )
 
-from albert_aie import compare, graph
+from albert_aie import graph, references
 from albert_aie.backends.aie import form
 from albert_aie.batching import Shape
 from albert_aie.checkpoint import load
@@ -256,7 +256,7 @@ def test_the_upstream_graph_returns_the_reference_s_logits_bare(tiny, sentences)
     assert isinstance(answer, torch.Tensor)
     assert (TROUBLE - {"aten::div"}).isdisjoint(graph.operators(program))
     encoded = tokens(checkpoint.tokenizer, sentences)
-    reference, name = compare.reference_logits(checkpoint, encoded)
+    reference, name = references.logits(checkpoint, encoded)
     assert "transformers" in name
     got = fused_logits(checkpoint, encoded, Shape(4, 32), "upstream", STUB)
     torch.testing.assert_close(got, reference, rtol=0, atol=1e-5)
@@ -306,7 +306,7 @@ def test_the_published_batch_sizes_in_one_sweep(tiny, sentences):
     given = {"backend": "aie", "graph": "fused", "pth_dir": tiny, "data_dir": sentences}
     run = script("benchmarks/sweep", max_seq_length=32, no_compare=True, **given)
     assert run.code == 0, run.out + run.err
-    rows = [line.split()[2] for line in run.out.splitlines() if line.startswith("fp16")]
+    rows = [line.split()[2] for line in run.out.splitlines() if line.startswith("fp16 plain ")]
     assert rows == ["1", "4", "8", "16", "32", "64"]
     assert "aie on npu:0" in run.out and "11 of 11 sentences scored in each" in run.out
     assert "predictions identical between cells" in run.out

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 import sys
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import torch
 from helpers import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import cells  # noqa: E402
 import host  # noqa: E402
 import peers  # noqa: E402
 import plan  # noqa: E402
@@ -302,7 +304,11 @@ if not classes:
 turns = here / "turns.txt"
 turn = len(turns.read_text()) if turns.exists() else 0
 turns.write_text("x" * (turn + 1))
-e = {"sentences_scored": 3, "sentences_total": 3, "precision": precision, "metrics": {}}
+inputs = here / "inputs.txt"  # whatever the checkpoint is now
+digests = {"checkpoint": inputs.read_text() if inputs.exists() else "c", "tokenizer": "t"}
+digests["data"] = "d"
+e = {"classes": ["0", "1"], "digests": digests, "precision": precision, "metrics": {}}
+e.update(sentences_scored=3, sentences_total=3)
 e.update(backend="aie", device="npu:0", threads=1, max_seq_length=128)
 e.update(accuracy={"correct": 2, "total": 3, "value": 2 / 3}, latency_ms={"p50": 7.46 + turn})
 e.update(samples_per_second={"forward": 100.126, "end_to_end": 90.0 + turn % 3})
@@ -336,10 +342,9 @@ def planted(tmp_path, monkeypatch, capsys):
     return run
 
 
-def row(batch_size, compare="PASS", end_to_end="90.0", p50=7.46, precision="fp32", length=64):
-    shape = f"{batch_size} x {length}"
-    cells = [precision, "plain", shape, "0.6667 (2/3)", "100.1", end_to_end, f"{p50:.1f}", compare]
-    return cells
+def row(batch_size, gate="PASS", end_to_end="90.0", p50=7.46, precision="fp32", length=64):
+    shape = [precision, "plain", f"{batch_size} x {length}"]
+    return [*shape, "0.6667", "2/3", "100.1", end_to_end, f"{p50:.1f}", gate]
 
 
 FP32 = ["--precision", "fp32", "--max_seq_length", 64]
@@ -349,7 +354,7 @@ def test_the_rows_of_cells_and_the_file_to_send_in(tmp_path, planted):
     output = tmp_path / "report.json"
     flags = ["--backend", "aie", "--device_id", 1, "--soc_version", "X", "--output", output]
     run = planted({1: GOOD, 8: GOOD}, *flags, *FP32)
-    assert run.code == 0 and run.rows[0] == sweep.HEADS
+    assert run.code == 0 and run.rows[0] == cells.WHOLE[:-1]
     assert run.rows[2:] == [row(1), row(8, end_to_end="91.0", p50=8.46)]
     assert "aie on npu:0, 1 thread(s)\n3 of 3 sentences scored in each" in run.out
     assert "predictions identical between cells of one precision and length" in run.out
@@ -376,7 +381,7 @@ def test_every_combination_is_a_cell_in_the_order_of_the_flags(planted):
         for length in (64, 32)
         for batch_size in (1, 8)
     ]
-    assert [cells[:3] for cells in run.rows[2:]] == wanted
+    assert [line[:3] for line in run.rows[2:]] == wanted
     for (precision, rows, shape), call in zip(wanted, run.calls):
         size, length = shape.split(" x ")
         assert f"--batch_size={size} --max_seq_length={length} --precision={precision}" in call
@@ -384,9 +389,9 @@ def test_every_combination_is_a_cell_in_the_order_of_the_flags(planted):
 
 
 def test_repetitions_are_shown_by_their_median_and_range(planted):
-    """90, 91 and 92 sentences/s; 7.46, 8.46 and 9.46 ms."""
+    """90, 91 and 92 sentences/s: the median, and half of their range; 7.46, 8.46 and 9.46 ms."""
     run = planted({4: GOOD}, *FP32, "--repeat", 3)
-    assert run.rows[2:] == [row(4, end_to_end="91.0 [90.0, 92.0]", p50=8.46)]
+    assert run.rows[2:] == [row(4, end_to_end="91.0 ±1.0", p50=8.46)]
     assert len(run.calls) == 1
 
 
@@ -408,14 +413,56 @@ def test_a_sweep_that_was_stopped_goes_on(tmp_path, planted, monkeypatch):
     run = planted({1: GOOD, 4: GOOD, 8: GOOD, 2: GOOD}, *flags)
     assert run.code == 0 and "1 of 4 cells are in " in run.err
     assert [call.split("--batch_size=")[1][0] for call in run.calls] == ["4", "8", "2"]
-    assert [cells[2] for cells in run.rows[2:]] == ["1 x 64", "4 x 64", "8 x 64", "2 x 64"]
+    assert [line[2] for line in run.rows[2:]] == ["1 x 64", "4 x 64", "8 x 64", "2 x 64"]
     run = planted({1: GOOD, 8: GOOD}, *flags)
     assert run.code == 0 and run.calls == [] and len(run.rows) == 4
     run = planted({1: GOOD}, *flags, "--repeat", 2)
     assert run.code == 2 and "holds a sweep with another repeat; name another file" in run.err
-    output.write_text("{}")
+    held = json.loads(output.read_text())
+    for wrong in ({}, [], {**held, "results": [{}]}, {**held, "results": [{"cell": [1]}]}):
+        output.write_text(json.dumps(wrong))
+        run = planted({1: GOOD}, *flags)
+        assert run.code == 2 and "holds no sweep" in run.err and not run.calls
+        assert json.loads(output.read_text()) == wrong
+
+
+def test_a_sweep_does_not_go_on_with_another_checkpoint_or_data(tmp_path, planted):
+    """Neither where a file changed in the folders that are named, nor where a cell says so."""
+    output, data, checkpoint = tmp_path / "o.json", tmp_path / "data", tmp_path / "checkpoint"
+    for folder in (data, checkpoint):
+        folder.mkdir()
+        (folder / "a").write_text("one")
+    flags = [*FP32, "--output", output, "--pth_dir", checkpoint, "--data_dir", data]
     run = planted({1: GOOD}, *flags)
-    assert run.code == 2 and "holds no sweep" in run.err and output.read_text() == "{}"
+    assert run.code == 0 and f"--pth_dir={checkpoint}" in run.calls[0]
+    assert planted({1: GOOD}, *flags).calls == []
+    before = output.read_bytes()
+    for folder, name in ((data, "data_dir"), (checkpoint, "pth_dir")):
+        (folder / "a").write_text("other")
+        run = planted({1: GOOD, 2: GOOD}, *flags)
+        assert run.code == 2 and f"holds a sweep with another {name}; name" in run.err
+        assert not run.calls and output.read_bytes() == before
+        (folder / "a").write_text("one")
+        stat = json.loads(before)["settings"][name][1][0]
+        os.utime(folder / "a", ns=(stat[2], stat[2]))
+    inputs = tmp_path / "scripts" / "inputs.txt"
+    inputs.write_text("another")
+    run = planted({1: GOOD, 2: GOOD}, *flags)
+    assert run.code == 2 and "has cells of another checkpoint; name another --output" in run.err
+    assert output.read_bytes() == before
+
+
+def test_a_regression_has_no_predictions_to_agree_on():
+    """Scores of two shapes differ in their last digits; of one cell there is nothing to agree."""
+    evaluation = {"precision": "fp32"}
+    done = [
+        (cells.Cell("fp32", "plain", 64, n), {"evaluations": [evaluation], "predictions": told})
+        for n, told in ((1, "0\t1"), (8, "0\t1"), (16, None))
+    ]
+    assert cells.disagreements(done) == {} and list(cells.groups(done)) == [("fp32", 64)]
+    assert cells.groups(done[1:]) == {}
+    done[0][1]["predictions"] = "1\t1"
+    assert cells.disagreements(done) == {("fp32", 64): 1}
 
 
 def test_time_left(planted, monkeypatch):
@@ -435,7 +482,7 @@ def test_published_figures_stand_beside_ours_where_batch_and_length_match(plante
     flags = ["--max_seq_length", 64, 128, "--rows", "plain", "packed"]
     run = planted({8: GOOD, 3: GOOD}, *flags)
     assert run.rows[0][-1] == "310P3*" and "* samples/s that the vendor published" in run.out
-    shown = {(cells[1], cells[2]): cells[8] for cells in run.rows[2:]}
+    shown = {(line[1], line[2]): line[9] for line in run.rows[2:]}
     assert shown.pop(("plain", "8 x 128")) == "1020.8" and set(shown.values()) == {""}
     assert "310P3" not in planted({8: GOOD}, *FP32).out
 
@@ -443,7 +490,7 @@ def test_published_figures_stand_beside_ours_where_batch_and_length_match(plante
 def test_the_verdict_is_read_from_the_comparison_s_file_and_not_from_words(planted):
     failed = {**GOOD, "passed": False}
     run = planted({1: failed, 2: {**failed, "exit": 1}, 4: GOOD}, *FP32)
-    assert run.code == 1 and [cells[7] for cells in run.rows[2:]] == ["FAIL", "FAIL", "PASS"]
+    assert run.code == 1 and [line[8] for line in run.rows[2:]] == ["FAIL", "FAIL", "PASS"]
     run = planted({1: {**GOOD, "prints": "FAIL"}}, *FP32)
     assert run.code == 0 and run.rows[2:] == [row(1)]
 
@@ -498,9 +545,29 @@ def test_predictions_that_differ_between_cells(planted):
     assert run.code == 0 and "predictions of bf16 at 128 tokens DIFFER between" in run.out
 
 
+def test_the_table_of_a_terminal_has_80_columns():
+    """With a card's rates, repetitions and the published figures beside them."""
+    evaluations = [
+        {
+            "precision": "fp16",
+            "backend": "aie",
+            "accuracy": {"value": 0.9282, "correct": 809, "total": 872},
+            "samples_per_second": {"forward": 1020.77 + i, "end_to_end": 1015.5 + i},
+            "latency_ms": {"p50": 7.84},
+        }
+        for i in range(4)
+    ]
+    cell = cells.Cell("fp16", "plain", 128, 8)
+    done = [(cell, {"evaluations": evaluations, "comparison": {"passed": True}})]
+    assert cells.aligned(*cells.table(done, cells.TERMINAL)) == [
+        "file                accuracy  forward/s  end to end/s  p50 ms  gate  310P3*",
+        "fp16 plain 8 x 128  0.9282    1022.3     1017.0 ±1.5   7.8     PASS  1020.8",
+    ]
+
+
 def test_without_the_comparison(planted):
     run = planted({1: {"pt": [1, 1, 0]}}, *FP32, "--no_compare", "--device", "cuda")
-    assert run.code == 0 and run.rows[2:] == [row(1, "-")]
+    assert run.code == 0 and run.rows[2:] == [row(1, gate="-")]
     assert "--compare" not in run.calls[0] and "--device cuda" in run.calls[0]
 
 
@@ -531,7 +598,7 @@ def test_a_real_sweep(tiny, sentences, capsys, tmp_path):
     printed = capsys.readouterr().out
     rows = [line for line in printed.split("\n") if line.startswith("fp32")]
     assert len(rows) == 12 and all(row.endswith("  PASS") for row in rows)
-    assert max(map(len, printed.split("\n"))) <= 80 + 15
+    assert max(map(len, printed.split("\n"))) <= 80
     assert "torchscript on cpu" in printed and "11 of 11 sentences scored in each" in printed
     assert "predictions identical between cells" in printed
     held = (tmp_path / "sweep.json").read_bytes()

@@ -12,7 +12,7 @@ from helpers import TINY, refused, write_checkpoint
 
 from albert_aie import UserError
 from albert_aie.checkpoint import load
-from albert_aie.compare import transformers_model
+from albert_aie.references import transformers_model
 from albert_aie.upstream import to_upstream
 
 

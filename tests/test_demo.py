@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers import ROOT, needs_nncf, python, tokens
 
-from albert_aie import compare, datasets
+from albert_aie import datasets, references
 from albert_aie.backends import openvino
 from albert_aie.checkpoint import load
 
@@ -109,5 +109,5 @@ def test_unmodified_albert_pytorch_loads_it_and_predicts_the_same(tmp_path, sst2
     (tmp_path / "ids.json").write_text(json.dumps([sentence.ids for sentence in encoded]))
     run = python("-c", PREDICT, upstream_tree, CHECKPOINT, tmp_path / "ids.json")
     assert run.code == 0, run.err
-    reference, _ = compare.reference_logits(checkpoint, encoded)
+    reference, _ = references.logits(checkpoint, encoded)
     assert json.loads(run.out.splitlines()[-1]) == reference.argmax(1).tolist()

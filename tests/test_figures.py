@@ -11,7 +11,7 @@ import jsonschema
 import numpy
 import pytest
 
-from albert_aie import UserError, compare, flops, machine, report, results
+from albert_aie import UserError, compare, flops, machine, references, report, results
 from albert_aie.batching import Shape
 from albert_aie.compare import Comparison
 from albert_aie.datasets import Examples
@@ -484,7 +484,7 @@ def test_the_reference_runs_sentences_by_length_and_answers_in_their_order(monke
 
         return torch.stack([ids[:, 1].float(), mask.sum(1).float()], 1)
 
-    monkeypatch.setattr(compare, "_reference", lambda *_: (model, "by hand"))
+    monkeypatch.setattr(references, "_model", lambda *_: (model, "by hand"))
     checkpoint = SimpleNamespace(config=SimpleNamespace(num_labels=2))
     told = []
 
@@ -493,7 +493,7 @@ def test_the_reference_runs_sentences_by_length_and_answers_in_their_order(monke
         return steps
 
     encoded = [Encoded(ids) for ids in ([2, 11, 5, 5, 3], [2, 12, 3], [2, 13, 5, 3])]
-    got, name = compare.reference_logits(checkpoint, encoded, None, 2, progress)
+    got, name = references.logits(checkpoint, encoded, None, 2, progress)
     assert ran == [
         ([[2, 12, 3, 0], [2, 13, 5, 3]], [[1, 1, 1, 0], [1, 1, 1, 1]], 2 * [4 * [0]]),
         ([[2, 11, 5, 5, 3]], [5 * [1]], [5 * [0]]),
@@ -501,7 +501,7 @@ def test_the_reference_runs_sentences_by_length_and_answers_in_their_order(monke
     assert (got.tolist(), got.dtype, name) == ([[11, 5], [12, 3], [13, 4]], "float32", "by hand")
     assert told == [{"desc": "CPU reference", "total": 2, "unit": "batch"}]
     encoded = [Encoded([2, 10 + i, 3]) for i in range(17)]
-    assert compare.reference_logits(checkpoint, encoded)[0][:, 0].tolist() == list(range(10, 27))
+    assert references.logits(checkpoint, encoded)[0][:, 0].tolist() == list(range(10, 27))
     assert [len(ids) for ids, _, _ in ran[2:]] == [16, 1]
 
 
@@ -523,8 +523,8 @@ def test_a_comparison_with_the_reference(monkeypatch, labels, random):
     def theirs(sentence, length):
         return Encoded([2, len(sentence), length, 3 if len(sentence) < 3 else 4])
 
-    monkeypatch.setattr(compare, "reference_logits", reference_logits)
-    monkeypatch.setattr(compare, "reference_tokenizer", lambda *given: (theirs, f"{given}"))
+    monkeypatch.setattr(references, "logits", reference_logits)
+    monkeypatch.setattr(references, "tokenizer", lambda *given: (theirs, f"{given}"))
     saved = SimpleNamespace(
         shape=Shape(1, 8), tokenizer=SimpleNamespace(load=Ours), manifest={"precision": "int8"}
     )

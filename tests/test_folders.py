@@ -15,10 +15,9 @@ import sentencepiece
 import torch
 from helpers import SPM, TINY, fused_logits, refused, tokens, write_checkpoint
 
-from albert_aie import UserError, folders
+from albert_aie import UserError, folders, references
 from albert_aie.batching import Shape
 from albert_aie.checkpoint import load
-from albert_aie.compare import reference_logits
 from albert_aie.config import read_config
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0f9087\nsize 20564056\n"
@@ -196,7 +195,7 @@ def test_embedding_rows_beyond_the_pieces(tmp_path, more, added, fits):
 def test_filling_rows_change_no_logits(tmp_path, sentences):
     found = load(write_checkpoint(tmp_path, {**TINY, "vocab_size": 19_072}))
     encoded = tokens(found.tokenizer, sentences, length=32)
-    wanted, _ = reference_logits(found, encoded)
+    wanted, _ = references.logits(found, encoded)
     got = fused_logits(found, encoded, Shape(4, 32))
     numpy.testing.assert_allclose(got, wanted, atol=1e-4)
 

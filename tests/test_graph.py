@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 from helpers import BASE, TINY, fused_logits, tokens, traced, write_checkpoint
 
-from albert_aie import compare, flops, graph
+from albert_aie import compare, flops, graph, references
 from albert_aie.batching import Shape
 from albert_aie.checkpoint import load
 from albert_aie.config import ACTIVATIONS
@@ -18,7 +18,7 @@ from albert_aie.config import ACTIVATIONS
 def test_fused_graph_equals_transformers(tmp_path, sentences, activation):
     checkpoint = load(write_checkpoint(tmp_path, {**TINY, "hidden_act": activation}))
     encoded = tokens(checkpoint.tokenizer, sentences)
-    reference, _ = compare.reference_logits(checkpoint, encoded)
+    reference, _ = references.logits(checkpoint, encoded)
     for shape in (Shape(1, 24), Shape(4, 24), Shape(4, 128)):
         got = fused_logits(checkpoint, encoded, shape)
         torch.testing.assert_close(got, reference, rtol=0, atol=1e-5)
@@ -28,7 +28,7 @@ def write_base(folder, layout, data):
     """A base-size checkpoint whose two classes are about equally frequent on real sentences."""
     write_checkpoint(folder, BASE, layout)
     checkpoint = load(folder)
-    reference, _ = compare.reference_logits(checkpoint, tokens(checkpoint.tokenizer, data, 24))
+    reference, _ = references.logits(checkpoint, tokens(checkpoint.tokenizer, data, 24))
     # between the two middle ones of 24, not on one (as median() would): that row's label would
     # hang on rounding
     shift = float(numpy.quantile(reference[:, 1] - reference[:, 0], 0.5))
@@ -47,7 +47,7 @@ def write_base(folder, layout, data):
 def test_base_size_equals_transformers_on_real_sentences(tmp_path, sst2, layout):
     checkpoint = write_base(tmp_path, layout, sst2)
     encoded = tokens(checkpoint.tokenizer, sst2, 16)
-    reference, _ = compare.reference_logits(checkpoint, encoded)
+    reference, _ = references.logits(checkpoint, encoded)
     assert set(reference.argmax(1)) == {0, 1}  # a swapped tensor would show
     got = fused_logits(checkpoint, encoded, Shape(8, 64))
     torch.testing.assert_close(got, reference, rtol=0, atol=1e-5)
@@ -61,7 +61,7 @@ def test_four_ways_equal_both_references(tmp_path, sst2, patched_tree, layout, g
     encoded = tokens(checkpoint.tokenizer, sst2, 16)
     got = fused_logits(checkpoint, encoded, Shape(8, 64), graph_name, patched_tree)
     for tree in (None, patched_tree):
-        reference, _ = compare.reference_logits(checkpoint, encoded, tree)
+        reference, _ = references.logits(checkpoint, encoded, tree)
         torch.testing.assert_close(got, reference, rtol=0, atol=1e-5)
 
 
@@ -70,8 +70,8 @@ def test_four_ways_equal_both_references(tmp_path, sst2, patched_tree, layout, g
 def test_no_label_flips_on_all_of_dev_against_upstream(tmp_path, sst2, patched_tree):
     checkpoint = write_base(tmp_path, "hf", sst2)
     encoded = tokens(checkpoint.tokenizer, sst2)
-    reference, name = compare.reference_logits(checkpoint, encoded, patched_tree)
-    other, _ = compare.reference_logits(checkpoint, encoded)
+    reference, name = references.logits(checkpoint, encoded, patched_tree)
+    other, _ = references.logits(checkpoint, encoded)
     assert "albert_pytorch" in name
     assert int((reference.argmax(1) != other.argmax(1)).sum()) == 0
     got = fused_logits(checkpoint, encoded, Shape(16, 64))
@@ -106,7 +106,7 @@ def test_flops_of_a_row_are_what_torch_counts(tiny):
     counting = pytest.importorskip("torch.utils.flop_counter", reason=why).FlopCounterMode
     checkpoint = load(tiny)
     config = asdict(checkpoint.config)
-    model = compare.transformers_model(checkpoint)
+    model = references.transformers_model(checkpoint)
     with counting(display=False) as counter, torch.no_grad():
         model(input_ids=torch.ones(1, 32, dtype=torch.long))
     assert flops.flops_per_row(config, 32) == counter.get_total_flops()
@@ -137,7 +137,7 @@ def test_every_published_size_equals_transformers(tmp_path, sentences, size, act
     config = {**BASE, **sizes, "num_hidden_layers": 2, "hidden_act": activation}
     checkpoint = load(write_checkpoint(tmp_path / size, config, "hf"))
     encoded = tokens(checkpoint.tokenizer, sentences, 5, 16)
-    reference, _ = compare.reference_logits(checkpoint, encoded)
+    reference, _ = references.logits(checkpoint, encoded)
     for shape in (Shape(2, 16), Shape(1, 32, 4)):
         got = fused_logits(checkpoint, encoded, shape)
         torch.testing.assert_close(got, reference, rtol=0, atol=1e-5)

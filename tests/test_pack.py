@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import SPM, logits, tokens, traced
 
-from albert_aie import compare, graph
+from albert_aie import graph, references
 from albert_aie.batching import Shape, batches, pack
 from albert_aie.checkpoint import load
 from albert_aie.encoding import Encoded
@@ -60,7 +60,7 @@ SHAPES = Shape(1, 128, 16), Shape(4, 128, 16), Shape(8, 64, 3), Shape(2, 300, 37
 def test_packed_logits_equal_the_reference(tiny, sst2, shape):
     checkpoint = load(tiny)
     encoded = tokens(checkpoint.tokenizer, sst2, 90, min(shape.max_seq_length, 64))
-    reference, _ = compare.reference_logits(checkpoint, encoded)
+    reference, _ = references.logits(checkpoint, encoded)
     got = logits(traced(checkpoint, shape), encoded, shape)
     torch.testing.assert_close(got, reference, rtol=0, atol=1e-5)
 

@@ -13,7 +13,7 @@ from albert_aie.datasets import Examples
 from albert_aie.tasks import SST2
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import sweep  # noqa: E402
+import cells  # noqa: E402
 
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
 EVIL = '<script>alert("x")</script><b>&amp;'
@@ -171,8 +171,8 @@ def swept():
 
 
 def table_of(everything):
-    done = [(sweep.Cell(*result["cell"]), result) for result in everything["results"]]
-    return sweep.table(done)
+    done = [(cells.Cell(*result["cell"]), result) for result in everything["results"]]
+    return cells.table(done, cells.WHOLE)
 
 
 def test_the_page_of_a_sweep():
@@ -254,11 +254,11 @@ def test_a_page_in_a_browser(tmp_path):
         def column(number):
             return [e.text for e in find("css selector", f"tbody td:nth-child({number})")]
 
-        before = column(7)  # of milliseconds, 381.8 before and after 32.3
-        button = find("css selector", "thead button")[6]
+        before = column(8)  # of milliseconds, 381.8 before and after 32.3
+        button = find("css selector", "thead button")[7]
         button.click()
-        assert column(7) == sorted(before, key=float) != before
+        assert column(8) == sorted(before, key=float) != before
         button.click()
-        assert column(7) == sorted(before, key=float, reverse=True)
+        assert column(8) == sorted(before, key=float, reverse=True)
         assert EVIL in chrome.find_element("tag name", "body").text
         assert chrome.get_log("browser") == []

@@ -10,7 +10,7 @@ import pytest
 from glue_sets import CHINESE, vocabulary, write_model, write_set
 from helpers import ROOT, SPM, flags, fused_logits, python, refused
 
-from albert_aie import UserError, checkpoint, compare, datasets, tasks
+from albert_aie import UserError, checkpoint, compare, datasets, references, tasks
 from albert_aie.batching import Shape, batches
 from albert_aie.encoding import Encoded
 from albert_aie.library import JsonTokenizer, WordPiece
@@ -80,10 +80,10 @@ def test_segments_count_in_the_logits_as_in_transformers(tmp_path, shape):
     tokenizer = found.tokenizer.load()
     pairs = datasets.read(write_set(tmp_path / "d", "MRPC"), task=tasks.TASKS["MRPC"]).sentences
     encoded = [tokenizer.encode(pair, 64) for pair in pairs]
-    reference, _ = compare.reference_logits(found, encoded)
+    reference, _ = references.logits(found, encoded)
     got = fused_logits(found, encoded, shape)
     numpy.testing.assert_allclose(got, reference, rtol=0, atol=1e-5)
-    without, _ = compare.reference_logits(found, [Encoded(one.ids) for one in encoded])
+    without, _ = references.logits(found, [Encoded(one.ids) for one in encoded])
     assert numpy.abs(without - reference).max() > 1e-3
 
 
@@ -101,7 +101,7 @@ def test_a_json_tokenizer_gives_segments_to_pairs(saved_by):
 
 def test_the_reference_has_the_same_ids_and_segments(saved_by):
     file = checkpoint.load(saved_by("5.23.0/json")).tokenizer
-    encode, _ = compare.reference_tokenizer(file)
+    encode, _ = references.tokenizer(file)
     for pair in (("a fine film", "dull"), ("one two three four", "one two three four five")):
         for length in (8, 64):
             own = file.load().encode(pair, length)
@@ -117,12 +117,12 @@ def test_other_segments_of_the_same_ids_fail_the_comparison(monkeypatch):
         tokenizer=SimpleNamespace(load=lambda: own),
         manifest={"precision": "fp32"},
     )
-    monkeypatch.setattr(compare, "reference_logits", lambda *_, **__: (logits, ""))
+    monkeypatch.setattr(references, "logits", lambda *_, **__: (logits, ""))
     given = datasets.Examples(tasks.TASKS["RTE"], "dev.tsv", [("a", "b")], None, [0], ("x", "y"))
     for second, passed in ((3, True), (None, False), (2, False)):
         theirs = Encoded([2, 5, 3, 6, 3], second=second)
         monkeypatch.setattr(
-            compare, "reference_tokenizer", lambda *_, theirs=theirs: (lambda *_: theirs, "")
+            references, "tokenizer", lambda *_, theirs=theirs: (lambda *_: theirs, "")
         )
         checkpoint = SimpleNamespace(tokenizer=None, random=False)
         made = compare.against_reference(logits, saved, checkpoint, given, None, len)
@@ -137,7 +137,7 @@ def test_the_reference_tokenizes_pairs_by_the_real_albert_pytorch(patched_tree, 
         (TokenizerFile("spm", SPM, SPM.read_bytes()), MADE["pairs"]),
         (TokenizerFile("wordpiece", vocab, VOCABULARY), MADE["wordpiece_pairs"]),
     ):
-        encode, name = compare.reference_tokenizer(file, patched_tree)
+        encode, name = references.tokenizer(file, patched_tree)
         assert name == f"albert_pytorch in {patched_tree}"
         for case in cases:
             found = encode(tuple(case["texts"]), case["length"])
@@ -261,7 +261,7 @@ def test_a_tokenizer_that_frames_nothing_is_refused(saved_by):
 
 def test_the_reference_of_a_json_tokenizer_cuts_and_needs_transformers(saved_by, monkeypatch):
     file = checkpoint.load(saved_by("5.23.0/json")).tokenizer
-    encode, name = compare.reference_tokenizer(file, None)
+    encode, name = references.tokenizer(file, None)
     assert name == "transformers' PreTrainedTokenizerFast"
     for sentence in ("one two three four five", ("one two", "three four five")):
         for length in (6, 32):
@@ -272,7 +272,7 @@ def test_the_reference_of_a_json_tokenizer_cuts_and_needs_transformers(saved_by,
             )
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError) as error:
-        compare.transformers_tokenizer(file)
+        references.transformers_tokenizer(file)
     assert str(error.value) == (
         f"--compare_cpu: tokenizing by {file.path} needs a reference too; pip install transformers"
     )

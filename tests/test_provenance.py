@@ -18,6 +18,7 @@ from albert_aie import (
     compare,
     evaluate,
     process,
+    references,
     upstream,
 )
 from albert_aie.backends import Compiled, Target
@@ -154,7 +155,7 @@ def test_random_weights_are_drawn_again(tiny):
 
 def test_the_reference_is_transformers_own_model_in_eval_mode_and_eager(tiny):
     found = checkpoint.load(tiny)
-    model = compare.transformers_model(found)
+    model = references.transformers_model(found)
     assert not model.training and model.config._attn_implementation == "eager"
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act"):
@@ -169,7 +170,7 @@ def test_the_reference_holds_the_checkpoints_weights_and_no_others(tiny):
     kept = dict(found.tensors)
     kept.pop("classifier.bias")
     with pytest.raises(RuntimeError, match="classifier.bias"):
-        compare.transformers_model(replace(found, tensors=kept))
+        references.transformers_model(replace(found, tensors=kept))
 
 
 def test_the_reference_of_a_checkout_gets_ids_mask_and_types(tiny, monkeypatch, tmp_path):
@@ -188,7 +189,7 @@ def test_the_reference_of_a_checkout_gets_ids_mask_and_types(tiny, monkeypatch, 
     monkeypatch.setattr(upstream, "upstream_model", upstream_model)
     found = checkpoint.load(tiny)
     encoded = [Encoded([2, 7, 3]), Encoded([2, 3]), Encoded([2, 8, 3, 9, 3], second=3)]
-    logits, name = compare.reference_logits(found, encoded, tmp_path)
+    logits, name = references.logits(found, encoded, tmp_path)
     assert name == f"albert_pytorch in {tmp_path}, eager fp32"
     assert logits.tolist() == [[2, 3], [0, 1], [4, 5]]  # the shortest was run first
     (checkout, ((ids,), named)) = asked
@@ -196,7 +197,7 @@ def test_the_reference_of_a_checkout_gets_ids_mask_and_types(tiny, monkeypatch, 
     assert ids.tolist() == [[2, 3, 0, 0, 0], [2, 7, 3, 0, 0], [2, 8, 3, 9, 3]]
     assert named["attention_mask"].tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1] * 5]
     assert named["token_type_ids"].tolist() == [[0] * 5, [0] * 5, [0, 0, 0, 1, 1]]
-    _, name = compare.reference_logits(found, encoded)
+    _, name = references.logits(found, encoded)
     assert name == "transformers' ALBERT, eager fp32"
 
 
@@ -226,7 +227,7 @@ def test_no_reference_is_one_sentence_before_the_work(tiny, monkeypatch, tmp_pat
     )
     run = export(pth_dir=tiny, save_dir=tmp_path, compare_cpu=True, prefix_dir=tmp_path)
     assert refused(run, words) and not list(tmp_path.iterdir())
-    compare.check_reference(ROOT / "tests" / "stub_upstream")
+    references.check(ROOT / "tests" / "stub_upstream")
 
 
 def test_a_fresh_process_loads_runs_and_closes(monkeypatch):

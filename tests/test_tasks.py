@@ -3,7 +3,7 @@
 import pytest
 
 from albert_aie import UserError, datasets, tasks
-from albert_aie.command import label_map
+from albert_aie.arguments import label_map
 from albert_aie.tasks import SST2
 
 

@@ -13,7 +13,17 @@ import numpy
 import pytest
 from helpers import ROOT, SPM, refused
 
-from albert_aie import UserError, artifact, checkpoint, compare, spm, text, upstream, vocabulary
+from albert_aie import (
+    UserError,
+    artifact,
+    checkpoint,
+    compare,
+    references,
+    spm,
+    text,
+    upstream,
+    vocabulary,
+)
 from albert_aie.library import JsonTokenizer
 from albert_aie.spm import SPM_OPTIONS
 from albert_aie.text import TokenizerFile
@@ -321,7 +331,7 @@ def test_the_reference_tokenizes_by_the_code_that_knows_how(saved_by, tiny, tmp_
         (saved_by("4.46.3/both"), tmp_path, "transformers' PreTrainedTokenizerFast"),
     ):
         file = checkpoint.load(folder).tokenizer
-        encode, name = compare.reference_tokenizer(file, upstream_dir)
+        encode, name = references.tokenizer(file, upstream_dir)
         assert name == who
         for sentence in ("a Fine Film , <url>", "in 1994, he", "", "so dull "):
             for length in (4, 128):
@@ -334,7 +344,7 @@ def test_what_albert_pytorch_is_asked_to_tokenize(saved_by, monkeypatch, tmp_pat
     monkeypatch.setattr(upstream, "has_upstream", lambda given: given == tmp_path)
     monkeypatch.setattr(upstream, "upstream_tokenizer", lambda *given: asked.append(given) or len)
     file = checkpoint.load(saved_by("4.46.3/spm")).tokenizer
-    assert compare.reference_tokenizer(file, tmp_path) == (len, f"albert_pytorch in {tmp_path}")
+    assert references.tokenizer(file, tmp_path) == (len, f"albert_pytorch in {tmp_path}")
     assert asked == [(file, tmp_path)]
     for kind, options, same in (
         ("spm", {}, True),
@@ -347,7 +357,7 @@ def test_what_albert_pytorch_is_asked_to_tokenize(saved_by, monkeypatch, tmp_pat
         ("wordpiece", {"do_lower_case": False}, False),
         ("wordpiece", {"special_tokens": True}, False),
     ):
-        assert compare.as_upstream(TokenizerFile(kind, tmp_path, b"", options)) is same, options
+        assert references.as_upstream(TokenizerFile(kind, tmp_path, b"", options)) is same, options
 
 
 def test_errors_of_a_tokenizer_json_say_what_was_done(saved_by):
@@ -365,7 +375,7 @@ def test_errors_of_a_tokenizer_json_say_what_was_done(saved_by):
 def test_the_reference_tokenizes_by_the_real_albert_pytorch(patched_tree, albert_files, sst2):
     path = albert_files / "30k-clean.model"
     file = TokenizerFile("spm", path, path.read_bytes())
-    encode, name = compare.reference_tokenizer(file, patched_tree)
+    encode, name = references.tokenizer(file, patched_tree)
     assert name == f"albert_pytorch in {patched_tree}"
     golden = json.loads((GOLDEN / "tokens.json").read_text(encoding="utf-8"))
     for case in golden["tricky"]:

@@ -1,0 +1,120 @@
+"""The CPU reference of a comparison. It is never our own graph: it is the albert_pytorch model run
+eagerly in fp32 where a checkout is there, else transformers' ALBERT. It tokenizes for itself where
+there is other code for that, and runs sentences sorted and padded to the longest of their own
+batch, which is several times faster than padding to max_seq_length and checks that padding does not
+matter."""
+
+import importlib.util
+from dataclasses import asdict
+
+import numpy
+
+from . import UserError
+from .encoding import Encoded, texts
+from .spm import SPM_OPTIONS
+
+
+def tokenizer(file, upstream_dir=None):
+    """(function of a sentence and its greatest length -> Encoded, its name) for a checkpoint's
+    TokenizerFile: not our code where there is another."""
+    from .upstream import has_upstream, upstream_tokenizer
+
+    if file.kind == "json":
+        return transformers_tokenizer(file), "transformers' PreTrainedTokenizerFast"
+    if as_upstream(file) and has_upstream(upstream_dir):
+        return upstream_tokenizer(file, upstream_dir), f"albert_pytorch in {upstream_dir}"
+    return file.load().encode, "albert_aie/text.py, whose ids are tested against albert_pytorch's"
+
+
+def as_upstream(file):
+    """Whether a TokenizerFile's options are what albert_pytorch's code does."""
+    known = {**SPM_OPTIONS, "special_tokens": False, "do_lower_case": True}
+    return all(known.get(name) == on for name, on in file.options.items())
+
+
+def transformers_tokenizer(file):
+    """A tokenizer.json as transformers runs it. Not by AutoTokenizer: transformers 5 builds
+    ALBERT's normalizer and pre-tokenizer anew instead of reading them. Segments are ours, for its
+    own are all 0 there."""
+    try:
+        from transformers import PreTrainedTokenizerFast
+    except ImportError:
+        raise UserError(
+            f"--compare_cpu: tokenizing by {file.path} needs a reference too; pip install "
+            "transformers"
+        ) from None
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file.path))
+    own = file.load()
+
+    def encode(sentence, max_seq_length):
+        found = tokenizer(*texts(sentence), truncation=True, max_length=max_seq_length)
+        return Encoded(found["input_ids"], second=own.encode(sentence, max_seq_length).second)
+
+    return encode
+
+
+def logits(
+    checkpoint, encoded, upstream_dir=None, batch_size=16, progress=lambda steps, **_: steps
+):
+    """(float32 [sentences, class], name of the reference) for a list of Encoded."""
+    import torch
+
+    run, name = _model(checkpoint, upstream_dir)
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
+    logits = numpy.zeros((len(encoded), checkpoint.config.num_labels), numpy.float32)
+    starts = range(0, len(order), batch_size)
+    with torch.inference_mode():
+        for start in progress(starts, desc="CPU reference", total=len(starts), unit="batch"):
+            chosen = order[start : start + batch_size]
+            lengths = [len(encoded[i].ids) for i in chosen]
+            ids, types = torch.zeros(2, len(chosen), max(lengths), dtype=torch.int64)
+            for row, i in enumerate(chosen):
+                ids[row, : lengths[row]] = torch.tensor(encoded[i].ids)
+                if encoded[i].second is not None:
+                    types[row, encoded[i].second : lengths[row]] = 1
+            mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
+            logits[chosen] = run(ids, mask, types).numpy()
+    return logits, name
+
+
+def check(upstream_dir):
+    """Raises UserError where there is neither an albert_pytorch checkout nor transformers."""
+    from .upstream import has_upstream
+
+    if not has_upstream(upstream_dir) and importlib.util.find_spec("transformers") is None:
+        raise UserError(
+            "--compare_cpu needs a reference: give an albert_pytorch checkout by --prefix_dir, or "
+            "pip install transformers"
+        )
+
+
+def _model(checkpoint, upstream_dir):
+    """(function of ids, mask, types -> logits, all torch; its name)."""
+    from .upstream import has_upstream, upstream_model
+
+    if has_upstream(upstream_dir):
+        upstream = upstream_model(checkpoint, upstream_dir)
+
+        def run(ids, mask, types):
+            return upstream(ids, attention_mask=mask, token_type_ids=types)[0]
+
+        return run, f"albert_pytorch in {upstream_dir}, eager fp32"
+    model = transformers_model(checkpoint)
+
+    def run(ids, mask, types):
+        return model(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
+
+    return run, "transformers' ALBERT, eager fp32"
+
+
+def transformers_model(checkpoint):
+    """transformers' AlbertForSequenceClassification with eager attention, holding the checkpoint,
+    fp32, eval mode."""
+    from transformers import AlbertConfig, AlbertForSequenceClassification
+
+    sizes = asdict(checkpoint.config)
+    del sizes["label_names"]
+    config = AlbertConfig(**sizes, attn_implementation="eager")
+    model = AlbertForSequenceClassification(config)
+    model.load_state_dict(checkpoint.tensors, strict=True)
+    return model.eval()

@@ -1,0 +1,201 @@
+"""The cells of a sweep, and what is said of their results."""
+
+import statistics
+import sys
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+
+from tables import head, row  # noqa: E402
+
+# samples/s of forward on an Ascend310P3 through torch_aie, fp16, 128 tokens, plain rows, by batch
+# size: docs/torch_aie.md, "Published throughput". Not measured by us.
+PUBLISHED = {1: 532.61, 4: 841.79, 8: 1020.77, 16: 982.26, 32: 988.63, 64: 891.06}
+PUBLISHED_LENGTH = 128
+# What of eval.json's digests is the same in all cells.
+INPUTS = ("checkpoint", "tokenizer", "data")
+
+
+class Cell(NamedTuple):
+    """What is compiled; precision None: the backend's first."""
+
+    precision: Optional[str]
+    rows: str
+    max_seq_length: int
+    batch_size: int
+
+    @property
+    def flags(self):
+        """For export_albert_aie.py."""
+        yield f"--batch_size={self.batch_size}"
+        yield f"--max_seq_length={self.max_seq_length}"
+        yield from [f"--precision={self.precision}"] * (self.precision is not None)
+        yield from ["--pack"] * (self.rows == "packed")
+
+    @property
+    def shape(self):
+        return f"{self.batch_size} x {self.max_seq_length}"
+
+    def __str__(self):
+        return " ".join(filter(None, (self.precision, self.rows, self.shape)))
+
+
+def verdict(result):
+    if "comparison" not in result:
+        return "-"
+    return "PASS" if result["comparison"]["passed"] is True else "FAIL"
+
+
+def succeeded(done):
+    """The (cell, result) of those that did not fail."""
+    return [each for each in done if "error" not in each[1]]
+
+
+def rates(result, name):
+    """Sentences a second of each repetition."""
+    return [e["samples_per_second"][name] for e in result["evaluations"]]
+
+
+def told(result):
+    """A finished cell in a few words."""
+    if "error" in result:
+        return f"failed ({result['error']})"
+    return f"{statistics.median(rates(result, 'end_to_end')):.1f} sentences/s end to end"
+
+
+def shown_accuracy(result):
+    """The first metric of a result."""
+    first = result["evaluations"][0]
+    if "accuracy" in first:
+        return f"{first['accuracy']['value']:.4f}"
+    for name, value in first["metrics"].items():
+        return f"{name} undefined" if value is None else f"{name} {value:.4f}"
+    return "none"
+
+
+def shown_right(result):
+    first = result["evaluations"][0]
+    return "{correct}/{total}".format(**first["accuracy"]) if "accuracy" in first else "-"
+
+
+def shown_rate(result, name):
+    """The median of the repetitions and, where there are several, half of their range."""
+    several = rates(result, name)
+    half = f" ±{(max(several) - min(several)) / 2:.1f}" * (len(several) > 1)
+    return f"{statistics.median(several):.1f}{half}"
+
+
+def shown_p50(result):
+    return f"{statistics.median(e['latency_ms']['p50'] for e in result['evaluations']):.1f}"
+
+
+def published(cell, result):
+    """samples/s that the vendor published for such a file on such a card, or None."""
+    same = cell.rows == "plain" and cell.max_seq_length == PUBLISHED_LENGTH
+    on_card = same and result["evaluations"][0]["backend"] == "aie"
+    return PUBLISHED.get(cell.batch_size) if on_card else None
+
+
+def shown_published(cell, result):
+    value = published(cell, result)
+    return "" if value is None else f"{value:.1f}"
+
+
+COLUMNS = {
+    "file": lambda cell, r: f"{r['evaluations'][0]['precision']} {cell.rows} {cell.shape}",
+    "precision": lambda cell, r: r["evaluations"][0]["precision"],
+    "rows": lambda cell, r: cell.rows,
+    "shape": lambda cell, r: cell.shape,
+    "accuracy": lambda cell, r: shown_accuracy(r),
+    "right": lambda cell, r: shown_right(r),
+    "forward/s": lambda cell, r: f"{statistics.median(rates(r, 'forward')):.1f}",
+    "end to end/s": lambda cell, r: shown_rate(r, "end_to_end"),
+    "p50 ms": lambda cell, r: shown_p50(r),
+    "gate": lambda cell, r: verdict(r),
+    "310P3*": shown_published,
+}
+WHOLE = [name for name in COLUMNS if name != "file"]
+TERMINAL = ["file", "accuracy", "forward/s", "end to end/s", "p50 ms", "gate", "310P3*"]
+
+
+def table(done, columns):
+    """(heads, rows of texts) of all cells that did not fail; a column that is empty in all is left
+    out."""
+    made = {name: [COLUMNS[name](*each) for each in succeeded(done)] for name in columns}
+    made = {name: texts for name, texts in made.items() if any(texts)}
+    return list(made), [list(texts) for texts in zip(*made.values())]
+
+
+def markdown(heads, rows):
+    return [*head(heads), *(row(*cells) for cells in rows)]
+
+
+def aligned(heads, rows):
+    """Lines of at most 80 columns, of the columns of TERMINAL."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows)]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip()
+        for line in (heads, *rows)
+    ]
+
+
+def errors(done):
+    for cell, result in done:
+        if "error" in result:
+            yield f"{cell}: error: {result['error']}"
+
+
+def of_other_inputs(done):
+    """The first of INPUTS that two cells do not share, or None."""
+    for name in INPUTS:
+        digests = [
+            e["digests"][name] for _, result in succeeded(done) for e in result["evaluations"]
+        ]
+        if len(set(digests)) > 1:
+            return name
+    return None
+
+
+def groups(done):
+    """{(precision, max_seq_length): predictions of each of its cells}: those of a group should be
+    the same. A regression has none, for its last digits differ."""
+    found = {}
+    for cell, result in succeeded(done):
+        if result["predictions"] is not None:
+            key = result["evaluations"][0]["precision"], cell.max_seq_length
+            found.setdefault(key, []).append(result["predictions"].split("\t"))
+    return {key: group for key, group in found.items() if len(group) > 1}
+
+
+def disagreements(done):
+    """{(precision, max_seq_length): sentences on which the cells of a group differ}, of those that
+    do."""
+    counts = {
+        key: sum(len(set(classes)) > 1 for classes in zip(*group))
+        for key, group in groups(done).items()
+    }
+    return {key: count for key, count in counts.items() if count}
+
+
+def summary(done):
+    """What the files ran on, whether cells agree, and what is not ours."""
+    evaluations = [result["evaluations"][0] for _, result in succeeded(done)]
+    if not evaluations:
+        return
+    first = evaluations[0]
+    yield ""
+    yield f"{first['backend']} on {first['device']}, {first['threads']} thread(s)"
+    scored, total = [e["sentences_scored"] for e in evaluations], first["sentences_total"]
+    which = "each" if set(scored) == {total} else "the worst"
+    yield f"{min(scored)} of {total} sentences scored in {which}"
+    differing = disagreements(done)
+    for (precision, length), sentences in differing.items():
+        yield (
+            f"predictions of {precision} at {length} tokens DIFFER between cells in {sentences} of "
+            f"{total} sentences"
+        )
+    if groups(done) and not differing:
+        yield "predictions identical between cells of one precision and length"
+    if any(published(*each) for each in succeeded(done)):
+        yield "* samples/s that the vendor published for torch_aie (docs/torch_aie.md); not ours"
