@@ -307,7 +307,8 @@ turns.write_text("x" * (turn + 1))
 inputs = here / "inputs.txt"  # whatever the checkpoint is now
 digests = {"checkpoint": inputs.read_text() if inputs.exists() else "c", "tokenizer": "t"}
 digests["data"] = "d"
-e = {"classes": ["0", "1"], "digests": digests, "precision": precision, "metrics": {}}
+names = ["score"] if (here / "regression").exists() else ["0", "1"]
+e = {"classes": names, "digests": digests, "precision": precision, "metrics": {}}
 e.update(sentences_scored=3, sentences_total=3)
 e.update(backend="aie", device="npu:0", threads=1, max_seq_length=128)
 e.update(accuracy={"correct": 2, "total": 3, "value": 2 / 3}, latency_ms={"p50": 7.46 + turn})
@@ -452,8 +453,13 @@ def test_a_sweep_does_not_go_on_with_another_checkpoint_or_data(tmp_path, plante
     assert output.read_bytes() == before
 
 
-def test_a_regression_has_no_predictions_to_agree_on():
+def test_a_regression_has_no_predictions_to_agree_on(planted, tmp_path):
     """Scores of two shapes differ in their last digits; of one cell there is nothing to agree."""
+    differing = {1: GOOD, 8: {**GOOD, "pt": [0, 1, 0]}}
+    assert planted(differing, *FP32).code == 1
+    (tmp_path / "scripts" / "regression").touch()
+    run = planted(differing, *FP32)
+    assert run.code == 0 and "predictions" not in run.out
     evaluation = {"precision": "fp32"}
     done = [
         (cells.Cell("fp32", "plain", 64, n), {"evaluations": [evaluation], "predictions": told})
