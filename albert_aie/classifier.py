@@ -99,16 +99,20 @@ def answers(logits, names):
             Answer(None, None, {}, float(row[0]) if scored else None)
             for row, scored in zip(logits, finite(logits))
         ]
-    known = finite(logits)
-    with numpy.errstate(all="ignore"):  # what is not finite is not used
-        powers = numpy.exp(logits.astype(numpy.float64) - logits.max(1, keepdims=True))
-        shares = powers / powers.sum(1, keepdims=True)
     return [
         Answer(names[row.argmax()], float(row.max()), dict(zip(names, row.tolist())))
         if scored
         else Answer(None, None, {})
-        for row, scored in zip(shares, known)
+        for row, scored in zip(softmax(logits), finite(logits))
     ]
+
+
+def softmax(logits):
+    """float64 [sentences, class] probabilities of float32 logits; anything where they are not
+    finite."""
+    with numpy.errstate(all="ignore"):
+        powers = numpy.exp(logits.astype(numpy.float64) - logits.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
 
 
 def chunks(items, size=CHUNK, pause=PAUSE):

@@ -169,7 +169,7 @@ def _labels(column, lines, path, task):
     for line, label in zip(lines, column):
         if label in numbers:
             continue
-        numbers[label] = _score(label) if task.regression else _class(label, task)
+        numbers[label] = number(label, task)
         if numbers[label] is None:
             called = task.labels or ("",) * len(task.classes)
             choices = [" ".join(pair).strip() for pair in zip(called, task.classes)]
@@ -180,6 +180,13 @@ def _labels(column, lines, path, task):
                 f"{path}, line {line}: label {label!r} is not {what}{of}; correct the line"
             )
     return [numbers[label] for label in column]
+
+
+def number(value, task):
+    """The number of the class of the Task that a value of a label column names, or a regression's
+    score; None where it is neither."""
+    label = _label(value)
+    return _score(label) if task.regression else _class(label, task)
 
 
 def _label(value):

@@ -26,11 +26,12 @@ class Record(NamedTuple):
 
 class Table(NamedTuple):
     """A file's columns in its order (of JSON lines: those of the first record) and an iterator of
-    its Records. `path` is what messages call it."""
+    its Records. `path` is what messages call it, and `head` where in it the columns are named."""
 
     path: str
     columns: list
     records: object
+    head: str = ", line 1"
 
 
 class Layout(NamedTuple):
@@ -272,7 +273,7 @@ def column(table, names, flag):
         if name in table.columns or len(alike) == 1:
             return name if name in table.columns else alike[0]
     raise UserError(
-        f"{table.path}, line 1: has no column {' or '.join(map(repr, names))}, but "
+        f"{table.path}{table.head}: has no column {' or '.join(map(repr, names))}, but "
         f"{some([str(known)[:30] for known in table.columns], 8)}; name the right one by {flag}"
     )
 

@@ -1,0 +1,313 @@
+#!/usr/bin/env python
+"""albert_seq{S}_bs{B}.pt + a corpus -> the same rows with label and probability, each exactly once,
+on this machine or on a Ray cluster.
+
+python run_aie_corpus.py --aie_model_dir=X.pt --input 'corpus/*.parquet' --output_dir=labelled
+python run_aie_corpus.py --aie_model_dir=X.pt --input corpus --output_dir=labelled --ray local
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections import deque
+
+from albert_aie import (
+    UserError,
+    arguments,
+    command,
+    corpus,
+    corpus_figures,
+    corpus_inputs,
+    corpus_plan,
+    datasets,
+    machine,
+    metrics,
+    need,
+    records,
+)
+
+TOLD = 60  # seconds between two lines of progress where stderr is no terminal
+
+
+def parse_args(argv):
+    parser = arguments.Parser(__doc__)
+    add = parser.add_argument_group("file and data").add_argument
+    add(
+        "--aie_model_dir",
+        nargs="+",
+        default=["./albert_seq128_bs32.pt"],
+        metavar="FILE.pt",
+        help="what export_albert_aie.py wrote (default: ./albert_seq128_bs32.pt)",
+    )
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATTERN",
+        help="files, folders, patterns such as 'corpus/*.parquet', or URLs that pyarrow knows",
+    )
+    add(
+        "--input_format",
+        choices=tuple(corpus_inputs.FORMATS),
+        help="default: by the suffix",
+    )
+    add(
+        "--text_column",
+        nargs="+",
+        metavar="NAME",
+        help="column of the texts, two for pairs (default: the task's, else sentence or text)",
+    )
+    add("--label_column", metavar="NAME", help="column of the labels, for the accuracy")
+    add("--output_dir", required=True, help="a Parquet file a part is written here")
+    arguments.add_label_map(add)
+    add(
+        "--part_rows",
+        type=arguments.at_least(1),
+        default=corpus_plan.PART_ROWS,
+        metavar="N",
+        help="most rows of a part, which bounds memory and what is run again after a kill "
+        "(default: %(default)s)",
+    )
+    add(
+        "--on_bad_row",
+        choices=("fail", "skip"),
+        default="fail",
+        help="a row without text, or that cannot be read: stop there, or list it in "
+        f"{corpus_figures.SKIPPED} (default: fail)",
+    )
+    add("--dry_run", action="store_true", help="print the parts; nothing is run or written")
+    arguments.add_quiet(add)
+    add = parser.add_argument_group("workers").add_argument
+    add(
+        "--ray",
+        metavar="local|auto|HOST:PORT",
+        help="run the parts on Ray: started here, or a cluster (default: in this process)",
+    )
+    add(
+        "--workers",
+        type=arguments.at_least(1),
+        metavar="N",
+        help="with --ray (default: one a card, else one a node)",
+    )
+    arguments.add_options(parser, "evaluate")
+    return parser.parse_args(argv)
+
+
+def run(args):
+    need("run_aie_corpus.py", "pyarrow")
+    check(args)
+    saved = corpus.open_files(args.aie_model_dir)
+    target = arguments.target(args, saved)
+    machine.check_memory(saved.shape, target.device, saved.manifest["config"]["intermediate_size"])
+    inputs, form = corpus_inputs.find(args.input, args.input_format)
+    corpus_plan.check_outside(inputs, args.output_dir)
+    if args.dry_run:
+        show(planned(args, saved, inputs, form), args.output_dir)
+        return 0
+
+    with corpus.locked(args.output_dir) as token:
+        plan = planned(args, saved, inputs, form)
+        found = look(args, plan)
+        job = corpus.Job(
+            os.path.abspath(args.output_dir),
+            token,
+            [os.path.abspath(path) for path in args.aie_model_dir],
+            args.label_map,
+            target.options,
+            args.on_bad_row == "skip",
+        )
+        tell_plan(plan, saved)
+        done, tally, clock = work(args, job, plan, target.device, found)
+        summary = conclude(args, saved, plan, done, tally, clock)
+    for name, line in corpus_figures.lines(summary):
+        command.say(name, line)
+    command.say("wrote", args.output_dir)
+    return 1 if summary["failed"] or summary["not_scored"] else 0
+
+
+def check(args):
+    """Raises UserError for flags that contradict each other or a package that is missing."""
+    if args.ray:
+        need("--ray", "ray")
+    elif args.workers:
+        raise UserError("--workers: means something with --ray only; add --ray local")
+    if "://" in args.output_dir:
+        raise UserError(
+            f"--output_dir {args.output_dir}: must be a folder, for parts are renamed there; copy "
+            "it to the URL afterwards"
+        )
+    if args.ray and getattr(args, "device_id", None) is not None:
+        raise UserError("--device_id: Ray gives each worker its card; leave it out")
+
+
+def planned(args, saved, inputs, form):
+    """The Plan in the output folder, if there is one of this input and these settings, else a new
+    one."""
+    task = saved.task
+    layout = records.Layout(task.columns, args.text_column or task.text)
+    plan = corpus_plan.load(args.output_dir)
+    if plan:
+        corpus_plan.check_inputs(plan, inputs)
+        made = plan
+    else:
+        made = corpus_plan.make(inputs, form, args.part_rows, layout)
+    names = saved.classes(args.label_map)
+    table = records.Table(inputs[0].path, made.schema.names, (), "")
+    text = datasets.columns(table, task, args.text_column)
+    label = args.label_column and records.column(table, [args.label_column], "--label_column")
+    corpus_plan.check_text(made, text)
+    if label:
+        metrics.check(task)
+        own = task.of(names)
+        datasets.Examples(own, inputs[0].path, [], [], [], own.classes).for_model(names)
+    settings = {
+        "format": form,
+        "part_rows": args.part_rows,
+        "text_column": text,
+        "label_column": label,
+        "model": corpus.model_digest(saved),
+        "classes": list(names),
+        "answer_columns": corpus.answer_columns(made.schema, task),
+    }
+    if plan:
+        corpus_plan.check_settings(plan, settings)
+        return plan
+    made = made._replace(settings=settings)
+    if not args.dry_run:
+        corpus_plan.save(made, args.output_dir)
+    return made
+
+
+def look(args, plan):
+    """{Part: Done} of what an earlier run has written."""
+    found = {}
+    for part in plan.parts:
+        path = corpus.path_of(args.output_dir, plan, part)
+        done = corpus.look(args.output_dir, plan, part)
+        if done is None and path.exists():
+            command.note(f"{path}: not as it was written; its part is run again")
+        elif done and done.bad and args.on_bad_row == "fail":
+            raise UserError(
+                f"{path}: rows were skipped in an earlier run; take --on_bad_row skip again, or "
+                "another --output_dir"
+            )
+        elif done:
+            found[part] = done
+    if found:
+        rows = sum(done.rows for done in found.values())
+        command.note(f"{len(found)} of {len(plan.parts)} parts are there ({rows:,} rows)")
+    return found
+
+
+def tell_plan(plan, saved):
+    parts, files = len(plan.parts), len(plan.inputs)
+    command.say(
+        "corpus",
+        f"{files:,} file{'s'[: files != 1]}, {plan.bytes / 1e6:,.1f} MB, {plan.rows:,} rows in "
+        f"{parts:,} part{'s'[: parts != 1]} of at most {plan.settings['part_rows']:,}",
+    )
+    target = saved.target
+    command.say(
+        "model",
+        f"{saved.path}, {target.backend} on {target.device}, {target.precision}, {saved.shape}",
+    )
+
+
+def show(plan, folder):
+    for part in plan.parts:
+        command.say(f"part {part.number}", plan.told(part))
+    command.say("corpus", f"{len(plan.inputs):,} files, {plan.rows:,} rows; nothing was written")
+
+
+def work(args, job, plan, device, found):
+    """Run what is not `found`: ({Part: Done} of all, the Tally, times)."""
+    waiting = deque(part for part in plan.parts if part not in found)
+    done, tally = dict(found), corpus.Tally(len(waiting))
+    clock = {"started": time.monotonic(), "first": None, "rows": 0, "workers": 0}
+    if not waiting:
+        return done, tally, clock
+    if args.ray:
+        from albert_aie.corpus_ray import on_ray
+
+        results = on_ray(job, waiting, args.ray, device, args.workers, command.note)
+    else:
+        results = corpus.here(job, waiting)
+    left = sum(part.span.rows for part in waiting)
+    progress = Progress(plan.rows, plan.rows - left)
+    with contextlib.closing(results), progress.bar:
+        for part, outcome, value in results:
+            if outcome == "ready":
+                clock["first"] = clock["first"] or time.monotonic()
+                clock["workers"] = max(clock["workers"], value)
+                continue
+            tally.add(part, outcome, value, waiting)
+            if outcome == "done":
+                done[part] = value
+                clock["rows"] += value.rows
+                progress.add(value.rows)
+            else:
+                command.note(f"part {part.number} failed: {value}")
+    clock["last"] = time.monotonic()
+    return done, tally, clock
+
+
+class Progress:
+    """A bar on a terminal, else a line now and then: rows, rows/s, time left."""
+
+    def __init__(self, rows, before):
+        self.rows, self.before, self.now = rows, before, before
+        self.started = self.told = time.monotonic()
+        self.bar = command.bar(total=rows, initial=before, desc="rows", unit="row")
+
+    def add(self, rows):
+        self.now += rows
+        self.bar.update(rows)
+        here = time.monotonic()
+        if self.bar.disable and here - self.told >= TOLD:
+            rate = (self.now - self.before) / (here - self.started)
+            left = (self.rows - self.now) / rate / 60
+            command.note(
+                f"{self.now:,} of {self.rows:,} rows, {rate:,.0f} rows/s, {left:,.0f} min left"
+            )
+            self.told = here
+
+
+def conclude(args, saved, plan, done, tally, clock):
+    """What the run came to, written to the output folder."""
+    ordered = [(part, done[part]) for part in plan.parts if part in done]
+    seconds = clock["last"] - clock["first"] if clock["first"] else 0.0
+    summary = {
+        "plan": plan.digest,
+        **{key: plan.settings[key] for key in ("model", "text_column", "label_column")},
+        "files": len(plan.inputs),
+        "parts": len(plan.parts),
+        "rows_planned": plan.rows,
+        **corpus_figures.counts([one for _, one in ordered]),
+        "workers": clock["workers"],
+        "startup_seconds": clock["first"] - clock["started"] if clock["first"] else 0.0,
+        "seconds": seconds,
+        "rows_per_second": clock["rows"] / seconds if seconds else None,
+        "failed": [
+            {"part": part.number, "what": plan.told(part), "why": why} for part, why in tally.failed
+        ],
+    }
+    if plan.settings["label_column"] and not tally.failed:
+        if saved.manifest["random_weights"]:
+            command.note("random weights: no accuracy")
+        else:
+            names = saved.classes(args.label_map)
+            task = saved.task.of(names)
+            summary.update(corpus_figures.measured(args.output_dir, plan, task, names))
+    corpus_figures.write_skipped(args.output_dir, plan, ordered)
+    corpus_figures.write_summary(args.output_dir, summary)
+    return summary
+
+
+def main(argv=None):
+    """Exit code; command.main says what each means."""
+    return command.main(parse_args, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
