@@ -20,6 +20,7 @@ from albert_aie import (
     corpus_figures,
     corpus_inputs,
     corpus_plan,
+    corpus_ray,
     datasets,
     machine,
     metrics,
@@ -129,7 +130,7 @@ def run(args):
 def check(args):
     """Raises UserError for flags that contradict each other or a package that is missing."""
     if args.ray:
-        need("--ray", "ray")
+        corpus_ray.check(args.ray)
     elif args.workers:
         raise UserError("--workers: means something with --ray only; add --ray local")
     if "://" in args.output_dir:
@@ -228,9 +229,7 @@ def work(args, job, plan, device, found):
     if not waiting:
         return done, tally, clock
     if args.ray:
-        from albert_aie.corpus_ray import on_ray
-
-        results = on_ray(job, waiting, args.ray, device, args.workers, command.note)
+        results = corpus_ray.on_ray(job, waiting, args.ray, device, args.workers, command.note)
     else:
         results = corpus.here(job, waiting)
     left = sum(part.span.rows for part in waiting)

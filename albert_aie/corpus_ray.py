@@ -39,17 +39,24 @@ class Actor:
         return attempt(self.worker.run, part)
 
 
-def connect(address):
-    """Ray, connected to a cluster, or started here for "local". Raises UserError."""
+def check(address):
+    """Raises UserError where Ray is not installed. Before Ray is imported anywhere: that is when it
+    reads its environment."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address == "local":  # it listens on 127.0.0.1 alone: Ray asks nobody who they are
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     need("--ray", "ray")
+
+
+def connect(address):
+    """Ray, connected to a cluster, or started here for "local". Raises UserError."""
+    check(address)
     import ray
 
     given = {"logging_level": "ERROR", "log_to_driver": False}
     if address == "local":
         given.update(num_cpus=cores(), include_dashboard=False, object_store_memory=OBJECT_STORE)
-        given["_node_ip_address"] = "127.0.0.1"
     try:
         ray.init(address=address, **given)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -96,7 +103,12 @@ def on_ray(job, waiting, address, device, workers=None, tell=lambda text: None):
     """As corpus.here, by actors of the Ray cluster at an address; `tell` is given what a user
     should know meanwhile."""
     ray = connect(address)
+    # Ray tells of dead workers on stdout, which is for results; their parts are told by the caller
+    hushed = contextlib.ExitStack()
     try:
+        hushed.enter_context(
+            contextlib.redirect_stdout(hushed.enter_context(open(os.devnull, "w")))
+        )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         workers, cpus, options = share(device, nodes, workers, job.options.get("threads"))
         if cpus:
@@ -106,6 +118,7 @@ def on_ray(job, waiting, address, device, workers=None, tell=lambda text: None):
             yield from crew.results(waiting, tell)
     finally:
         ray.shutdown()
+        hushed.close()
 
 
 class Crew:
