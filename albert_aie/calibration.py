@@ -31,7 +31,8 @@ def words(sentence):
     return sum(len(one.split()) for one in encoding.texts(sentence))
 
 
-def batches(tokenizer, sentences, shape):
-    """List of Batch of the sentences."""
-    encoded = [tokenizer.encode(sentence, shape.max_seq_length) for sentence in sentences]
-    return list(batching.batches(encoded, shape))
+def batches(tokenizer, sentences, shapes):
+    """List of Batch of the sentences, in `shapes`."""
+    longest = shapes[-1].max_seq_length
+    encoded = [tokenizer.encode(sentence, longest) for sentence in sentences]
+    return list(batching.batches(encoded, *shapes))
