@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from .tasks import SST2, TASKS
 from .text import KINDS, TokenizerFile, is_description
 
 FORMAT = "albert_aie"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PREFIX = "albert_aie/"
 EXTRA = f"extra/{PREFIX}"
 MANIFEST = EXTRA + "manifest.json"
@@ -47,14 +47,17 @@ _KEYS = {
 }
 
 
-def file_name(shape):
-    packed = "_packed" if shape.slots else ""
-    return f"albert_seq{shape.max_seq_length}_bs{shape.batch_size}{packed}.pt"
+def file_name(shapes):
+    """albert_seq128_bs32.pt, albert_seq16-128_bs1-8.pt of several, _packed.pt of packed rows."""
+    sizes, lengths = (sorted({shape[i] for shape in shapes}) for i in (0, 1))
+    sizes, lengths = ("-".join(map(str, sorted({n[0], n[-1]}))) for n in (sizes, lengths))
+    packed = "_packed" if shapes[-1].slots else ""
+    return f"albert_seq{lengths}_bs{sizes}{packed}.pt"
 
 
-def manifest(checkpoint, compiled, target, graph_name, shape, task=SST2):
-    """The JSON object that describes a compiled file; docs/file-format.md says what its keys
-    mean."""
+def manifest(checkpoint, compiled, target, graph_name, shapes, task=SST2):
+    """The JSON object that describes a file compiled for `shapes`, the largest last;
+    docs/file-format.md says what its keys mean."""
     import torch
 
     from .upstream import UPSTREAM_COMMIT
@@ -68,7 +71,8 @@ def manifest(checkpoint, compiled, target, graph_name, shape, task=SST2):
         "options": compiled.options,
         "requires": compiled.requires,
         "graph": graph_name,
-        **shape._asdict(),
+        **shapes[-1]._asdict(),
+        "shapes": [list(shape) for shape in shapes],
         "task": task.trained_as,
         "tokenizer": checkpoint.tokenizer.description,
         "label_names": list(checkpoint.config.label_names),
@@ -145,10 +149,24 @@ class Artifact:
     manifest: dict
     tokenizer: TokenizerFile
     stamp: tuple  # of the file when it was verified
+    more: tuple = ()  # Artifacts of the same model to be used beside it, with other shapes
+
+    @property
+    def own_shapes(self):
+        """Shapes that this file was compiled for, the largest last."""
+        alone = [[self.manifest[name] for name in Shape._fields]]
+        return tuple(Shape(*shape) for shape in self.manifest.get("shapes", alone))
+
+    @property
+    def shapes(self):
+        """Those of all files, the largest last."""
+        found = (shape for each in (self, *self.more) for shape in each.own_shapes)
+        return tuple(sorted(found, key=lambda shape: (shape[1], shape[0], shape[2])))
 
     @property
     def shape(self):
-        return Shape(*(self.manifest[name] for name in Shape._fields))
+        """The largest."""
+        return self.shapes[-1]
 
     @property
     def num_labels(self):
@@ -170,12 +188,10 @@ class Artifact:
         names = ("backend", "device", "precision")
         return backends.Target(*(self.manifest[name] for name in names))
 
-    @property
-    def logits_shape(self):
-        """Of what the program answers to one batch."""
-        rows = self.shape.batch_size
-        slots = (self.shape.slots,) if self.shape.slots else ()
-        return (rows, *slots, self.num_labels)
+    def logits_shape(self, shape):
+        """Of what the program answers to one batch of a Shape."""
+        slots = (shape.slots,) if shape.slots else ()
+        return (shape.batch_size, *slots, self.num_labels)
 
     def blob(self, name):
         with _archive(self.path) as archive:
@@ -236,13 +252,57 @@ def open_pt(path):
     return Artifact(path, manifest, tokenizer, stamp)
 
 
+def open_all(paths):
+    """Artifact of one or more files, or of all .pt files of a folder: that with the largest shape,
+    and the others as its `more`. Raises UserError, as open_pt does, and where they are not of one
+    model or two of them have a shape in common."""
+    files = []
+    for path in map(Path, paths):
+        inside = sorted(path.glob("*.pt")) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"{path}: holds no .pt file; export one with --save_dir {path}")
+        files += inside
+    found = [open_pt(path) for path in files]
+    first = found[0]
+    known = {}
+    for each in found:
+        for name, value in _identity(first).items():
+            other = _identity(each)[name]
+            if other != value:
+                raise UserError(
+                    f"{first.path}, {each.path}: not of one model, {name} {value} and {other}; "
+                    "name files that were exported alike"
+                )
+        for shape in each.own_shapes:
+            if shape in known:
+                raise UserError(
+                    f"{known[shape]}, {each.path}: both are for {shape}; leave one of them out"
+                )
+            known[shape] = each.path
+    largest = max(found, key=lambda each: (each.own_shapes[-1][1], each.own_shapes[-1][0]))
+    return replace(largest, more=tuple(each for each in found if each is not largest))
+
+
+def _identity(saved):
+    """What files that are used together have in common, as it is told."""
+    m = saved.manifest
+    return {
+        "checkpoint": m["source"].get("sha256", "")[:12],
+        "tokenizer": saved.tokenizer.sha256[:12],
+        "task": saved.task.name,
+        "classes": ", ".join(m["label_names"]),
+        "backend": f"{m['backend']} on {m['device']}",
+        "precision": m["precision"],
+    }
+
+
 def _check_format(manifest, path):
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(
             f"{path}: its manifest is another program's; export the file with export_albert_aie.py"
         )
     version = manifest.get("format_version")
-    if version not in (1, FORMAT_VERSION):
+    if version not in range(1, FORMAT_VERSION + 1):
         raise UserError(
             f"{path}: format version {version}, this program reads 1 to {FORMAT_VERSION}; use the "
             f"version of this program that wrote it, or {AGAIN}"
@@ -250,7 +310,7 @@ def _check_format(manifest, path):
 
 
 def _verify(archive, manifest, path):
-    """Version 2 by its digests; version 1, which has none, by the zip's CRCs."""
+    """By its digests; version 1, which has none, by the zip's CRCs."""
     if manifest["format_version"] == 1:
         archive.check_crcs()
         return
@@ -283,6 +343,7 @@ def _contradiction(manifest):
         "batch_size": manifest["batch_size"] >= 1,
         "max_seq_length": TOKENS <= seq <= config["max_position_embeddings"],
         "slots": 0 <= slots <= seq // TOKENS,
+        "shapes": _are_shapes(manifest),
         "task": task in TASKS,
         "label_names": _fits(names, TASKS.get(task, SST2)),
         "num_labels": config.get("num_labels") == len(names),
@@ -290,6 +351,22 @@ def _contradiction(manifest):
         "tokenizer": is_description(manifest.get("tokenizer", _SPM)),
     }
     return next((repr(key) for key, right in checks.items() if not right), None)
+
+
+def _are_shapes(manifest):
+    """Whether they are the largest one and others below it, each once, of rows of one kind."""
+    alone = [manifest[name] for name in Shape._fields]
+    found = manifest.get("shapes", [alone])
+    if not isinstance(found, list) or not all(isinstance(s, list) and len(s) == 3 for s in found):
+        return False
+    if not all(type(number) is int for shape in found for number in shape):
+        return False
+    ordered = sorted(found, key=lambda shape: (shape[1], shape[0]))
+    least = found and min(shape[0] for shape in found) >= 1
+    short = found and min(shape[1] for shape in found) >= TOKENS
+    alike = {shape[2] for shape in found} == {alone[2]}
+    once = len({tuple(shape) for shape in found}) == len(found)
+    return bool(least and short and alike and once and found == ordered and found[-1] == alone)
 
 
 def _fits(names, task):

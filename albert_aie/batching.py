@@ -7,6 +7,7 @@ from typing import NamedTuple, Optional
 import numpy
 
 from . import UserError
+from .encoding import Encoded
 
 WINDOW = (
     1024  # sentences packed together: enough for full rows, few enough that a long file streams
@@ -125,6 +126,23 @@ def batches(encoded, *shapes):
             )
         ]
         yield from (_fill(rows, shape) for rows, shape in min(plans, key=_positions))
+
+
+def by_batch_size(shapes):
+    """Lists of the shapes of each batch size."""
+    sizes = sorted({shape.batch_size for shape in shapes})
+    return [[shape for shape in shapes if shape.batch_size == size] for size in sizes]
+
+
+def single_shapes(shapes):
+    """Those that a sentence which comes alone can take, in their order."""
+    lengths = sorted({shape.max_seq_length for shape in shapes})
+    chosen = {
+        next(batches([Encoded([0] * length)], *shapes)).shape
+        for shorter, longest in zip([TOKENS - 1, *lengths], lengths)
+        for length in range(shorter + 1, longest + 1)
+    }
+    return [shape for shape in shapes if shape in chosen]
 
 
 def _number(sentence):

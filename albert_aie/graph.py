@@ -54,15 +54,15 @@ def _fused(checkpoint, shape, upstream_dir, form):
 GRAPHS = {"upstream": _upstream, "fused": _fused}
 
 
-def choose(asked, default, shape, upstream_dir):
+def choose(asked, default, packed, upstream_dir):
     """The graph's name: what --graph asks for, else our own for packed rows, else the backend's
     default. Raises UserError, before any work, for one that cannot be built."""
-    if asked == "upstream" and shape.slots:
+    if asked == "upstream" and packed:
         raise UserError(
             "--pack --graph upstream: albert_pytorch's model takes one sentence a row; "
             "leave --graph out"
         )
-    name = asked or ("fused" if shape.slots else default)
+    name = asked or ("fused" if packed else default)
     if name == "upstream":
         require(upstream_dir)
     return name
