@@ -206,8 +206,8 @@ def check_known(args, saved):
         given = getattr(args, flag)
         if given is not None and given not in known:
             raise UserError(
-                f"--{flag} {given}: {saved.path} was compiled for {some(map(str, known))}; leave the flag "
-                f"out, or export a file for {given}"
+                f"--{flag} {given}: {saved.path} was compiled for {some(map(str, known))}; leave "
+                f"the flag out, or export a file for {given}"
             )
     for flag in TOKENIZER_FILES:
         path, known = getattr(args, flag), saved.tokenizer

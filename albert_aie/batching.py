@@ -105,7 +105,7 @@ def batches(encoded, *shapes):
     plain, packed = ([s for s in shapes if bool(s.slots) == kind] for kind in (False, True))
     numbered, waiting = enumerate(encoded), []
     while window := list(itertools.islice(numbered, WINDOW)):
-        alone, together = _split(waiting + window, packed, plain)
+        alone, together = _split(waiting + window, packed)
         made = [*_packed(together, packed), *_plain(alone, plain)]
         full = [len(rows) == _most(shape, shapes) for rows, shape in made]
         yield from (_fill(*each) for each, whole in zip(made, full) if whole)
@@ -119,10 +119,10 @@ def batches(encoded, *shapes):
         waiting.sort(key=_number)
     if waiting:
         plans = [
-            [*_packed(together, packed), *_shared(_plain(alone, plain))]
+            [*_packed(together, packed), *_shared(_plain(alone, plain), plain)]
             for alone, together in (
-                _split(waiting, packed, plain),
-                _split(waiting, plain, packed)[::-1],
+                _split(waiting, packed),
+                _split(waiting, plain)[::-1],
             )
         ]
         yield from (_fill(rows, shape) for rows, shape in min(plans, key=_positions))
@@ -162,10 +162,9 @@ def _positions(plan):
     return sum(shape.batch_size * shape.max_seq_length for _, shape in plan)
 
 
-def _split(sentences, wanted, others):
-    """(sentences for `others`, sentences for the `wanted` shapes): those that the wanted ones
-    hold."""
-    longest = max((shape.max_seq_length for shape in wanted), default=0)
+def _split(sentences, shapes):
+    """(the sentences that none of the shapes holds, the others)"""
+    longest = max((shape.max_seq_length for shape in shapes), default=0)
     kept = [sentence for sentence in sentences if _length(sentence) <= longest]
     return [sentence for sentence in sentences if _length(sentence) > longest], kept
 
@@ -195,16 +194,22 @@ def _plain(sentences, shapes):
     ]
 
 
-def _shared(plan):
+def _shared(plan, shapes):
     """The same plain plan with the rows that a batch is short of taken by shorter sentences, where
-    that empties a batch of theirs."""
+    that empties a batch of theirs, and each batch in the cheapest shape that takes it."""
     plan = [(list(rows), shape) for rows, shape in plan]
     for i, (rows, shape) in enumerate(plan):
         for others, _ in plan[i + 1 :]:
             if len(others) <= shape.batch_size - len(rows):
                 rows += others
                 others.clear()
-    return [(rows, shape) for rows, shape in plan if rows]
+    return [(rows, _cheapest(rows, shapes)) for rows, _ in plan if rows]
+
+
+def _cheapest(rows, shapes):
+    longest = max(_length(sentence) for row in rows for sentence in row)
+    fits = (s for s in shapes if s.batch_size >= len(rows) and s.max_seq_length >= longest)
+    return min(fits, key=lambda shape: shape.batch_size * shape.max_seq_length)
 
 
 def _cut(rows, shapes):

@@ -311,7 +311,7 @@ FIGURES = (
             else ""
         ),
     ),
-    Figure("one at a time", _one_at_a_time, _one_at_a_time_line),
+    Figure("single", _one_at_a_time, _one_at_a_time_line),
     Figure(
         "runs",
         lambda s: {},
