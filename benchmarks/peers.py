@@ -3,8 +3,9 @@
 
     python benchmarks/peers.py --demo --data_dir ../shared/data/SST-2
 
-Two settings: `dense`, one forward of full rows of 128 tokens at batch 1, 8 and 32; `end_to_end`,
-SST-2 dev from text to logits. Each engine has a process of its own and works alone; a round visits
+Settings: `dense`, one forward of full rows of 128 tokens at batch 1, 8 and 32; `end_to_end`, SST-2
+dev from text to logits; `one_at_a_time`, its sentences singly in the file's order, each timed from
+text to class. Each engine has a process of its own and works alone; a round visits
 all in random order, those of one precision and batch size side by side. Rates are medians over the
 rounds, ratios are paired within a round, intervals are a bootstrap. Accuracy and flips
 (against a peer in fp32) stand beside every speed. Exit code 1: an engine failed; 2: wrong input.
@@ -36,7 +37,13 @@ def parse_args(argv):
     add("--demo", action="store_true", help="take --pth_dir from this repository's demo/")
     add("--data_dir", required=True, help="GLUE's SST-2 with train.tsv, to calibrate int8 on")
     add("--rows", type=int, help="take the first N sentences of dev (default: all)")
-    add("--settings", nargs="+", choices=plan.BOTH, default=plan.BOTH, help="(default: both)")
+    add(
+        "--settings",
+        nargs="+",
+        choices=plan.SETTINGS,
+        default=plan.BOTH,
+        help="(default: dense end_to_end)",
+    )
     add("--engines", nargs="+", metavar="WORD", help="only those with one of these in their label")
     add("--precisions", nargs="+", choices=readings.PRECISIONS, help="(default: what runs here)")
     add("--batch_sizes", type=int, nargs="+", default=[1, 8, 32], help="dense (default: 1 8 32)")
@@ -103,6 +110,8 @@ def measure(args, workers, sentences, lengths):
         dense(args, workers, order)
     if "end_to_end" in args.settings:
         end_to_end(args, workers, sentences, order)
+    if "one_at_a_time" in args.settings:
+        one_at_a_time(args, workers, sentences, order)
     engines = []
     for worker in workers:
         entry = {**worker.spec.fields(), "load": worker.load, "memory": worker.ask(job.memory)}
@@ -111,6 +120,8 @@ def measure(args, workers, sentences, lengths):
         if worker.end_to_end["seconds"]:
             worker.end_to_end["flops"] = worker.ask(job.flops, seen(worker, lengths))
             entry["end_to_end"] = worker.end_to_end
+        if worker.one_at_a_time["mean"]:
+            entry["one_at_a_time"] = worker.one_at_a_time
         if not worker.error:
             engines.append({**entry, "dense": worker.dense})
     return engines
@@ -166,6 +177,20 @@ def end_to_end(args, workers, sentences, order):
         elif answer := worker.ask(job.sentences, seen(worker, sentences)):
             reading["seconds"].append(answer[0])
             reading["predictions"] = answer[1]
+
+
+def one_at_a_time(args, workers, sentences, order):
+    """Sentence by sentence. Each engine sees all of them once before, so that no length is new to
+    it."""
+    steps = [(worker, None) for worker in workers if "one_at_a_time" in worker.spec.settings]
+    for worker, _ in steps:
+        worker.ask(job.singles, sentences)
+        worker.one_at_a_time |= {"sentences": len(sentences), "every": 1}
+    for worker, _ in rounds("one_at_a_time", steps, args.rounds, order):
+        if answer := worker.ask(job.singles, sentences):
+            for name, value in answer[0].items():
+                worker.one_at_a_time[name].append(value)
+            worker.one_at_a_time["predictions"] = answer[1]
 
 
 def rounds(name, steps, count, order):
