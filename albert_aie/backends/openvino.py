@@ -9,6 +9,7 @@ model. int8 is decided at export: NNCF quantises the IR from the activations tha
 calibration sentences. A file is run without torch."""
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import logging
@@ -146,14 +147,22 @@ def _narrow(model):
     """Hold the weights of the matrix products, which is all but the embeddings, in the bf16 that
     the engine computes them in, rounded as it does: the logits stay the same, to the bit."""
     import openvino
-    from openvino import opset13
 
+    ops = _part("opset13")
     for weight in _weights(model):
         narrow = openvino.Tensor(openvino.Type.bf16, weight.get_output_shape(0))
         narrow.data.view(numpy.uint16)[:] = _bf16(weight.get_data())
-        wide = opset13.convert(openvino.op.Constant(narrow), "f32")
+        wide = ops.convert(_part("op").Constant(narrow), "f32")
         for target in weight.output(0).get_target_inputs():
             target.replace_source_output(wide.output(0))
+
+
+def _part(name):
+    """A module of OpenVINO, which stood in openvino.runtime until 2024.6."""
+    try:
+        return importlib.import_module(f"openvino.{name}")
+    except ImportError:
+        return importlib.import_module(f"openvino.runtime.{name}")
 
 
 def _weights(model):
@@ -255,7 +264,8 @@ class Runner:
         with self._errors():
             self._model = self._core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
             _check_model(self._model, artifact)
-            _widen(self._model)
+            if artifact.manifest["precision"] == "bf16":
+                _widen(self._model)
 
     @contextlib.contextmanager
     def _errors(self):
@@ -317,7 +327,7 @@ class Runner:
 
 def _check_model(model, artifact):
     """Raises UserError where the IR is not what the manifest says: before it is compiled."""
-    _reshaped(model, artifact.own_shapes[0], artifact)
+    _reshaped(model, artifact.own_shapes[-1], artifact)
     precision = artifact.manifest["precision"]
     quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
     if quantised != (precision == "int8"):
@@ -330,7 +340,11 @@ def _reshaped(model, shape, artifact):
     """The model for one Shape. Raises UserError where it does not take or give what the manifest
     says."""
     model = model.clone()
-    model.reshape({port: list(shape.inputs) for port in model.inputs})
+    try:
+        model.reshape({port: list(shape.inputs) for port in model.inputs})
+    except RuntimeError as error:
+        reason = last_line(error)
+        raise contradiction(artifact, f"{shape}, which its program refuses ({reason})") from None
     shapes = [tuple(port.shape) for port in (*model.inputs, *model.outputs)]
     wanted = [*[shape.inputs] * len(INPUTS), artifact.logits_shape(shape)]
     if shapes != wanted:
@@ -339,12 +353,11 @@ def _reshaped(model, shape, artifact):
 
 
 def _widen(model):
-    """The weights in fp32 once, for all shapes: compiling takes them so, and would else widen them
-    for each anew."""
-    from openvino.passes import ConstantFolding, Manager
-
-    passes = Manager()
-    passes.register_pass(ConstantFolding())
+    """The weights of a bf16 file in fp32 once, for all shapes: compiling takes them so, and would
+    else widen them for each anew. (Of an int8 file it would undo the quantisation.)"""
+    known = _part("passes")
+    passes = known.Manager()
+    passes.register_pass(known.ConstantFolding())
     passes.run_passes(model)
 
 
