@@ -224,7 +224,7 @@ def read_checkpoint(args):
 
 def export(path, checkpoint, target, shapes, graph_name, args, sentences):
     """Build, trace, compile and save; int8 takes its ranges from `sentences`."""
-    from albert_aie import artifact, calibration, graph
+    from albert_aie import artifact, calibration, graph, manifest
 
     engine = backends.get(target.backend)
     ranges = partial(calibration.batches, checkpoint.tokenizer.load(), sentences, shapes)
@@ -235,8 +235,8 @@ def export(path, checkpoint, target, shapes, graph_name, args, sentences):
     inputs = graph.example_inputs(checkpoint.config, shapes[-1])
     compiled = engine.compile(module, inputs, target, ranges)
     steps.update()
-    manifest = artifact.manifest(checkpoint, compiled, target, graph_name, shapes, args.task_name)
-    artifact.save(path, compiled, manifest, checkpoint.tokenizer)
+    told = manifest.describe(checkpoint, compiled, target, graph_name, shapes, args.task_name)
+    artifact.save(path, compiled, told, checkpoint.tokenizer)
     steps.close()
     seconds = time.perf_counter() - started
     shape = batching.told(shapes)

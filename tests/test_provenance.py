@@ -12,7 +12,6 @@ from helpers import ROOT, TINY, refused, write_checkpoint
 from albert_aie import (
     UserError,
     __version__,
-    artifact,
     checkpoint,
     compare,
     evaluate,
@@ -23,6 +22,7 @@ from albert_aie import (
 from albert_aie.backends import Compiled, Target
 from albert_aie.batching import Shape
 from albert_aie.encoding import Encoded
+from albert_aie.manifest import describe
 from albert_aie.tasks import TASKS
 
 
@@ -43,7 +43,7 @@ SHAPES = Shape(1, 32, 5), Shape(4, 32, 5)
 def test_every_key_of_a_manifest(tiny):
     found = checkpoint.load(tiny).named(TASKS["SST-2"])
     target = Target("aie", "npu", "fp16", {"level": 1})
-    made = artifact.manifest(found, compiled(), target, "fused", SHAPES, TASKS["SST-2"])
+    made = describe(found, compiled(), target, "fused", SHAPES, TASKS["SST-2"])
     created = made.pop("created")
     assert len(created) == len("2026-01-01T00:00:00+00:00") and created.endswith("+00:00")
     assert made.pop("config") == found.config.__dict__
@@ -84,16 +84,14 @@ def test_every_key_of_a_manifest(tiny):
 def test_a_path_that_is_not_utf8_is_written_as_far_as_it_can_be(tiny):
     found = checkpoint.load(tiny).named(TASKS["SST-2"])
     found = replace(found, origin="a\udcffb")
-    made = artifact.manifest(
-        found, compiled(), Target("aie", "npu", "fp16"), "fused", [Shape(1, 8)]
-    )
+    made = describe(found, compiled(), Target("aie", "npu", "fp16"), "fused", [Shape(1, 8)])
     assert made["source"]["checkpoint"] == "a\\udcffb"
 
 
 def test_a_manifest_names_upstreams_commit_and_the_task_of_the_model(tiny):
     found = checkpoint.load(tiny).named(TASKS["SST-2"])
     target = Target("torchscript", "cpu", "fp32")
-    made = artifact.manifest(found, compiled(), target, "upstream", [Shape(1, 8)], TASKS["MNLI-MM"])
+    made = describe(found, compiled(), target, "upstream", [Shape(1, 8)], TASKS["MNLI-MM"])
     assert made["source"]["upstream_commit"] == "46de9ec"
     assert made["task"] == "MNLI" and made["slots"] == 0
 
