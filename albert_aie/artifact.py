@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from . import UserError, backends, first_line, some
@@ -81,13 +82,13 @@ class Artifact:
     stamp: tuple  # of the file when it was verified
     more: tuple = ()  # Artifacts of the same model to be used beside it, with other shapes
 
-    @property
+    @cached_property
     def own_shapes(self):
         """Shapes that this file was compiled for, the largest last."""
         alone = [[self.manifest[name] for name in Shape._fields]]
         return tuple(Shape(*shape) for shape in self.manifest.get("shapes", alone))
 
-    @property
+    @cached_property
     def shapes(self):
         """Those of all files, the largest last."""
         found = (shape for each in (self, *self.more) for shape in each.own_shapes)

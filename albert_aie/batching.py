@@ -184,12 +184,13 @@ def _packed(sentences, shapes):
 def _plain(sentences, shapes):
     """[(rows, Shape)], the longest first: a sentence a row, in the shortest row that holds it."""
     lengths = sorted({shape.max_seq_length for shape in shapes})
-    groups = {length: [] for length in lengths}
+    groups = {}
     for sentence in sentences:
-        groups[lengths[bisect.bisect_left(lengths, _length(sentence))]].append([sentence])
+        length = lengths[bisect.bisect_left(lengths, _length(sentence))]
+        groups.setdefault(length, []).append([sentence])
     return [
         each
-        for length in reversed(lengths)
+        for length in sorted(groups, reverse=True)
         for each in _cut(groups[length], [s for s in shapes if s.max_seq_length == length])
     ]
 
