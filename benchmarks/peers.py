@@ -24,9 +24,20 @@ import readings  # noqa: E402
 import worker as job  # noqa: E402
 from tables import tables  # noqa: E402
 
-from albert_aie import UserError, arguments, batching, command, datasets, files, flops, tasks  # noqa: E402
+from albert_aie import (  # noqa: E402
+    UserError,
+    arguments,
+    batching,
+    command,
+    datasets,
+    files,
+    flops,
+    report,
+    tasks,
+)  # noqa: E402
 from albert_aie.results import json_text  # noqa: E402
 
+PART = 50  # sentences that an engine answers one by one before the next has its turn
 EVERY = 8  # transformers' engines see every 8th sentence: they take minutes for all
 
 
@@ -66,30 +77,30 @@ def run(args):
     examples = datasets.read(args.data_dir).for_model(names)
     sentences, labels = examples.sentences[: args.rows], examples.labels[: args.rows]
     here = {**host.machine(), "cuda": plan.cuda()}
-    report = {"machine": here, **facts(args, sentences)}
+    whole = {"machine": here, **facts(args, sentences)}
     print(f"machine     {here['cpu']}, {here['cores']} cores, load {here['load']:.2f}; ", end="")
     print(f"torch {here['packages']['torch']}; CUDA {here['cuda'] or 'none'}")
     if here["load"] > 0.5:
         print("note        the machine is not quiet: read the ratios, not the rates")
     with tempfile.TemporaryDirectory() as folder:
-        specs, report["notes"] = plan.engines(args, Path(folder))
-        for note in report["notes"]:
+        specs, whole["notes"] = plan.engines(args, Path(folder))
+        for note in whole["notes"]:
             print(f"note        {note}")
         workers = [job.Worker(spec) for spec in specs]
         try:
-            report["engines"] = measure(args, workers, sentences, report["lengths"])
+            whole["engines"] = measure(args, workers, sentences, whole["lengths"])
         finally:
             for worker in workers:
                 worker.pool.shutdown()
-    readings.score(report["engines"], labels)
-    report["failed"] = [f"{w.spec.label}: {w.error}" for w in workers if w.error]
-    print(tables(report))
-    for line in report["failed"]:
+    readings.score(whole["engines"], labels)
+    whole["failed"] = [f"{w.spec.label}: {w.error}" for w in workers if w.error]
+    print(tables(whole))
+    for line in whole["failed"]:
         print(f"FAILED      {line}")
     with files.replacing(args.output) as temporary:
-        temporary.write_text(json_text(report), encoding="utf-8")
+        temporary.write_text(json_text(whole), encoding="utf-8")
     print(f"wrote       {args.output}")
-    return 1 if report["failed"] else 0
+    return 1 if whole["failed"] else 0
 
 
 def facts(args, sentences):
@@ -180,17 +191,33 @@ def end_to_end(args, workers, sentences, order):
 
 
 def one_at_a_time(args, workers, sentences, order):
-    """Sentence by sentence. Each engine sees all of them once before, so that no length is new to
-    it."""
-    steps = [(worker, None) for worker in workers if "one_at_a_time" in worker.spec.settings]
-    for worker, _ in steps:
+    """Sentence by sentence. A round goes through the sentences in parts, and each part through all
+    engines, for the machine's speed changes within seconds. Each engine sees all sentences once
+    before, so that no length is new to it."""
+    chosen = [worker for worker in workers if "one_at_a_time" in worker.spec.settings]
+    for worker in chosen:
         worker.ask(job.singles, sentences)
-        worker.one_at_a_time |= {"sentences": len(sentences), "every": 1}
-    for worker, _ in rounds("one_at_a_time", steps, args.rounds, order):
-        if answer := worker.ask(job.singles, sentences):
-            for name, value in answer[0].items():
-                worker.one_at_a_time[name].append(value)
-            worker.one_at_a_time["predictions"] = answer[1]
+    parts = [sentences[start : start + PART] for start in range(0, len(sentences), PART)]
+    with command.bar(total=args.rounds * len(parts) * len(chosen), desc="one at a time") as done:
+        for _ in range(args.rounds):
+            answers = [[] for _ in chosen]
+            for part in parts:
+                for number in order.sample(range(len(chosen)), len(chosen)):
+                    answers[number].append(chosen[number].ask(job.singles, part))
+                    done.update()
+            for worker, given in zip(chosen, answers):
+                add_round(worker, given, len(sentences))
+
+
+def add_round(worker, answers, sentences):
+    """Adds the figures of a round, whose answers are those of its parts."""
+    if worker.error:
+        return
+    times, classes = (sum(lists, []) for lists in zip(*answers))
+    figures = report.distribution(times)
+    for name in ("mean", "p50", "p90"):
+        worker.one_at_a_time[name].append(figures[name])
+    worker.one_at_a_time |= {"sentences": sentences, "every": 1, "predictions": classes}
 
 
 def rounds(name, steps, count, order):

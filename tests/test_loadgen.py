@@ -53,7 +53,7 @@ def test_what_is_read_from_a_summary(tmp_path):
     }
 
 
-def test_a_short_run_of_loadgen(tmp_path, tiny, sst2, sentences, export, capsys):
+def test_a_short_run_of_loadgen(tmp_path, tiny, sst2, sentences, export, capfd):
     """Every scenario through files of two kinds. One second is short, but each must be valid, and
     its log must count what run_aie_eval.py counts."""
     pytest.importorskip("mlperf_loadgen", reason="needs LoadGen: pip install mlcommons-loadgen")
@@ -62,9 +62,9 @@ def test_a_short_run_of_loadgen(tmp_path, tiny, sst2, sentences, export, capsys)
     assert export(batch_size=4, max_seq_length=32, pack=True, **given).code == 0
     flags = ["--aie_model_dir", tmp_path, "--data_dir", sentences, "--seconds", 1]
     flags = [*map(str, [*flags, "--output_dir", tmp_path / "logs"])]
-    capsys.readouterr()
+    capfd.readouterr()
     code = command.main(loadgen.parse_args, loadgen.run, flags)
-    out = " ".join(capsys.readouterr().out.split())
+    out = " ".join(capfd.readouterr().out.split())
     assert code == 0, out
     assert out.count("Result is : VALID") == 3 and out.count("as run_aie_eval.py counts") == 3
     assert "Offline over our own sentences/s" in out and "in 4 turns" in out
