@@ -34,7 +34,7 @@ from albert_aie import (  # noqa: E402
     flops,
     report,
     tasks,
-)  # noqa: E402
+)
 from albert_aie.results import json_text  # noqa: E402
 
 PART = 50  # sentences that an engine answers one by one before the next has its turn
