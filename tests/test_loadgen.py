@@ -53,7 +53,7 @@ def test_what_is_read_from_a_summary(tmp_path):
     }
 
 
-def test_a_short_run_of_loadgen(tmp_path, tiny, sst2, sentences, export, capfd):
+def test_a_short_run_of_loadgen(tmp_path, tiny, sst2, sentences, export, capfd, monkeypatch):
     """Every scenario through files of two kinds. One second is short, but each must be valid, and
     its log must count what run_aie_eval.py counts."""
     pytest.importorskip("mlperf_loadgen", reason="needs LoadGen: pip install mlcommons-loadgen")
@@ -63,6 +63,7 @@ def test_a_short_run_of_loadgen(tmp_path, tiny, sst2, sentences, export, capfd):
     flags = ["--aie_model_dir", tmp_path, "--data_dir", sentences, "--seconds", 1]
     flags = [*map(str, [*flags, "--output_dir", tmp_path / "logs"])]
     capfd.readouterr()
+    monkeypatch.setattr(loadgen, "RATE", 5)  # a busy machine may be slow when the rate is guessed
     code = command.main(loadgen.parse_args, loadgen.run, flags)
     out = " ".join(capfd.readouterr().out.split())
     assert code == 0, out
