@@ -39,6 +39,17 @@ def at_least(minimum):
     return whole_number
 
 
+def percent(value):
+    """The type of --max_flips: a share in percent."""
+    try:
+        number = float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value}: not a number") from None
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{value}: must be 0 to 100 (percent)")
+    return number
+
+
 def label_map(value):
     """The type of --label_map: "1=POSITIVE,0=NEGATIVE" -> {1: "POSITIVE", 0: "NEGATIVE"}."""
     names = {}

@@ -104,6 +104,8 @@ def conclude(comparison, args):
     """Print a comparison, write --compare_output, and return the exit code."""
     for name, text in comparison.lines(args.verbose):
         say(name, text)
+    if comparison.precision == "int8" and not comparison.passed:
+        note("int8: export_albert_aie.py --max_flips 0.5 looks for a recipe whose labels hold")
     if args.compare_output:
         with replacing(args.compare_output) as temporary:
             temporary.write_text(json_text(comparison.verdict()), encoding="utf-8")
