@@ -6,6 +6,7 @@ albert_seq{S}_bs{B}.pt.
 """
 
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from albert_aie import (
     datasets,
     fitting,
     machine,
+    references,
     tasks,
 )
 from albert_aie.compare import GATES
@@ -108,6 +110,19 @@ def parse_args(argv):
         help="default: the backend's (docs/backends.md); fp32 with --random_weights",
     )
     add(
+        "--calibration",
+        metavar="FILE",
+        help="with int8: text for its ranges, in lines (.txt) or the task's columns (.tsv, .csv, "
+        ".jsonl), instead of train.tsv",
+    )
+    add(
+        "--max_flips",
+        type=arguments.percent,
+        metavar="P",
+        help="with int8: the fastest recipe whose labels differ from fp32's in at most P percent "
+        "of held-out sentences",
+    )
+    add(
         "--graph",
         choices=("upstream", "fused"),
         help="which module is traced: albert_pytorch's or ours (default: the backend's)",
@@ -133,9 +148,11 @@ def run(args):
     shapes = choose_shapes(args, checkpoint)
     for shape in shapes:
         machine.check_memory(shape, target.device, checkpoint.config.intermediate_size)
-    sentences = []
+    sentences, held_out = [], []
     if target.precision == "int8":
-        sentences, note = calibration.read(args.data_dir, task)
+        sentences, held_out, note = calibration.read(
+            args.data_dir, task, args.calibration, args.max_flips is not None
+        )
         command.note(note)
     if args.compare_cpu:
         metrics.check(task)
@@ -149,7 +166,8 @@ def run(args):
     arguments.check_outputs(*paths, args.compare_output)
 
     for path, each in zip(paths, plan):
-        export(path, checkpoint, target, each, graph_name, args, sentences)
+        if not export(path, checkpoint, target, each, graph_name, args, sentences, held_out):
+            return 1
     if not args.compare_cpu:
         return 0
     saved = artifact.open_all(paths)
@@ -167,6 +185,13 @@ def choose_target(args):
     target = backends.Target(backend, device, args.precision or default, options)
     backends.settings(target, "export")
     backends.get(backend).check(target)
+    for flag in ("calibration", "max_flips"):
+        if getattr(args, flag) is not None and target.precision != "int8":
+            raise UserError(f"--{flag}: means something with --precision int8 only; leave it out")
+    if args.max_flips is not None:
+        if args.task_name.regression:
+            raise UserError("--max_flips: a regression has no labels to flip; leave it out")
+        references.check(args.prefix_dir)
     command.say("backend", f"{backend} on {device} ({why})")
     return target
 
@@ -222,21 +247,43 @@ def read_checkpoint(args):
     return found
 
 
-def export(path, checkpoint, target, shapes, graph_name, args, sentences):
-    """Build, trace, compile and save; int8 takes its ranges from `sentences`."""
-    from albert_aie import artifact, calibration, graph, manifest
+def export(path, checkpoint, target, shapes, graph_name, args, sentences, held_out):
+    """Build, trace, compile and save; int8 takes its ranges from `sentences`. Whether a file was
+    written: not where --max_flips finds no recipe."""
+    from albert_aie import artifact, calibration, equalise, graph, manifest
 
     engine = backends.get(target.backend)
     ranges = partial(calibration.batches, checkpoint.tokenizer.load(), sentences, shapes)
     started = time.perf_counter()
     steps = command.bar(total=2, desc="trace and compile", unit="step")
     form = engine.form(target.precision)
-    module = graph.build(checkpoint, graph_name, shapes[-1], args.prefix_dir, form)
+    source = equalise.equalise(checkpoint) if target.precision == "int8" else checkpoint
+    module = graph.build(source, graph_name, shapes[-1], args.prefix_dir, form)
     inputs = graph.example_inputs(checkpoint.config, shapes[-1])
-    compiled = engine.compile(module, inputs, target, ranges)
+
+    def make(target):
+        """A function of a path that saves the file."""
+        compiled = engine.compile(module, inputs, target, ranges)
+        told = manifest.describe(checkpoint, compiled, target, graph_name, shapes, args.task_name)
+
+        def save(path):
+            artifact.save(path, compiled, told, checkpoint.tokenizer)
+
+        return save
+
     steps.update()
-    told = manifest.describe(checkpoint, compiled, target, graph_name, shapes, args.task_name)
-    artifact.save(path, compiled, told, checkpoint.tokenizer)
+    if args.max_flips is None:
+        save = make(target)
+    else:
+        save = fastest_that_holds(make, path.name, checkpoint, target, shapes, args, held_out)
+        if save is None:
+            steps.close()
+            command.note(
+                f"no recipe keeps flips at {args.max_flips:g} % or less: no file is written; allow "
+                "more by --max_flips, or take --precision bf16 or fp32"
+            )
+            return False
+    save(path)
     steps.close()
     seconds = time.perf_counter() - started
     shape = batching.told(shapes)
@@ -244,6 +291,34 @@ def export(path, checkpoint, target, shapes, graph_name, args, sentences):
     command.say("wrote", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     if checkpoint.random:
         command.note("random weights: this file measures speed; no accuracy is printed for it")
+    return True
+
+
+def fastest_that_holds(make, name, checkpoint, target, shapes, args, sentences):
+    """Function that saves the file of the first recipe whose flips on the sentences are few
+    enough; None where there is none. Prints what was tried."""
+    from albert_aie import recipes, references
+    from albert_aie.classifier import Classifier
+
+    tokenizer = checkpoint.tokenizer.load()
+    length = shapes[-1].max_seq_length
+    encoded = [tokenizer.encode(sentence, length) for sentence in sentences]
+    reference, _ = references.logits(checkpoint, encoded, args.prefix_dir, progress=command.bar)
+    saves = {}
+
+    def attempt(recipe):
+        chosen = target._replace(options={**target.options, "recipe": recipe})
+        with tempfile.TemporaryDirectory() as folder:
+            tried = Path(folder) / name
+            saves[recipe] = make(chosen)
+            saves[recipe](tried)
+            with Classifier(tried) as classify:
+                found = classify.evaluate(sentences)
+        return recipes.tried(recipe, found.logits, reference, len(sentences) / found.end_to_end)
+
+    found, recipe = recipes.search(attempt, args.max_flips)
+    command.say("tried", "\n".join(recipes.table(found)))
+    return saves.get(recipe)
 
 
 def main(argv=None):

@@ -40,6 +40,17 @@ def at_least(minimum):
     return whole_number
 
 
+def percent(value):
+    """The type of --max_flips: a share in percent."""
+    try:
+        number = float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value}: not a number") from None
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{value}: must be 0 to 100 (percent)")
+    return number
+
+
 AUTO = "auto"  # of --max_seq_length
 
 

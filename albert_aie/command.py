@@ -109,6 +109,8 @@ def conclude(comparisons, args, told=("",)):
         for name, text in comparison.lines(args.verbose):
             say(name, text)
     worst = min(comparisons, key=lambda each: (each.passed, -each.flips, -each.relative))
+    if worst.precision == "int8" and not worst.passed:
+        note("int8: export_albert_aie.py --max_flips 0.5 looks for a recipe whose labels hold")
     if args.compare_output:
         with replacing(args.compare_output) as temporary:
             temporary.write_text(json_text(worst.verdict()), encoding="utf-8")

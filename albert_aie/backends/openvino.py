@@ -126,7 +126,7 @@ def form(precision):
 def compile(module, inputs, target, calibration=None):
     import openvino
 
-    from .. import graph
+    from .. import graph, recipes
 
     program = graph.trace(module, inputs)
     with contextlib.redirect_stdout(io.StringIO()):  # it takes a --verbose of ours for its own
@@ -134,13 +134,16 @@ def compile(module, inputs, target, calibration=None):
     for port, name in zip(model.inputs, INPUTS):
         port.get_tensor().set_names({name})
     model.output(0).get_tensor().set_names({"logits"})
-    versions = {"openvino": openvino.__version__}
+    versions, options = {"openvino": openvino.__version__}, {}
     if target.precision == "int8":
-        model, versions["nncf"] = _quantize(model, calibration)
+        recipe = target.options.get("recipe") or recipes.ALL
+        options["recipe"] = recipe
+        model, versions["nncf"] = _quantize(model, calibration, recipe)
     if target.precision == "bf16":
         _narrow(model)
         program = graph.trace(module.bfloat16(), inputs)
-    return Compiled(program, graph.operators(program), versions, blobs=_serialise(model))
+    operators = graph.operators(program)
+    return Compiled(program, operators, versions, blobs=_serialise(model), options=options)
 
 
 def _narrow(model):
@@ -200,40 +203,45 @@ def _serialise(model):
         return {"ir.xml": xml.read_bytes(), "ir.bin": xml.with_suffix(".bin").read_bytes()}
 
 
-def _quantize(model, calibration):
+def _quantize(model, calibration, recipe):
     """(the model with the shared layer's products in int8, NNCF's version): post-training
     quantisation, weights per channel and activations per tensor, ranges from the batches that
-    `calibration()` gives. Products whose weight is used once (the first layer's, the last layer's
-    of its own, pooler and classifier: 1 % of the FLOPs) and those of the last layer's attention
-    stay in floating point, which costs no time that can be measured."""
+    `calibration()` gives, outlier channels smoothed first. Products whose weight is used once (the
+    first layer's, the last layer's of its own, pooler and classifier: 1 % of the FLOPs), attention
+    and what the recipe names stay in floating point."""
+    from .. import recipes, smoothing
+
     nncf = _nncf()
-    batches = calibration()
-    dataset = nncf.Dataset(batches, lambda batch: dict(zip(INPUTS, batch.inputs)))
+    inputs = [dict(zip(INPUTS, batch.inputs)) for batch in calibration()]
+    ignored = {*_floating(model), *recipes.floating(recipe, smoothing.products(model))}
+    smoothing.smooth(model, inputs)
     with _silent():  # its progress bars
         quantised = nncf.quantize(
             model,
-            dataset,
-            subset_size=len(batches),
+            nncf.Dataset(inputs),
+            subset_size=len(inputs),
             model_type=nncf.ModelType.TRANSFORMER,
             # activations of GELU lie on both sides of 0, unequally
             preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=_used_once(model)),
+            ignored_scope=nncf.IgnoredScope(names=sorted(ignored)),
         )
     return quantised, nncf.__version__
 
 
-def _used_once(model):
-    """Names of the matrix products whose right side is no weight, or a weight that no other product
-    has."""
-    users = {}
+def _floating(model):
+    """Names of attention's operators (OpenVINO computes them in bf16 whatever their inputs are
+    rounded to) and of the products with a weight that no other product has."""
+    users, attention = {}, []
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "MatMul":
+        if node.get_type_name() == "ScaledDotProductAttention":
+            attention.append(node.get_friendly_name())
+        elif node.get_type_name() == "MatMul":
             weight = node.input_value(1).get_node()
             known = weight.get_type_name() == "Constant"
             users.setdefault(weight.get_data().tobytes() if known else node, []).append(
                 node.get_friendly_name()
             )
-    return [names[0] for names in users.values() if len(names) == 1]
+    return attention + [names[0] for names in users.values() if len(names) == 1]
 
 
 def load(artifact, target):
