@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy
 
-STRENGTHS = (None, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # None: as it is
-TOKENS = 96  # of each layer, on which strengths are compared
+STRENGTHS = (None, 0.1, 0.2, 0.3, 0.4, 0.5)  # None: as it is; more costs the weights too much
+TOKENS = 256  # of each layer, on which strengths are compared
 LEAST = 1e-4  # a channel counts as no smaller than this share of the largest
 
 

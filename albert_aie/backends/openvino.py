@@ -212,6 +212,8 @@ def _quantize(model, calibration, recipe):
     from .. import recipes, smoothing
 
     nncf = _nncf()
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
     inputs = [dict(zip(INPUTS, batch.inputs)) for batch in calibration()]
     ignored = {*_floating(model), *recipes.floating(recipe, smoothing.products(model))}
     smoothing.smooth(model, inputs)
@@ -224,6 +226,10 @@ def _quantize(model, calibration, recipe):
             # activations of GELU lie on both sides of 0, unequally
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=sorted(ignored)),
+            # all that was seen: outliers carry the result
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+            ),
         )
     return quantised, nncf.__version__
 
