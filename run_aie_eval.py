@@ -17,8 +17,16 @@ def parse_args(argv):
     add = parser.add_argument_group("file and data").add_argument
     add(
         "--aie_model_dir",
-        default="./albert_seq128_bs32.pt",
-        help="the .pt file that export_albert_aie.py wrote (default: %(default)s)",
+        nargs="+",
+        default=["./albert_seq128_bs32.pt"],
+        metavar="FILE.pt",
+        help="what export_albert_aie.py wrote: a .pt file, several of one model, or a folder of "
+        "them; a sentence takes the cheapest shape (default: ./albert_seq128_bs32.pt)",
+    )
+    add(
+        "--one_at_a_time",
+        action="store_true",
+        help="send sentences singly, and time each from text to label",
     )
     add("--data_dir", help="the task's folder (default: ./albert_pytorch/dataset/TASK)")
     add(
@@ -67,10 +75,11 @@ def run(args):
 
     arguments.check_comparison(args)
     own = own_text.check(args)
-    saved = artifact.open_pt(args.aie_model_dir)
+    saved = artifact.open_all(args.aie_model_dir)
     target = arguments.target(args, saved)
     task = arguments.check_known(args, saved)
-    machine.check_memory(saved.shape, target.device, saved.manifest["config"]["intermediate_size"])
+    for shape in saved.shapes:
+        machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
     if own and not own_text.measured(args):
         return answer(args, saved, target)
     arguments.folders(args, task)
@@ -99,7 +108,9 @@ def run(args):
     started = time.perf_counter()
     with Classifier(saved, args.label_map, **target.options) as classify:
         load = time.perf_counter() - started
-        evaluation = classify.evaluate(examples.sentences, progress=command.bar)
+        evaluation = classify.evaluate(
+            examples.sentences, progress=command.bar, one_at_a_time=args.one_at_a_time
+        )
     host = report.hosted(target.device, args.command)
     result = report.report(report.Scored(evaluation, saved, classify.runner, examples, load, host))
     paths = []
@@ -115,17 +126,17 @@ def run(args):
     compared = []
     code = 0 if result["sentences_scored"] == result["sentences_total"] else 1
     if args.compare_cpu:
-        comparison = compare.against_reference(
-            evaluation.logits[: args.compare_rows],
+        made = compare.against_reference(
+            [evaluation.logits[: args.compare_rows]],
             saved,
             checkpoint,
             examples.first(args.compare_rows),
             args.prefix_dir,
             command.bar,
         )
-        code = max(code, command.conclude(comparison, args))
-        compared = comparison.lines(verbose=True)
-        result = {**result, "comparison": comparison.verdict()}
+        code = max(code, command.conclude(made, args))
+        compared = made[0].lines(verbose=True)
+        result = {**result, "comparison": made[0].verdict()}
         if args.output_dir:
             results.write(args.output_dir, result, evaluation.logits, examples)
     if args.report:

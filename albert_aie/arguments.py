@@ -5,7 +5,8 @@ import argparse
 import re
 from pathlib import Path
 
-from . import UserError, backends, references, tasks
+from . import UserError, backends, references, some, tasks
+from .batching import TOKENS
 from .files import check_writable, sha256
 from .text import KINDS
 
@@ -37,6 +38,25 @@ def at_least(minimum):
         return number
 
     return whole_number
+
+
+def percent(value):
+    """The type of --max_flips: a share in percent."""
+    try:
+        number = float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value}: not a number") from None
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{value}: must be 0 to 100 (percent)")
+    return number
+
+
+AUTO = "auto"  # of --max_seq_length
+
+
+def length(value):
+    """The type of --max_seq_length: a whole number from batching.TOKENS on, or AUTO."""
+    return value if value == AUTO else at_least(TOKENS)(value)
 
 
 def label_map(value):
@@ -188,13 +208,17 @@ def check_comparison(args):
 def check_known(args, saved):
     """The Task to measure. Raises UserError for a flag that says something else than the file
     `saved` (an Artifact) and names both."""
-    facts = {**saved.shape._asdict(), "tokenizer": saved.tokenizer.kind}
-    for flag in ("batch_size", "max_seq_length", "tokenizer"):
-        given, known = getattr(args, flag), facts[flag]
-        if given is not None and given != known:
+    facts = {
+        "batch_size": sorted({shape.batch_size for shape in saved.shapes}),
+        "max_seq_length": [saved.shape.max_seq_length],  # the length that sentences are cut to
+        "tokenizer": [saved.tokenizer.kind],
+    }
+    for flag, known in facts.items():
+        given = getattr(args, flag)
+        if given is not None and given not in known:
             raise UserError(
-                f"--{flag} {given}: {saved.path} was compiled for {known}; leave the flag out, or "
-                f"export a file for {given}"
+                f"--{flag} {given}: {saved.path} was compiled for {some(map(str, known))}; leave "
+                f"the flag out, or export a file for {given}"
             )
     for flag in TOKENIZER_FILES:
         path, known = getattr(args, flag), saved.tokenizer
@@ -218,8 +242,17 @@ def check_known(args, saved):
 
 
 def target(args, saved):
-    """The file's target with the options of the flags; one that does not fit names the file."""
-    found = saved.target._replace(options=options(args, "evaluate"))
+    """The file's target with the options of the flags; one that does not fit names the file. One
+    sentence at a time is one stream, which has all threads."""
+    chosen = options(args, "evaluate")
+    if args.one_at_a_time:
+        if chosen["streams"] not in (None, 1):
+            raise UserError(
+                f"--one_at_a_time, --streams {chosen['streams']}: one sentence keeps one stream "
+                "busy; leave --streams out"
+            )
+        chosen["streams"] = 1
+    found = saved.target._replace(options=chosen)
     try:
         backends.settings(found, "evaluate")
     except UserError as error:

@@ -7,90 +7,32 @@ extra/albert_aie/<name>            a backend's own blobs (OpenVINO: ir.xml, ir.b
 """
 
 import contextlib
-import hashlib
 import io
 import json
-import platform
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-from . import UserError, __version__, backends, first_line, some
+from . import UserError, backends, first_line, some
 from .archive import Archive, Damaged, append
-from .batching import TOKENS, Shape
-from .config import problem as config_problem
+from .batching import Shape
 from .files import check_readable, parse_json, replacing
+from .manifest import FORMAT, FORMAT_VERSION, SPM, digest, untrue
 from .tasks import SST2, TASKS
-from .text import KINDS, TokenizerFile, is_description
+from .text import KINDS, TokenizerFile
 
-FORMAT = "albert_aie"
-FORMAT_VERSION = 2
 PREFIX = "albert_aie/"
 EXTRA = f"extra/{PREFIX}"
 MANIFEST = EXTRA + "manifest.json"
 AGAIN = "export the file again"
-_SPM = {"kind": "spm", "options": {}}  # the tokenizer of files that do not say which
-_KEYS = {
-    "backend": str,
-    "device": str,
-    "precision": str,
-    "graph": str,
-    "batch_size": int,
-    "max_seq_length": int,
-    "slots": int,
-    "config": dict,
-    "label_names": list,
-    "random_weights": bool,
-    "source": dict,
-    "requires": list,
-    "options": dict,
-}
 
 
-def file_name(shape):
-    packed = "_packed" if shape.slots else ""
-    return f"albert_seq{shape.max_seq_length}_bs{shape.batch_size}{packed}.pt"
-
-
-def manifest(checkpoint, compiled, target, graph_name, shape, task=SST2):
-    """The JSON object that describes a compiled file; docs/file-format.md says what its keys
-    mean."""
-    import torch
-
-    from .upstream import UPSTREAM_COMMIT
-
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "backend": target.backend,
-        "device": target.device,
-        "precision": target.precision,
-        "options": compiled.options,
-        "requires": compiled.requires,
-        "graph": graph_name,
-        **shape._asdict(),
-        "task": task.trained_as,
-        "tokenizer": checkpoint.tokenizer.description,
-        "label_names": list(checkpoint.config.label_names),
-        "config": asdict(checkpoint.config),
-        "random_weights": checkpoint.random,
-        "source": {
-            # a path need not be UTF-8, the manifest is
-            "checkpoint": checkpoint.origin.encode(errors="backslashreplace").decode(),
-            "layout": checkpoint.layout,
-            "sha256": checkpoint.sha256,
-            "tokenizer_sha256": checkpoint.tokenizer.sha256,
-            "upstream_commit": UPSTREAM_COMMIT if graph_name == "upstream" else None,
-        },
-        "operators": compiled.operators,
-        "versions": {
-            "albert_aie": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            **compiled.versions,
-        },
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
+def file_name(shapes):
+    """albert_seq128_bs32.pt, albert_seq16-128_bs1-8.pt of several, _packed.pt of packed rows."""
+    sizes, lengths = (sorted({shape[i] for shape in shapes}) for i in (0, 1))
+    sizes, lengths = ("-".join(map(str, sorted({n[0], n[-1]}))) for n in (sizes, lengths))
+    packed = "_packed" if shapes[-1].slots else ""
+    return f"albert_seq{lengths}_bs{sizes}{packed}.pt"
 
 
 def save(path, compiled, manifest, tokenizer):
@@ -129,13 +71,6 @@ def seal(path, manifest):
     append(path, MANIFEST, text.encode())
 
 
-def digest(manifest):
-    """sha256 of a manifest without its own: of its JSON with sorted keys and without blanks."""
-    rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 @dataclass(frozen=True)
 class Artifact:
     """An opened .pt: its manifest and tokenizer; the program and the blobs are read when asked
@@ -145,10 +80,24 @@ class Artifact:
     manifest: dict
     tokenizer: TokenizerFile
     stamp: tuple  # of the file when it was verified
+    more: tuple = ()  # Artifacts of the same model to be used beside it, with other shapes
+
+    @cached_property
+    def own_shapes(self):
+        """Shapes that this file was compiled for, the largest last."""
+        alone = [[self.manifest[name] for name in Shape._fields]]
+        return tuple(Shape(*shape) for shape in self.manifest.get("shapes", alone))
+
+    @cached_property
+    def shapes(self):
+        """Those of all files, the largest last."""
+        found = (shape for each in (self, *self.more) for shape in each.own_shapes)
+        return tuple(sorted(found, key=lambda shape: (shape[1], shape[0], shape[2])))
 
     @property
     def shape(self):
-        return Shape(*(self.manifest[name] for name in Shape._fields))
+        """The largest."""
+        return self.shapes[-1]
 
     @property
     def num_labels(self):
@@ -170,12 +119,10 @@ class Artifact:
         names = ("backend", "device", "precision")
         return backends.Target(*(self.manifest[name] for name in names))
 
-    @property
-    def logits_shape(self):
-        """Of what the program answers to one batch."""
-        rows = self.shape.batch_size
-        slots = (self.shape.slots,) if self.shape.slots else ()
-        return (rows, *slots, self.num_labels)
+    def logits_shape(self, shape):
+        """Of what the program answers to one batch of a Shape."""
+        slots = (shape.slots,) if shape.slots else ()
+        return (shape.batch_size, *slots, self.num_labels)
 
     def blob(self, name):
         with _archive(self.path) as archive:
@@ -225,15 +172,59 @@ def open_pt(path):
             raise UserError(f"{path}: its manifest is not JSON; {AGAIN}") from None
         _check_format(manifest, path)
         _verify(archive, manifest, path)
-        contradiction = _contradiction(manifest)
-        if contradiction:
-            raise UserError(f"{path}: its manifest has no usable {contradiction}; {AGAIN}")
-        known = manifest.get("tokenizer", _SPM)
+        key = untrue(manifest)
+        if key:
+            raise UserError(f"{path}: its manifest has no usable {key}; {AGAIN}")
+        known = manifest.get("tokenizer", SPM)
         data = _read(archive, path, KINDS[known["kind"]].ENTRY)
     tokenizer = TokenizerFile(known["kind"], path, data, known["options"])
     if tokenizer.sha256 != manifest["source"].get("tokenizer_sha256"):
         raise UserError(f"{path}: its tokenizer is not the one it was made with; {AGAIN}")
     return Artifact(path, manifest, tokenizer, stamp)
+
+
+def open_all(paths):
+    """Artifact of one or more files, or of all .pt files of a folder: that with the largest shape,
+    and the others as its `more`. Raises UserError, as open_pt does, and where they are not of one
+    model or two of them have a shape in common."""
+    files = []
+    for path in map(Path, paths):
+        inside = sorted(path.glob("*.pt")) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"{path}: holds no .pt file; export one with --save_dir {path}")
+        files += inside
+    found = [open_pt(path) for path in files]
+    first = found[0]
+    known = {}
+    for each in found:
+        for name, value in _identity(first).items():
+            other = _identity(each)[name]
+            if other != value:
+                raise UserError(
+                    f"{first.path}, {each.path}: not of one model, {name} {value} and {other}; "
+                    "name files that were exported alike"
+                )
+        for shape in each.own_shapes:
+            if shape in known:
+                raise UserError(
+                    f"{known[shape]}, {each.path}: both are for {shape}; leave one of them out"
+                )
+            known[shape] = each.path
+    largest = max(found, key=lambda each: (each.own_shapes[-1][1], each.own_shapes[-1][0]))
+    return replace(largest, more=tuple(each for each in found if each is not largest))
+
+
+def _identity(saved):
+    """What files that are used together have in common, as it is told."""
+    m = saved.manifest
+    return {
+        "checkpoint": m["source"].get("sha256", "")[:12],
+        "tokenizer": saved.tokenizer.sha256[:12],
+        "task": saved.task.name,
+        "classes": ", ".join(m["label_names"]),
+        "backend": f"{m['backend']} on {m['device']}",
+        "precision": m["precision"],
+    }
 
 
 def _check_format(manifest, path):
@@ -242,7 +233,7 @@ def _check_format(manifest, path):
             f"{path}: its manifest is another program's; export the file with export_albert_aie.py"
         )
     version = manifest.get("format_version")
-    if version not in (1, FORMAT_VERSION):
+    if version not in range(1, FORMAT_VERSION + 1):
         raise UserError(
             f"{path}: format version {version}, this program reads 1 to {FORMAT_VERSION}; use the "
             f"version of this program that wrote it, or {AGAIN}"
@@ -250,7 +241,7 @@ def _check_format(manifest, path):
 
 
 def _verify(archive, manifest, path):
-    """Version 2 by its digests; version 1, which has none, by the zip's CRCs."""
+    """By its digests; version 1, which has none, by the zip's CRCs."""
     if manifest["format_version"] == 1:
         archive.check_crcs()
         return
@@ -261,41 +252,6 @@ def _verify(archive, manifest, path):
     wrong = [name for name in {**found, **known} if found.get(name) != known.get(name)]
     if wrong:
         raise Damaged(f"{some(wrong)} not as written")
-
-
-def _contradiction(manifest):
-    """The first key whose value cannot be true, as it is printed, or None."""
-    for key, kind in _KEYS.items():
-        if type(manifest.get(key)) is not kind:
-            return repr(key)
-    config, names = manifest["config"], manifest["label_names"]
-    reason = config_problem(config)
-    if reason:
-        return f"'config': {reason}"
-    seq, slots = manifest["max_seq_length"], manifest["slots"]
-    task = manifest.get("task", SST2.name)
-    task = task if isinstance(task, str) else None
-    known = (manifest["backend"], manifest["device"]) in backends.ORDER
-    checks = {
-        "backend": known,
-        "precision": known
-        and manifest["precision"] in backends.get(manifest["backend"]).PRECISIONS,
-        "batch_size": manifest["batch_size"] >= 1,
-        "max_seq_length": TOKENS <= seq <= config["max_position_embeddings"],
-        "slots": 0 <= slots <= seq // TOKENS,
-        "task": task in TASKS,
-        "label_names": _fits(names, TASKS.get(task, SST2)),
-        "num_labels": config.get("num_labels") == len(names),
-        "requires": all(isinstance(name, str) for name in manifest["requires"]),
-        "tokenizer": is_description(manifest.get("tokenizer", _SPM)),
-    }
-    return next((repr(key) for key, right in checks.items() if not right), None)
-
-
-def _fits(names, task):
-    """Whether a program of this task can have outputs of these names."""
-    right = len(names) == 1 if task.regression else len(names) >= 2
-    return right and all(isinstance(name, str) for name in names)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
 """Token ids -> batches of one fixed shape, and their outputs back in the sentences' order."""
 
+import bisect
 import itertools
 from typing import NamedTuple, Optional
 
 import numpy
 
 from . import UserError
+from .encoding import Encoded
 
 WINDOW = (
     1024  # sentences packed together: enough for full rows, few enough that a long file streams
@@ -33,24 +35,41 @@ class Shape(NamedTuple):
 TOKENS = 3  # of the shortest sentence: [CLS], one piece, [SEP]
 
 
-def shape(batch_size, max_seq_length, pack=False, slots=None):
-    """Shape from the flags of those names; `slots` None is one sentence for every 8 tokens. Raises
-    UserError for flags that contradict each other."""
+def shapes(batch_sizes, lengths, pack=False, slots=None):
+    """Tuple of Shape from the flags --batch_size, --max_seq_length, --pack and --slots, the largest
+    last; `slots` None is one sentence for every 8 tokens. Raises UserError for flags that
+    contradict each other."""
     if slots and not pack:
         raise UserError("--slots: means something with --pack only; add --pack or leave it out")
-    most = max_seq_length // TOKENS
+    lengths = sorted(set(lengths))
+    if pack and len(lengths) > 1:
+        raise UserError(
+            "--pack: a packed row has one length, for short sentences share it; name one "
+            "--max_seq_length, and export a second file for single sentences"
+        )
+    most = lengths[0] // TOKENS
     if slots and slots > most:
         raise UserError(
             f"--slots {slots}: must be 1 to {most}, for a sentence has {TOKENS} tokens at least "
-            "and a "
-            f"row {max_seq_length}"
+            f"and a row {lengths[0]}"
         )
-    return Shape(batch_size, max_seq_length, (slots or max(1, max_seq_length // 8)) if pack else 0)
+    slots = (slots or max(1, lengths[0] // 8)) if pack else 0
+    return tuple(Shape(b, s, slots) for s in lengths for b in sorted(set(batch_sizes)))
+
+
+def told(shapes):
+    """The shapes of a file in a few words."""
+    if len(shapes) == 1:
+        return str(shapes[0])
+    sizes, lengths = (sorted({shape[i] for shape in shapes}) for i in (0, 1))
+    packed = f", up to {shapes[-1].slots} sentences a row" if shapes[-1].slots else ""
+    sizes, lengths = (" ".join(map(str, numbers)) for numbers in (sizes, lengths))
+    return f"batch {sizes} x {lengths} tokens{packed}"
 
 
 class Batch(NamedTuple):
-    """Three int64 [batch, seq] arrays in the order in which every program takes them, and where
-    their answers belong.
+    """Three int64 [batch, seq] arrays in the order in which every program takes them, their Shape,
+    and where their answers belong.
 
     `sentences` are the numbers of the sentences in it; the logits of the i-th stand at `rows[i]`,
     and in a packed batch at `slots[i]` of that row. Rows that no sentence names are computed and
@@ -60,6 +79,7 @@ class Batch(NamedTuple):
     input_ids: numpy.ndarray
     attention_mask: numpy.ndarray
     token_type_ids: numpy.ndarray
+    shape: Shape
     sentences: list
     rows: list
     slots: Optional[list] = None
@@ -69,32 +89,140 @@ class Batch(NamedTuple):
         return self[:3]
 
 
-def batches(encoded, shape):
-    """Yield Batch over `encoded`, an iterable of Encoded no longer than shape.max_seq_length: one
-    sentence a row in their order, or in a packed shape several in a row (`pack`), numbered 1,
-    2, ... in attention_mask. `encoded` is read WINDOW sentences at a time, so that it may be made
-    while earlier batches are computed.
+def batches(encoded, *shapes):
+    """Yield Batch over `encoded`, an iterable of Encoded no longer than the longest of `shapes`:
+    one sentence a row in the shortest row that holds it, or where there is a packed shape several
+    in a row (`pack`), numbered 1, 2, ... in attention_mask. With one plain shape sentences keep
+    their order. `encoded` is read WINDOW sentences at a time, so that it may be made while earlier
+    batches are computed.
 
-    A short last batch is filled by repeating its last real row: never with rows whose mask is all
-    zero (their result differs between implementations), and never dropped (the accuracy published
-    for the 310P3 leaves out 8 of 872 rows).
+    Batches are whole until the sentences end; the last few take the shapes that compute the fewest
+    positions. A short batch is filled with shorter sentences that wait, then by repeating its last
+    real row: never with rows whose mask is all zero (their result differs between
+    implementations), and never dropped (the accuracy published for the 310P3 leaves out 8 of 872
+    rows).
     """
-    numbered, rows = enumerate(encoded), []
+    plain, packed = ([s for s in shapes if bool(s.slots) == kind] for kind in (False, True))
+    numbered, waiting = enumerate(encoded), []
     while window := list(itertools.islice(numbered, WINDOW)):
-        rows += [[window[i] for i in row] for row in _plan(window, shape)]
-        whole = len(rows) - len(rows) % shape.batch_size
-        for start in range(0, whole, shape.batch_size):
-            yield _fill(rows[start : start + shape.batch_size], shape)
-        rows = rows[whole:]
-    if rows:
-        yield _fill(rows, shape)
+        alone, together = _split(waiting + window, packed)
+        made = [*_packed(together, packed), *_plain(alone, plain)]
+        full = [len(rows) == _most(shape, shapes) for rows, shape in made]
+        yield from (_fill(*each) for each, whole in zip(made, full) if whole)
+        waiting = [
+            sentence
+            for (rows, _), whole in zip(made, full)
+            if not whole
+            for row in rows
+            for sentence in row
+        ]
+        waiting.sort(key=_number)
+    if waiting:
+        plans = [
+            [*_packed(together, packed), *_shared(_plain(alone, plain), plain)]
+            for alone, together in (
+                _split(waiting, packed),
+                _split(waiting, plain)[::-1],
+            )
+        ]
+        yield from (_fill(rows, shape) for rows, shape in min(plans, key=_positions))
 
 
-def _plan(window, shape):
-    if not shape.slots:
-        return [[i] for i in range(len(window))]
-    lengths = [len(sentence.ids) for _, sentence in window]
-    return pack(lengths, shape.max_seq_length, shape.slots)
+def by_batch_size(shapes):
+    """Lists of the shapes of each batch size."""
+    sizes = sorted({shape.batch_size for shape in shapes})
+    return [[shape for shape in shapes if shape.batch_size == size] for size in sizes]
+
+
+def single_shapes(shapes):
+    """Those that a sentence which comes alone can take, in their order."""
+    lengths = sorted({shape.max_seq_length for shape in shapes})
+    chosen = {
+        next(batches([Encoded([0] * length)], *shapes)).shape
+        for shorter, longest in zip([TOKENS - 1, *lengths], lengths)
+        for length in range(shorter + 1, longest + 1)
+    }
+    return [shape for shape in shapes if shape in chosen]
+
+
+def _number(sentence):
+    return sentence[0]
+
+
+def _length(sentence):
+    return len(sentence[1].ids)
+
+
+def _most(shape, shapes):
+    """The greatest batch of the shapes that differ from `shape` in their rows' number alone."""
+    return max(other.batch_size for other in shapes if other[1:] == shape[1:])
+
+
+def _positions(plan):
+    return sum(shape.batch_size * shape.max_seq_length for _, shape in plan)
+
+
+def _split(sentences, shapes):
+    """(the sentences that none of the shapes holds, the others)"""
+    longest = max((shape.max_seq_length for shape in shapes), default=0)
+    kept = [sentence for sentence in sentences if _length(sentence) <= longest]
+    return [sentence for sentence in sentences if _length(sentence) > longest], kept
+
+
+def _packed(sentences, shapes):
+    """[(rows, Shape)] of the shortest packed shape that holds all of the sentences."""
+    if not sentences:
+        return []
+    lengths = [_length(sentence) for sentence in sentences]
+    fitting = [shape for shape in shapes if shape.max_seq_length >= max(lengths)]
+    shape = min(fitting, key=lambda shape: (shape.max_seq_length, -shape.slots))
+    rows = pack(lengths, shape.max_seq_length, shape.slots)
+    rows = [[sentences[i] for i in row] for row in rows]
+    return _cut(rows, [other for other in shapes if other[1:] == shape[1:]])
+
+
+def _plain(sentences, shapes):
+    """[(rows, Shape)], the longest first: a sentence a row, in the shortest row that holds it."""
+    lengths = sorted({shape.max_seq_length for shape in shapes})
+    groups = {}
+    for sentence in sentences:
+        length = lengths[bisect.bisect_left(lengths, _length(sentence))]
+        groups.setdefault(length, []).append([sentence])
+    return [
+        each
+        for length in sorted(groups, reverse=True)
+        for each in _cut(groups[length], [s for s in shapes if s.max_seq_length == length])
+    ]
+
+
+def _shared(plan, shapes):
+    """The same plain plan with the rows that a batch is short of taken by shorter sentences, where
+    that empties a batch of theirs, and each batch in the cheapest shape that takes it."""
+    plan = [(list(rows), shape) for rows, shape in plan]
+    for i, (rows, shape) in enumerate(plan):
+        for others, _ in plan[i + 1 :]:
+            if len(others) <= shape.batch_size - len(rows):
+                rows += others
+                others.clear()
+    return [(rows, _cheapest(rows, shapes)) for rows, _ in plan if rows]
+
+
+def _cheapest(rows, shapes):
+    longest = max(_length(sentence) for row in rows for sentence in row)
+    fits = (s for s in shapes if s.batch_size >= len(rows) and s.max_seq_length >= longest)
+    return min(fits, key=lambda shape: shape.batch_size * shape.max_seq_length)
+
+
+def _cut(rows, shapes):
+    """[(rows, Shape)] of shapes of one length: the greatest batch as often as it is full, then the
+    next; the last may be short of rows."""
+    plan, start = [], 0
+    shapes = sorted(shapes, key=lambda shape: -shape.batch_size)
+    for shape in shapes:
+        while len(rows) - start >= shape.batch_size or (shape is shapes[-1] and start < len(rows)):
+            plan.append((rows[start : start + shape.batch_size], shape))
+            start += shape.batch_size
+    return plan
 
 
 def _fill(plan, shape):
@@ -114,7 +242,7 @@ def _fill(plan, shape):
         for slot, (sentence, _) in enumerate(mates)
     ]
     sentences, rows, slots = (list(column) for column in zip(*places))
-    return Batch(ids, mask, types, sentences, rows, slots if shape.slots else None)
+    return Batch(ids, mask, types, shape, sentences, rows, slots if shape.slots else None)
 
 
 def pack(lengths, capacity, slots):

@@ -30,25 +30,29 @@ class Answer(NamedTuple):
 
 
 class Classifier:
-    """Loads a .pt that export_albert_aie.py wrote: `file` is its path, or its Artifact.
+    """Loads a .pt that export_albert_aie.py wrote: `file` is its path, a list of the paths of files
+    of one model, a folder of them, or an Artifact.
 
     `options` are the settings of its backend that are read when it runs (`streams`, `threads`,
     `device_id`), `label_map` {number: name} names its classes. Raises UserError for a file or a
     setting that cannot be used.
 
-    Thread-safe: calls from several threads take turns. Each call fills batches of the file's shape;
-    give it many texts at once rather than one at a time."""
+    Thread-safe: calls from several threads take turns. Each call fills batches of the file's
+    shapes; a text that comes alone takes the shortest that holds it."""
 
     def __init__(self, file, label_map=None, **options):
         opened = isinstance(file, artifact.Artifact)
-        self.saved = file if opened else artifact.open_pt(file)
+        if not opened:
+            several = isinstance(file, (list, tuple))
+            file = artifact.open_all(file if several else [file])
+        self.saved = file
         target = self.saved.target._replace(options=options)
         backends.settings(target, "evaluate")
         self.classes = self.saved.classes(label_map)
         self.task = self.saved.task.of(self.classes)
         self._tokenizer = self.saved.tokenizer.load()
         self._lock = threading.Lock()
-        self.runner = backends.get(target.backend).load(self.saved, target)
+        self.runner = backends.load(self.saved, target)
 
     def __call__(self, sentences):
         """A list of Answer, one for each of the texts (or pairs of them, of a file for pairs), in
@@ -60,7 +64,7 @@ class Classifier:
         """(list of Answer, how many sentences were cut to the file's length)."""
         if not sentences:
             return [], 0
-        found = self.evaluate(sentences, warmup=0)
+        found = self.evaluate(sentences, warmup=0, one_at_a_time=len(sentences) == 1)
         return answers(found.logits, self.names), found.truncated
 
     @property

@@ -100,11 +100,18 @@ def bar(steps=None, **options):
     return tqdm(steps, disable="notes" in _hushed or None, leave=False, **options)
 
 
-def conclude(comparison, args):
-    """Print a comparison, write --compare_output, and return the exit code."""
-    for name, text in comparison.lines(args.verbose):
-        say(name, text)
+def conclude(comparisons, args, told=("",)):
+    """Print comparisons, each under its text of `told` where there are several, write that which
+    came out worst to --compare_output, and return the exit code."""
+    for comparison, what in zip(comparisons, told):
+        if len(comparisons) > 1:
+            say("compared", what)
+        for name, text in comparison.lines(args.verbose):
+            say(name, text)
+    worst = min(comparisons, key=lambda each: (each.passed, -each.flips, -each.relative))
+    if worst.precision == "int8" and not worst.passed:
+        note("int8: export_albert_aie.py --max_flips 0.5 looks for a recipe whose labels hold")
     if args.compare_output:
         with replacing(args.compare_output) as temporary:
-            temporary.write_text(json_text(comparison.verdict()), encoding="utf-8")
-    return 0 if comparison.passed else 1
+            temporary.write_text(json_text(worst.verdict()), encoding="utf-8")
+    return 0 if worst.passed else 1

@@ -169,22 +169,17 @@ def checkpoint_of(saved, pth_dir, tokenizer_file=None, upstream_dir=None):
 
 
 def against_reference(got, saved, checkpoint, examples, upstream_dir, progress):
-    """Comparison of the logits `got` of the Artifact `saved` on `examples` with the reference's,
-    which tokenizes for itself."""
+    """List of Comparison, one for each of `got`, logits of the Artifact `saved` on `examples`, with
+    the reference's, which tokenizes for itself."""
     length, saved_tokenizer = saved.shape.max_seq_length, saved.tokenizer.load()
     encode, tokenizer = references.tokenizer(checkpoint.tokenizer, upstream_dir)
     encoded = [encode(sentence, length) for sentence in examples.sentences]
     ours = [saved_tokenizer.encode(sentence, length) for sentence in examples.sentences]
     reference, name = references.logits(checkpoint, encoded, upstream_dir, progress=progress)
-    return compare(
-        got,
-        reference,
-        replace(examples, labels=None) if checkpoint.random else examples,
-        saved.manifest["precision"],
-        name,
-        tokenizer=tokenizer,
-        other_ids=sum(
-            (own.ids, own.second) != (wanted.ids, wanted.second)
-            for own, wanted in zip(ours, encoded)
-        ),
+    others = sum(
+        (own.ids, own.second) != (wanted.ids, wanted.second) for own, wanted in zip(ours, encoded)
     )
+    precision = saved.manifest["precision"]
+    if checkpoint.random:
+        examples = replace(examples, labels=None)
+    return [compare(each, reference, examples, precision, name, tokenizer, others) for each in got]

@@ -1,9 +1,9 @@
 """The torch module that gets traced: the patched albert_pytorch model, or our fused one.
 
 Both take input_ids, attention_mask, token_type_ids [batch, seq] and return the bare float32 logits
-[batch, class], or [batch, slots, class] when our module is built for packed rows; both are static
-in shape and free of dropout. The mask adds -10000 as ALBERT's own code does: finite in fp16, where
-Hugging Face's finfo.min becomes -inf."""
+[batch, class], or [batch, slots, class] when our module is built for packed rows; both are free of
+dropout, and static in shape unless their Form says otherwise. The mask adds -10000 as ALBERT's own
+code does: finite in fp16, where Hugging Face's finfo.min becomes -inf."""
 
 import contextlib
 import warnings
@@ -34,6 +34,10 @@ class Form(NamedTuple):
     # cheaper
     # in OpenVINO (1 to 2 %).
     erf_gelu: bool = False
+    # Sizes are read from input_ids instead of being baked in, so that one program with one set of
+    # weights serves every shape: for an engine that can make a constant of them again, or that
+    # does not care.
+    free_sizes: bool = False
 
 
 PLAIN = Form()
@@ -50,18 +54,23 @@ def _fused(checkpoint, shape, upstream_dir, form):
 GRAPHS = {"upstream": _upstream, "fused": _fused}
 
 
-def choose(asked, default, shape, upstream_dir):
+def choose(asked, default, packed, upstream_dir):
     """The graph's name: what --graph asks for, else our own for packed rows, else the backend's
     default. Raises UserError, before any work, for one that cannot be built."""
-    if asked == "upstream" and shape.slots:
+    if asked == "upstream" and packed:
         raise UserError(
             "--pack --graph upstream: albert_pytorch's model takes one sentence a row; "
             "leave --graph out"
         )
-    name = asked or ("fused" if shape.slots else default)
+    name = asked or ("fused" if packed else default)
     if name == "upstream":
         require(upstream_dir)
     return name
+
+
+def serves(graph_name, form):
+    """Whether one program takes several shapes."""
+    return graph_name == "fused" and form.free_sizes
 
 
 def build(checkpoint, graph_name, shape, upstream_dir=None, form=PLAIN):
@@ -76,8 +85,9 @@ class FusedAlbert(nn.Module):
     """ALBERT with what a compiler should not have to find out already written down.
 
     The score scale is folded into Q; every product with a weight has a 2-D left side (the form that
-    the vendor's ONNX route rewrites ALBERT into), the last layer's K and V apart; shapes are
-    constants. Two layers cost less than they look, exactly: the first takes Q, K and V from the 128
+    the vendor's ONNX route rewrites ALBERT into), the last layer's K and V apart; sizes are
+    constants, unless the Form frees those that a shape may change: rows, and of plain rows tokens.
+    Two layers cost less than they look, exactly: the first takes Q, K and V from the 128
     numbers of an embedding instead of from the 768 that a product makes of them, and the last is
     computed for [CLS] alone. Together that is a tenth of the FLOPs at 128. The twelve layers are
     one set of tensors, used twelve times.
@@ -96,7 +106,7 @@ class FusedAlbert(nn.Module):
     def __init__(self, checkpoint, shape, form=PLAIN):
         super().__init__()
         config, tensors = checkpoint.config, checkpoint.tensors
-        self.batch, self.seq, self.slots = shape
+        self.shape, self.slots, self.free_sizes = shape, shape.slots, form.free_sizes
         self.embedding, self.hidden = config.embedding_size, config.hidden_size
         self.heads, self.head = config.num_attention_heads, config.head_size
         self.layers, self.eps = config.num_hidden_layers, config.layer_norm_eps
@@ -107,7 +117,7 @@ class FusedAlbert(nn.Module):
         def pair(name):
             return _parameter(tensors[name + ".weight"]), _parameter(tensors[name + ".bias"])
 
-        position = tensors["albert.embeddings.position_embeddings.weight"][: self.seq]
+        position = tensors["albert.embeddings.position_embeddings.weight"][: shape.max_seq_length]
         self.word = _parameter(tensors["albert.embeddings.word_embeddings.weight"])
         self.position = _parameter(position)
         self.token_type = _parameter(tensors["albert.embeddings.token_type_embeddings.weight"])
@@ -121,10 +131,11 @@ class FusedAlbert(nn.Module):
         self.norm2_w, self.norm2_b = pair(HF_LAYER + "full_layer_layer_norm")
         self.pooler_w, self.pooler_b = pair("albert.pooler")
         self.classifier_w, self.classifier_b = pair("classifier")
-        rows = torch.zeros(1, 1, self.seq, 1)
+        seq = shape.max_seq_length
+        rows = torch.zeros(1, 1, seq, 1)
         self.rows = _parameter(rows) if form.expand_mask else None
         if self.slots:
-            earlier = torch.ones(self.seq, self.seq, dtype=torch.bool).tril(-1)
+            earlier = torch.ones(seq, seq, dtype=torch.bool).tril(-1)
             numbers = torch.arange(1, self.slots + 1).reshape(1, self.slots, 1)
             self.register_buffer("earlier", earlier)
             self.register_buffer("numbers", numbers)
@@ -153,38 +164,47 @@ class FusedAlbert(nn.Module):
         return _parameter(weight), _parameter(bias)
 
     def forward(self, input_ids, attention_mask, token_type_ids):
+        b, s = sizes = self._sizes(input_ids)
         if self.slots:
             numbers = attention_mask.to(torch.float32)
-            position, select, mask, last_mask = self._unpack(numbers, input_ids.dtype)
+            position, select, mask, last_mask = self._unpack(numbers, input_ids.dtype, sizes)
         else:
             mask = (1.0 - attention_mask.to(self.word.dtype)) * MASKED
-            mask = last_mask = mask.reshape(self.batch, 1, 1, self.seq)
+            mask = last_mask = mask.reshape(b, 1, 1, s)
             if self.rows is not None:
                 mask = mask + self.rows  # (B, 1, S, S)
-            position, select = self.position, None
+            position, select = self.position[:s], None
         x = F.embedding(input_ids, self.word) + position  # (B, S, E)
         x = x + F.embedding(token_type_ids, self.token_type)
         x = F.layer_norm(x, (self.embedding,), self.norm_w, self.norm_b, self.eps)
-        x = x.reshape(self.batch * self.seq, self.embedding)
+        x = x.reshape(b * s, self.embedding)
         x, *qkv = self._parts(x, self.first_w, self.first_b)  # (B*S, H) each
         for layer in range(self.layers - 1):
-            x = self._layer(x, self._parts(x, self.qkv_w, self.qkv_b) if layer else qkv, mask)
-        x = self._last_layer(x, select, last_mask)  # (B*K, H)
+            qkv = self._parts(x, self.qkv_w, self.qkv_b) if layer else qkv
+            x = self._layer(x, qkv, mask, sizes)
+        x = self._last_layer(x, select, last_mask, sizes)  # (B*K, H)
         x = torch.tanh(F.linear(x, self.pooler_w, self.pooler_b))
         x = F.linear(x, self.classifier_w, self.classifier_b).to(torch.float32)  # (B*K, class)
-        return x.reshape(self.batch, self.slots, -1) if self.slots else x
+        return x.reshape(b, self.slots, -1) if self.slots else x
 
-    def _unpack(self, numbers, index):
+    def _sizes(self, input_ids):
+        """B and S. Packed rows have one length, which their tables are made for."""
+        if not self.free_sizes:
+            return self.shape.inputs
+        batch, seq = input_ids.shape
+        return batch, self.shape.max_seq_length if self.slots else seq
+
+    def _unpack(self, numbers, index, sizes):
         """From the sentence numbers float32 (B, S): the position embeddings (B, S, E), the one-hot
         places of the [CLS] tokens (B, K, S), and the additive masks of all tokens (B, 1, S, S) and
         of the [CLS] tokens (B, 1, K, S). Counted in float32: bf16 is exact to 256 only. `index`:
         the ids' dtype."""
-        dtype, column, row = self.word.dtype, (self.batch, self.seq, 1), (self.batch, 1, self.seq)
+        b, s = sizes
+        dtype, column, row = self.word.dtype, (b, s, 1), (b, 1, s)
         other = _differ(numbers.reshape(column), numbers.reshape(row))  # (B, S, S)
         before = (1.0 - other) * self.earlier.to(torch.float32)
         # How many tokens of the same sentence stand before this one. Counted in parts: an engine
-        # that
-        # computes in bf16 whatever it is told counts to 256 exactly, and not beyond.
+        # that computes in bf16 whatever it is told counts to 256 exactly, and not beyond.
         position, *more = [part.sum(-1).to(index) for part in before.split(256, -1)]  # (B, S)
         for part in more:
             position = position + part
@@ -201,23 +221,24 @@ class FusedAlbert(nn.Module):
             return F.linear(x, weight, bias).split(h, -1)
         return [F.linear(x, weight[i : i + h], bias[i : i + h]) for i in range(0, len(bias), h)]
 
-    def _heads(self, x):
-        x = x.reshape(self.batch, self.seq, self.heads, self.head)
-        return x.transpose(1, 2)  # (B, N, S, D)
+    def _heads(self, x, sizes):
+        return x.reshape(*sizes, self.heads, self.head).transpose(1, 2)  # (B, N, S, D)
 
-    def _layer(self, x, qkv, mask):
-        q, k, v = (self._heads(part) for part in qkv)
+    def _layer(self, x, qkv, mask, sizes):
+        b, s = sizes
+        q, k, v = (self._heads(part, sizes) for part in qkv)
         weights = torch.softmax(torch.matmul(q, k.transpose(2, 3)) + mask, -1)  # (B, N, S, S)
         context = torch.matmul(weights, v).transpose(1, 2)  # (B, S, N, D)
-        return self._feed_forward(x, context.reshape(self.batch * self.seq, self.hidden))
+        return self._feed_forward(x, context.reshape(b * s, self.hidden))
 
-    def _last_layer(self, x, select, mask):
+    def _last_layer(self, x, select, mask, sizes):
         """For the [CLS] tokens alone, and without K and V of the other tokens: q (Wk x + bk) is (q
         Wk) x and a constant, which softmax does not see, and the weighted sum of Wv x + bv is Wv
         (weighted sum of x) + bv. Both products then have as many rows as there are [CLS] tokens,
         not as many as there are tokens. (OpenVINO 2024.6 also answers wrongly where queries are
         fewer than keys and both come transposed out of one product.)"""
-        b, s, k, n, d, h = self._sizes()
+        (b, s), k = sizes, self.slots or 1
+        n, d, h = self.heads, self.head, self.hidden
         tokens = x.reshape(b, s, h)
         if self.slots:
             # a product with one-hot rows copies exactly, in every precision: the rest of a sum is
@@ -236,9 +257,6 @@ class FusedAlbert(nn.Module):
         context = torch.matmul(mean.reshape(n, b * k, h), value.transpose(1, 2))  # (N, B*K, D)
         context = context.transpose(0, 1).reshape(b * k, h) + self.qkv_b[2 * h :]
         return self._feed_forward(cls, context)
-
-    def _sizes(self):
-        return self.batch, self.seq, self.slots or 1, self.heads, self.head, self.hidden
 
     def _feed_forward(self, x, context):
         """The rest of a layer, from its attention's context: both residuals, LayerNorms and the

@@ -43,7 +43,7 @@ def add_flags(parser):
 def measured(args):
     """Whether figures of own text are asked for, and not only its answers."""
     asked = args.label_column, args.compare_cpu, args.output_dir, args.json, args.report
-    return any(asked)
+    return any(asked) or args.one_at_a_time
 
 
 def check(args):

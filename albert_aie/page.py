@@ -35,8 +35,10 @@ def check(path):
 def of_evaluation(result, logits, examples, compared=()):
     """HTML text of what eval.json holds, with its logits float32 [sentences, class] and Examples;
     `compared`: (name, text) of each line of the comparison, where there was one."""
+    single = "one_at_a_time" in result
+    timed = "from text to label" if single else "of a batch's forward"
     drawn = [
-        plots.picture("Latency", "of a batch's forward, warmed up", plots.histogram, result),
+        plots.picture("Latency", f"{timed}, warmed up", plots.histogram, result),
         plots.picture("Tokens in a row", ROWS, plots.padding, [("this run", result)]),
     ]
     summary = [*lines(result, verbose=True), *compared]

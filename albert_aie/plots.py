@@ -49,11 +49,14 @@ def picture(title, note, draw, *given):
 
 
 def histogram(axes, result):
-    latency = result["latency_ms"]
-    axes.hist(result["batch_latencies_ms"], bins=min(30, 1 + result["batches"]), color=COLOURS[0])
+    single = result.get("one_at_a_time")
+    latency = (single or result)["latency_ms"]
+    values = single["sentence_latencies_ms"] if single else result["batch_latencies_ms"]
+    what = "sentence" if single else "batch"
+    axes.hist(values, bins=min(30, 1 + len(values)), color=COLOURS[0])
     for name, line in (("p50", "-"), ("p99", ":")):
         axes.axvline(latency[name], color=_INK, linestyle=line, label=f"{name} {latency[name]:.1f}")
-    axes.set(xlabel="milliseconds a batch", ylabel="batches", xlim=(0, None))
+    axes.set(xlabel=f"milliseconds a {what}", ylabel="number of them", xlim=(0, None))
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.legend()
 
@@ -61,7 +64,7 @@ def histogram(axes, result):
 def padding(axes, named):
     """Stacked: tokens of sentences, and positions that hold none."""
     names = [name for name, _ in named]
-    lengths = numpy.array([result["max_seq_length"] for _, result in named], float)
+    lengths = numpy.array([_row(result) for _, result in named], float)
     filled = lengths * (1 - numpy.array([result["padding"] for _, result in named]))
     axes.barh(names, filled, color=COLOURS[0], label="tokens")
     axes.barh(
@@ -76,6 +79,14 @@ def padding(axes, named):
     axes.invert_yaxis()
     axes.set(xlabel="token positions a row", xlim=(0, lengths.max() * 1.02))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2)
+
+
+def _row(result):
+    """Token positions of a row, the mean of all that were computed."""
+    rows = [
+        (each["batches"] * each["batch_size"], each["max_seq_length"]) for each in result["shapes"]
+    ]
+    return sum(count * length for count, length in rows) / sum(count for count, _ in rows)
 
 
 def reliability(axes, bins):

@@ -12,7 +12,7 @@ import numpy
 
 from . import machine, results
 from .artifact import Artifact
-from .batching import Shape
+from .batching import Shape, told
 from .datasets import Examples
 from .encoding import texts
 from .evaluate import WARMUP, Evaluation, finite, right
@@ -56,9 +56,19 @@ class Figure(NamedTuple):
 
 
 def _file(s):
-    m = s.saved.manifest
-    shape = s.saved.shape._asdict()
-    return {"file": str(s.saved.path), "graph": m["graph"], **shape}
+    m, used = s.saved.manifest, s.evaluation.shapes
+    return {
+        "file": str(s.saved.path),
+        "more_files": [str(each.path) for each in s.saved.more],
+        "graph": m["graph"],
+        **s.saved.shape._asdict(),
+        "shapes": [{**shape._asdict(), "batches": used[shape]} for shape in s.saved.shapes],
+    }
+
+
+def _shapes(r):
+    """The compiled shapes of eval.json."""
+    return [Shape(*(each[name] for name in Shape._fields)) for each in r["shapes"]]
 
 
 def _engine(s):
@@ -140,21 +150,59 @@ def _metrics_line(r):
 
 def _throughput(s):
     scored, e = int(s.finite.sum()), s.evaluation
+    if e.single:
+        return {}
     rates = {"forward": scored / e.busy, "end_to_end": scored / e.end_to_end}
     return {"samples_per_second": rates}
 
 
-def _latency(s):
-    """Of batches. The deviation is that of the sample, 0 of a single batch."""
-    batches = [1000 * seconds for seconds in s.evaluation.forward]
-    latency = {
-        "mean": statistics.fmean(batches),
-        "deviation": statistics.stdev(batches) if len(batches) > 1 else 0.0,
-        **{f"p{p}": percentile(batches, p) for p in (50, 90, 95, 99)},
-        "max": max(batches),
+def distribution(values):
+    """Of a list of numbers. The deviation is that of the sample, 0 of a single number."""
+    return {
+        "mean": statistics.fmean(values),
+        "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
+        **{f"p{p}": percentile(values, p) for p in (50, 90, 95, 99)},
+        "max": max(values),
     }
-    counts = {"batches": len(batches), "warmup": WARMUP}
-    return {"latency_ms": latency, **counts, "batch_latencies_ms": batches}
+
+
+def _latency(s):
+    """Of batches."""
+    counts = {"batches": len(s.evaluation.forward), "warmup": WARMUP}
+    if s.evaluation.single:
+        return counts
+    batches = [1000 * seconds for seconds in s.evaluation.forward]
+    return {"latency_ms": distribution(batches), **counts, "batch_latencies_ms": batches}
+
+
+def _one_at_a_time(s):
+    """Of sentences that were sent singly, from text to label; never beside figures of batches."""
+    if not s.evaluation.single:
+        return {}
+    sentences = [1000 * seconds for seconds in s.evaluation.single]
+    single = {
+        "latency_ms": distribution(sentences),
+        "sentences_per_second": len(sentences) / s.evaluation.end_to_end,
+        "sentence_latencies_ms": sentences,
+    }
+    return {"one_at_a_time": single}
+
+
+def _one_at_a_time_line(r):
+    if "one_at_a_time" not in r:
+        return ""
+    single = r["one_at_a_time"]
+    text = "mean {mean:.2f}, p50 {p50:.2f}, p90 {p90:.2f}, p95 {p95:.2f}, p99 {p99:.2f}, max "
+    text = (text + "{max:.2f} ms a sentence, from text to label").format(**single["latency_ms"])
+    return f"{text}\n{single['sentences_per_second']:.1f} sentences/s"
+
+
+def _runs_line(r):
+    text = f"{r['batches']} batches, after {r['warmup']} warm-up runs of each shape"
+    if "latency_ms" not in r:
+        return text
+    spread = "mean {mean:.1f}, deviation {deviation:.1f}, p95 {p95:.1f}, max {max:.1f} ms"
+    return f"{text}\n{spread.format(**r['latency_ms'])}"
 
 
 def _stages(s):
@@ -165,7 +213,7 @@ def _stages(s):
 
 
 def _padding(s):
-    positions = s.evaluation.rows * s.saved.shape.max_seq_length
+    positions = s.evaluation.positions
     return {
         "padding": 1 - s.evaluation.tokens / positions,
         "positions": positions,
@@ -174,9 +222,13 @@ def _padding(s):
 
 
 def _compute(s):
-    per_row = flops_per_row(s.saved.manifest["config"], s.saved.shape.max_seq_length)
-    speed = per_row * s.evaluation.rows / s.evaluation.busy
-    return {"nominal_gflop_per_row": per_row / 1e9, "nominal_gflop_per_second": speed / 1e9}
+    config, e = s.saved.manifest["config"], s.evaluation
+    each = (
+        count * shape.batch_size * flops_per_row(config, shape.max_seq_length)
+        for shape, count in e.shapes.items()
+    )
+    total = sum(each) / 1e9
+    return {"nominal_gflop_per_row": total / e.rows, "nominal_gflop_per_second": total / e.busy}
 
 
 def hosted(device, command):
@@ -217,8 +269,7 @@ FIGURES = (
         "file",
         _file,
         lambda r: (
-            f"{r['file']}\n{r['graph']} graph, "
-            f"{Shape(r['batch_size'], r['max_seq_length'], r['slots'])}"
+            "\n".join([r["file"], *r["more_files"]]) + f"\n{r['graph']} graph, {told(_shapes(r))}"
         ),
     ),
     Figure(
@@ -243,26 +294,28 @@ FIGURES = (
     Figure(
         "throughput",
         _throughput,
-        lambda r: "forward {forward:.1f} samples/s, end to end {end_to_end:.1f} samples/s".format(
-            **r["samples_per_second"]
+        lambda r: (
+            "forward {forward:.1f} samples/s, end to end {end_to_end:.1f} samples/s".format(
+                **r["samples_per_second"]
+            )
+            if "samples_per_second" in r
+            else ""
         ),
     ),
     Figure(
         "latency",
         _latency,
-        lambda r: "p50 {p50:.1f}, p90 {p90:.1f}, p99 {p99:.1f} ms a batch".format(
-            **r["latency_ms"]
+        lambda r: (
+            "p50 {p50:.1f}, p90 {p90:.1f}, p99 {p99:.1f} ms a batch".format(**r["latency_ms"])
+            if "latency_ms" in r
+            else ""
         ),
     ),
+    Figure("single", _one_at_a_time, _one_at_a_time_line),
     Figure(
         "runs",
         lambda s: {},
-        lambda r: (
-            f"{r['batches']} batches, after {r['warmup']} warm-up runs\n"
-            "mean {mean:.1f}, deviation {deviation:.1f}, p95 {p95:.1f}, max {max:.1f} ms".format(
-                **r["latency_ms"]
-            )
-        ),
+        _runs_line,
         verbose=True,
     ),
     Figure(
@@ -289,7 +342,7 @@ FIGURES = (
         _compute,
         lambda r: (
             f"{r['nominal_gflop_per_second']:.0f} GFLOP/s nominal "
-            f"({r['nominal_gflop_per_row']:.2f} GFLOP a row of {r['max_seq_length']})"
+            f"({r['nominal_gflop_per_row']:.2f} GFLOP a row, the mean)"
         ),
         verbose=True,
     ),

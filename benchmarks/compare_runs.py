@@ -18,14 +18,16 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 import numpy  # noqa: E402
 
 from albert_aie import UserError, arguments, command, need, results, some  # noqa: E402
+from albert_aie.batching import Shape, told  # noqa: E402
 from albert_aie.metrics import METRICS  # noqa: E402
 
 CHANCE = 0.05  # a difference that is less likely than this by chance is called one
 LOSS = 0.005  # of a metric for which there is no test: the gate of reduced precisions
 RESAMPLES = 2000
+KINDS = {False: "sent whole batches", True: "sent one sentence at a time"}
 # What is named where it differs: the path to it in eval.json.
 FACTS = [("digests", name) for name in ("file", "checkpoint", "tokenizer")]
-FACTS += [("graph",), ("batch_size",), ("max_seq_length",), ("slots",), ("backend",), ("device",)]
+FACTS += [("graph",), ("backend",), ("device",)]
 FACTS += [("precision",), ("threads",), ("streams",), ("machine", "cpu"), ("machine", "cores")]
 
 
@@ -61,7 +63,7 @@ def parse_args(argv):
 def run(args):
     need("compare_runs.py:", "scipy")
     old, new = read(args.old), read(args.new)
-    check_same_data(old, new)
+    check_comparable(old, new)
     for name, text in lines(old, new):
         command.say(name, text)
     reasons = worse(old, new)
@@ -97,7 +99,11 @@ def read(folder):
     return Run(Path(folder), result, [row.split("\t") for row in rows])
 
 
-def check_same_data(old, new):
+def check_comparable(old, new):
+    kinds = ["one_at_a_time" in run.result for run in (old, new)]
+    if kinds[0] != kinds[1]:
+        names = [f"{run.folder} {KINDS[kind]}" for run, kind in zip((old, new), kinds)]
+        raise UserError(f"{', '.join(names)}: times of unlike things; run both the same way")
     if old.result["digests"]["data"] != new.result["digests"]["data"]:
         names = [f"{run.folder} scored {run.result['data']}" for run in (old, new)]
         raise UserError(
@@ -112,9 +118,11 @@ def lines(old, new):
     yield "changed", "\n".join(changes(old.result, new.result)) or "nothing but what was measured"
     yield from quality(old, new)
     yield "throughput", "\n".join(speed(old.result, new.result))
-    before, after = (run.result["latency_ms"] for run in (old, new))
+    single = "one_at_a_time" in old.result
+    before, after = (run.result.get("one_at_a_time", run.result) for run in (old, new))
+    before, after = before["latency_ms"], after["latency_ms"]
     shown = [f"{p} {before[p]:.1f} -> {after[p]:.1f}" for p in ("p50", "p99")]
-    yield "latency", f"{', '.join(shown)} ms a batch"
+    yield "latency", f"{', '.join(shown)} ms a {'sentence' if single else 'batch'}"
     peaks = [run.result["peak_memory_bytes"] for run in (old, new)]
     if None not in peaks:
         yield "memory", "peak {:.0f} -> {:.0f} MB".format(*(peak / 1e6 for peak in peaks))
@@ -128,9 +136,15 @@ def changes(old, new):
         for key in path:
             before, after = before[key], after[key]
         found.append((path[-1] if path[0] != "digests" else f"{path[-1]} sha256", before, after))
+    found.append(("shapes", shapes(old), shapes(new)))
     names = sorted({*old["versions"], *new["versions"]})
     found += [(name, old["versions"].get(name), new["versions"].get(name)) for name in names]
     return [f"{name}: {_brief(a)} -> {_brief(b)}" for name, a, b in found if a != b]
+
+
+def shapes(result):
+    """The compiled shapes as they are told."""
+    return told([Shape(*(each[name] for name in Shape._fields)) for each in result["shapes"]])
 
 
 def _brief(value):
@@ -181,6 +195,12 @@ def mcnemar(old, new):
 def speed(old, new):
     """Ratios of new to old: forward with a 95 % interval from its batches, and end to end, which
     was timed once."""
+    if "one_at_a_time" in old:
+        before, after = (r["one_at_a_time"]["sentences_per_second"] for r in (old, new))
+        low, high = spread(old, new, after / before)
+        line = f"{before:.1f} -> {after:.1f} sentences/s, one at a time, {after / before:.3f} times"
+        yield f"{line} [{low:.3f}, {high:.3f}]"
+        return
     for name, text in (("forward", "forward"), ("end_to_end", "end to end")):
         before, after = (r["samples_per_second"][name] for r in (old, new))
         line = f"{text} {before:.1f} -> {after:.1f} samples/s, {after / before:.3f} times"
@@ -193,9 +213,9 @@ def speed(old, new):
 def spread(old, new, ratio):
     """95 % interval of the ratio of rates by resampling batches, pairwise where both runs made the
     same ones. It is the spread within the two runs: it knows nothing of another hour's machine."""
-    before, after = (numpy.array(r["batch_latencies_ms"]) for r in (old, new))
+    before, after = (numpy.array(times(r)) for r in (old, new))
     generator = numpy.random.default_rng(0)
-    paired = all(old[key] == new[key] for key in ("batch_size", "max_seq_length", "slots"))
+    paired = "one_at_a_time" in old or old["shapes"] == new["shapes"]
     first = generator.integers(len(before), size=(RESAMPLES, len(before)))
     second = generator.integers(len(after), size=(RESAMPLES, len(after)))
     if paired and len(before) == len(after):
@@ -203,6 +223,12 @@ def spread(old, new, ratio):
     drawn = before[first].mean(1) / after[second].mean(1)
     drawn *= after.mean() / before.mean()
     return tuple(ratio * numpy.percentile(drawn, (2.5, 97.5)))
+
+
+def times(result):
+    """Milliseconds of each batch, or of each sentence that was sent singly."""
+    single = result.get("one_at_a_time")
+    return single["sentence_latencies_ms"] if single else result["batch_latencies_ms"]
 
 
 def worse(old, new):

@@ -2,6 +2,7 @@
 this project, and the ceiling. Each is made from a plan.Engine in a process of its own. It has
 
     sentences(texts)   float32 logits [n, class] of texts in their order: tokenising and all
+    one(text)          the same of one text, and all that a service does for it
     dense(batch_size)  seconds of one forward of batch_size full rows of LENGTH tokens
     flops(lengths)     matrix-product FLOPs that one pass over sentences of these lengths executes
 
@@ -60,7 +61,8 @@ class Peer:
         if self.spec.sorted:
             order.sort(key=lambda i: lengths[i])
         groups = [order[start : start + size] for start in range(0, len(order), size)]
-        longest = [max(lengths[i] for i in group) for group in groups]
+        step = self.spec.multiple
+        longest = [math.ceil(max(lengths[i] for i in group) / step) * step for group in groups]
         return list(zip(groups, longest if self.spec.sorted else [LENGTH] * len(groups)))
 
     def sentences(self, texts):
@@ -71,6 +73,9 @@ class Peer:
         for (group, _), result in zip(plan, self.run_all(batches)):
             logits[group] = result
         return logits
+
+    def one(self, text):
+        return self.sentences([text])
 
     def run_all(self, batches):
         return (self.run(*batch) for batch in batches)
@@ -206,6 +211,8 @@ class OpenVino(Peer):
         rest = "bf16" if "BF16" in backends.get("openvino").capabilities() else "f32"
         hint = {"fp32": "f32", "bf16": "bf16", "int8": rest}[self.spec.precision]
         options = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": self.spec.streams}
+        if "one_at_a_time" in self.spec.settings:
+            options = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         compiled = openvino.Core().compile_model(model, "CPU", options)
         self.idle = queue.SimpleQueue()
         for _ in range(self.spec.streams):
@@ -219,6 +226,9 @@ class OpenVino(Peer):
         return logits
 
     def run_all(self, batches):
+        if self.spec.streams == 1:
+            yield from super().run_all(batches)
+            return
         with ThreadPoolExecutor(self.spec.streams) as pool:
             yield from pool.map(lambda batch: self.run(*batch), batches)
 
@@ -233,10 +243,14 @@ class Ours:
         name = self.saved.manifest["backend"]
         options = {"streams": spec.streams} if name == "openvino" else {}
         target = backends.Target(name, spec.device, spec.precision, options)
-        self.runner = backends.get(name).load(self.saved, target)
+        self.runner = backends.load(self.saved, target)
 
     def sentences(self, texts):
         return evaluate(self.runner, self.saved, self.tokenizer, texts, warmup=0).logits
+
+    def one(self, text):
+        given = self.runner, self.saved, self.tokenizer, [text]
+        return evaluate(*given, warmup=0, one_at_a_time=True).logits
 
     def dense(self, batch_size):
         """Of the one shape that the file has: batch_size rows of LENGTH."""
@@ -244,9 +258,10 @@ class Ours:
         if self.shape.slots:  # as full a row, of five sentences
             mask = numpy.tile(1 + numpy.arange(LENGTH) // 26, (batch_size, 1))
         rows = list(range(batch_size))
-        return self.runner.run(Batch(ids, mask, types, rows, rows)).forward
+        return self.runner.run(Batch(ids, mask, types, self.shape, rows, rows)).forward
 
     def flops(self, lengths):
+        """Of the largest shape alone."""
         size, length, slots = self.shape
         rows = len(pack(lengths, length, slots)) if slots else len(lengths)
         return math.ceil(rows / size) * size * executed_flops_per_row(self.config, self.shape)

@@ -3,8 +3,9 @@
 
     python benchmarks/peers.py --demo --data_dir ../shared/data/SST-2
 
-Two settings: `dense`, one forward of full rows of 128 tokens at batch 1, 8 and 32; `end_to_end`,
-SST-2 dev from text to logits. Each engine has a process of its own and works alone; a round visits
+Settings: `dense`, one forward of full rows of 128 tokens at batch 1, 8 and 32; `end_to_end`, SST-2
+dev from text to logits; `one_at_a_time`, its sentences singly in the file's order, each timed from
+text to class. Each engine has a process of its own and works alone; a round visits
 all in random order, those of one precision and batch size side by side. Rates are medians over the
 rounds, ratios are paired within a round, intervals are a bootstrap. Accuracy and flips
 (against a peer in fp32) stand beside every speed. Exit code 1: an engine failed; 2: wrong input.
@@ -23,9 +24,20 @@ import readings  # noqa: E402
 import worker as job  # noqa: E402
 from tables import tables  # noqa: E402
 
-from albert_aie import UserError, arguments, batching, command, datasets, files, flops, tasks  # noqa: E402
+from albert_aie import (  # noqa: E402
+    UserError,
+    arguments,
+    batching,
+    command,
+    datasets,
+    files,
+    flops,
+    report,
+    tasks,
+)
 from albert_aie.results import json_text  # noqa: E402
 
+PART = 50  # sentences that an engine answers one by one before the next has its turn
 EVERY = 8  # transformers' engines see every 8th sentence: they take minutes for all
 
 
@@ -36,7 +48,13 @@ def parse_args(argv):
     add("--demo", action="store_true", help="take --pth_dir from this repository's demo/")
     add("--data_dir", required=True, help="GLUE's SST-2 with train.tsv, to calibrate int8 on")
     add("--rows", type=int, help="take the first N sentences of dev (default: all)")
-    add("--settings", nargs="+", choices=plan.BOTH, default=plan.BOTH, help="(default: both)")
+    add(
+        "--settings",
+        nargs="+",
+        choices=plan.SETTINGS,
+        default=plan.BOTH,
+        help="(default: dense end_to_end)",
+    )
     add("--engines", nargs="+", metavar="WORD", help="only those with one of these in their label")
     add("--precisions", nargs="+", choices=readings.PRECISIONS, help="(default: what runs here)")
     add("--batch_sizes", type=int, nargs="+", default=[1, 8, 32], help="dense (default: 1 8 32)")
@@ -59,30 +77,30 @@ def run(args):
     examples = datasets.read(args.data_dir).for_model(names)
     sentences, labels = examples.sentences[: args.rows], examples.labels[: args.rows]
     here = {**host.machine(), "cuda": plan.cuda()}
-    report = {"machine": here, **facts(args, sentences)}
+    whole = {"machine": here, **facts(args, sentences)}
     print(f"machine     {here['cpu']}, {here['cores']} cores, load {here['load']:.2f}; ", end="")
     print(f"torch {here['packages']['torch']}; CUDA {here['cuda'] or 'none'}")
     if here["load"] > 0.5:
         print("note        the machine is not quiet: read the ratios, not the rates")
     with tempfile.TemporaryDirectory() as folder:
-        specs, report["notes"] = plan.engines(args, Path(folder))
-        for note in report["notes"]:
+        specs, whole["notes"] = plan.engines(args, Path(folder))
+        for note in whole["notes"]:
             print(f"note        {note}")
         workers = [job.Worker(spec) for spec in specs]
         try:
-            report["engines"] = measure(args, workers, sentences, report["lengths"])
+            whole["engines"] = measure(args, workers, sentences, whole["lengths"])
         finally:
             for worker in workers:
                 worker.pool.shutdown()
-    readings.score(report["engines"], labels)
-    report["failed"] = [f"{w.spec.label}: {w.error}" for w in workers if w.error]
-    print(tables(report))
-    for line in report["failed"]:
+    readings.score(whole["engines"], labels)
+    whole["failed"] = [f"{w.spec.label}: {w.error}" for w in workers if w.error]
+    print(tables(whole))
+    for line in whole["failed"]:
         print(f"FAILED      {line}")
     with files.replacing(args.output) as temporary:
-        temporary.write_text(json_text(report), encoding="utf-8")
+        temporary.write_text(json_text(whole), encoding="utf-8")
     print(f"wrote       {args.output}")
-    return 1 if report["failed"] else 0
+    return 1 if whole["failed"] else 0
 
 
 def facts(args, sentences):
@@ -103,6 +121,8 @@ def measure(args, workers, sentences, lengths):
         dense(args, workers, order)
     if "end_to_end" in args.settings:
         end_to_end(args, workers, sentences, order)
+    if "one_at_a_time" in args.settings:
+        one_at_a_time(args, workers, sentences, order)
     engines = []
     for worker in workers:
         entry = {**worker.spec.fields(), "load": worker.load, "memory": worker.ask(job.memory)}
@@ -111,6 +131,8 @@ def measure(args, workers, sentences, lengths):
         if worker.end_to_end["seconds"]:
             worker.end_to_end["flops"] = worker.ask(job.flops, seen(worker, lengths))
             entry["end_to_end"] = worker.end_to_end
+        if worker.one_at_a_time["mean"]:
+            entry["one_at_a_time"] = worker.one_at_a_time
         if not worker.error:
             engines.append({**entry, "dense": worker.dense})
     return engines
@@ -166,6 +188,36 @@ def end_to_end(args, workers, sentences, order):
         elif answer := worker.ask(job.sentences, seen(worker, sentences)):
             reading["seconds"].append(answer[0])
             reading["predictions"] = answer[1]
+
+
+def one_at_a_time(args, workers, sentences, order):
+    """Sentence by sentence. A round goes through the sentences in parts, and each part through all
+    engines, for the machine's speed changes within seconds. Each engine sees all sentences once
+    before, so that no length is new to it."""
+    chosen = [worker for worker in workers if "one_at_a_time" in worker.spec.settings]
+    for worker in chosen:
+        worker.ask(job.singles, sentences)
+    parts = [sentences[start : start + PART] for start in range(0, len(sentences), PART)]
+    with command.bar(total=args.rounds * len(parts) * len(chosen), desc="one at a time") as done:
+        for _ in range(args.rounds):
+            answers = [[] for _ in chosen]
+            for part in parts:
+                for number in order.sample(range(len(chosen)), len(chosen)):
+                    answers[number].append(chosen[number].ask(job.singles, part))
+                    done.update()
+            for worker, given in zip(chosen, answers):
+                add_round(worker, given, len(sentences))
+
+
+def add_round(worker, answers, sentences):
+    """Adds the figures of a round, whose answers are those of its parts."""
+    if worker.error:
+        return
+    times, classes = (sum(lists, []) for lists in zip(*answers))
+    figures = report.distribution(times)
+    for name in ("mean", "p50", "p90"):
+        worker.one_at_a_time[name].append(figures[name])
+    worker.one_at_a_time |= {"sentences": sentences, "every": 1, "predictions": classes}
 
 
 def rounds(name, steps, count, order):

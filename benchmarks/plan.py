@@ -12,6 +12,8 @@ from albert_aie import UserError, backends, checkpoint, datasets
 
 LENGTH = 128
 BOTH, TEXT, DENSE = ("dense", "end_to_end"), ("end_to_end",), ("dense",)
+SINGLE = ("one_at_a_time",)
+SETTINGS = (*BOTH, *SINGLE)
 STREAMS = {1: "1 stream", 2: "2 streams"}
 
 
@@ -27,7 +29,8 @@ class Engine:
     sorted: bool = False  # batches of sorted sentences, padded to their longest; else to LENGTH
     packed: bool = False  # several sentences a row
     batch_size: int = 8
-    max_seq_length: int = LENGTH
+    max_seq_length: object = LENGTH  # "auto": a ladder from the lengths of training sentences
+    multiple: int = 1  # sorted sentences are padded to the next multiple of this
     streams: int = 1
     device: str = "cpu"
     attention: str = "eager"
@@ -55,6 +58,7 @@ def candidates(batch_sizes):
         label = f"OpenVINO {p}, sorted, {STREAMS[streams]}"
         common = {"sorted": True, "streams": streams, "search": (8, 16, 32)}
         yield Engine("openvino", label, p, BOTH if streams == 1 else TEXT, **common)
+    yield from singles()
     gpu = {"precision": "fp16", "device": "cuda", "search": (32, 256, 1024)}
     for attention in ("eager", "sdpa"):
         label = f"transformers {attention} fp16 cuda"
@@ -65,6 +69,24 @@ def candidates(batch_sizes):
         yield from ours(p, batch_sizes)
     for p in ("fp32", "bf16", "int8"):
         yield Engine("ceiling", f"ceiling {p}", p, BOTH)
+
+
+def singles():
+    """One sentence at a time, with free sizes: what is set up for a service. Ours is a ladder."""
+    common = {"settings": SINGLE, "sorted": True, "batch_size": 1}
+    for p in ("fp32", "bf16"):
+        yield Engine("transformers", f"transformers eager {p}, one", precision=p, **common)
+        label = f"torch.compile dynamic {p}, one"
+        yield Engine("transformers", label, precision=p, compile=True, **common)
+    for p in ("fp32", "int8"):
+        yield Engine("onnxruntime", f"ONNX Runtime {p}, one", precision=p, **common)
+    for p, multiple in product(("fp32", "bf16", "int8"), (1, 8)):
+        padded = "exact length" if multiple == 1 else f"padded to {multiple}"
+        label = f"OpenVINO {p}, one, {padded}"
+        yield Engine("openvino", label, precision=p, multiple=multiple, **common)
+    for p in ("fp32", "bf16", "int8"):
+        ladder = {"batch_size": 1, "max_seq_length": "auto", "settings": SINGLE}
+        yield Engine("ours", f"ours {p}, one, a ladder from train", precision=p, **ladder)
 
 
 def ours(precision, batch_sizes):

@@ -8,6 +8,8 @@
     load, memory  seconds until it could run, and the most MB that it held
     end_to_end    {"seconds" a round, "sentences", "every", "predictions", "flops", "correct",
                   "flips"}, missing where it was not measured; of a ceiling the seconds alone
+    one_at_a_time {"mean", "p50", "p90": seconds a sentence in each round, "sentences", "every",
+                  "predictions", "correct", "flips"}, missing where it was not measured
     dense         {batch: {"seconds" a round, "flops"}}
 """
 
@@ -41,10 +43,15 @@ def paired(ours, theirs):
 def score(engines, labels):
     """Adds `correct` and `flips` to what ran over sentences. Flips are against the fp32 predictions
     of the first peer that ran all sentences; None where no peer did."""
-    ran = [engine for engine in engines if "predictions" in engine.get("end_to_end", {})]
-    fp32 = [e["end_to_end"] for e in ran if e["kind"] != "ours" and e["precision"] == "fp32"]
+    ran = [
+        (engine, engine[setting])
+        for engine in engines
+        for setting in ("end_to_end", "one_at_a_time")
+        if "predictions" in engine.get(setting, {})
+    ]
+    fp32 = [entry for e, entry in ran if e["kind"] != "ours" and e["precision"] == "fp32"]
     reference = next((entry["predictions"] for entry in fp32 if entry["every"] == 1), None)
-    for entry in (engine["end_to_end"] for engine in ran):
+    for _, entry in ran:
         every, predictions = entry["every"], entry["predictions"]
         entry["correct"] = sum(a == b for a, b in zip(predictions, labels[::every]))
         entry["flips"] = None
@@ -60,6 +67,12 @@ def timed(report, batch=None):
         entry = engine["dense"].get(str(batch)) if batch else engine.get("end_to_end")
         if entry and engine["kind"] != "ceiling":
             found.append((engine, [s / entry.get("sentences", 1) for s in entry["seconds"]]))
+    return sorted(found, key=lambda pair: statistics.median(pair[1]))
+
+
+def timed_singly(report, name):
+    """[(engine, its mean, p50 or p90 of seconds a sentence in each round)], the fastest first."""
+    found = [(e, e["one_at_a_time"][name]) for e in report["engines"] if "one_at_a_time" in e]
     return sorted(found, key=lambda pair: statistics.median(pair[1]))
 
 

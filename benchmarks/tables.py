@@ -20,6 +20,7 @@ from albert_aie import UserError, arguments, command  # noqa: E402
 EXECUTED = "GFLOP/s executed (of ceiling)"
 TEXT = ["engine", "sentences/s (range)", "x eager padded", "accuracy", "flips", EXECUTED]
 TEXT += ["load s", "peak MB"]
+SINGLE = ["mean", "p50", "p90"]
 BEGIN, END = "<!-- results: make readme -->", "<!-- end of results -->"
 README = {
     "en": ["engine", "sentences/s", "x eager padded", "x best peer", "accuracy", "flips"],
@@ -53,7 +54,8 @@ def run(args):
 
 def tables(report):
     """Markdown: every engine's lines, then the best of each."""
-    return "\n".join([*end_to_end(report), *dense(report), *summary(report)])
+    made = [*end_to_end(report), *one_at_a_time(report), *dense(report)]
+    return "\n".join([*made, *summary(report)])
 
 
 def end_to_end(report):
@@ -77,6 +79,23 @@ def text_table(report, pairs):
         yield row(title(engine), *cells, f"{engine['load']:.1f}", f"{engine['memory']:.0f}")
 
 
+def one_at_a_time(report):
+    """Milliseconds a sentence, and how many times faster ours is than the peer that is best in
+    that very figure."""
+    pairs = {name: readings.timed_singly(report, name) for name in SINGLE}
+    if not pairs["mean"]:
+        return
+    yield "\nOne sentence at a time: SST-2 dev in the file's order, text to class, ms\n"
+    yield from head(["engine", *SINGLE, "accuracy", "flips", "load s", "peak MB"])
+    for engine, _ in pairs["mean"][::-1]:
+        entry = engine["one_at_a_time"]
+        cells = [f"{1000 * statistics.median(entry[name]):.2f}" for name in SINGLE]
+        cells += [*correct(entry), f"{engine['load']:.1f}", f"{engine['memory']:.0f}"]
+        yield row(engine["label"], *cells)
+    for name in SINGLE:
+        yield from verdicts(f"one at a time, {name},", pairs[name])
+
+
 def dense(report):
     peaks, nominal = readings.ceilings(report), report["nominal_flops_per_row"]
     per_row = f"GFLOP/s nominal, {nominal / 1e9:.2f} a row (of ceiling)"
@@ -94,7 +113,8 @@ def dense(report):
 def summary(report):
     """The best of each variant end to end, and ours in dense work."""
     best = readings.best_variants(timed(report))
-    yield "\nSummary\n"
+    if best or batches(report):
+        yield "\nSummary\n"
     if best:
         yield from text_table(report, best)
     if batches(report):

@@ -1,14 +1,13 @@
 """An engine in a process of its own: none may slow another down, or find its work half done."""
 
 import os
-import resource
 import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from albert_aie import first_line
+from albert_aie import first_line, machine
 
 # for every engine's process, before it loads torch: idle threads must not take time from others
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -17,11 +16,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 class Worker:
     """Makes the engine of a plan.Engine; `ask` has one of the functions below run beside it.
-    `end_to_end` and `dense` collect its readings."""
+    `end_to_end`, `one_at_a_time` and `dense` collect its readings."""
 
     def __init__(self, spec):
         self.spec, self.error = spec, None
         self.end_to_end, self.dense = {"seconds": []}, {}
+        self.one_at_a_time = {"mean": [], "p50": [], "p90": []}
         self.pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         self.load = self.ask(make, spec)
 
@@ -52,6 +52,16 @@ def sentences(texts):
     return time.perf_counter() - start, logits.argmax(1).tolist()
 
 
+def singles(texts):
+    """(the seconds that each text took, the predicted class of each)"""
+    times, classes = [], []
+    for text in texts:
+        start = time.perf_counter()
+        classes.append(int(engine.one(text).argmax()))
+        times.append(time.perf_counter() - start)
+    return times, classes
+
+
 def dense(batch_size, seconds):
     """Median seconds of a forward, repeated for `seconds`: one of a single row is short, and the
     machine is shared."""
@@ -71,4 +81,4 @@ def flops(lengths):
 
 def memory():
     """The most MB that this process held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return machine.peak_memory() / 1e6

@@ -15,7 +15,7 @@ import sentencepiece
 import torch
 
 from albert_aie import artifact, checkpoint, datasets, graph, results
-from albert_aie.batching import batches, scatter
+from albert_aie.batching import Shape, batches, scatter
 from albert_aie.upstream import to_upstream
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -163,6 +163,8 @@ def rewrite(source, path, manifest=None, drop=(), change=None):
         whole = manifest
     else:
         known = {key: known[key] for key in known if key not in ("entries", "sha256")}
+        if set(manifest or {}) & set(Shape._fields):
+            known.pop("shapes", None)  # a file of one shape need not name it again
         known = {**known, **(manifest or {})}
         whole = json.dumps({key: known[key] for key in known if known[key] is not DROP}).encode()
         if json.loads(whole)["format_version"] != 1:

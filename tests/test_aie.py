@@ -238,7 +238,7 @@ def test_the_mask_is_expanded_once(tiny, monkeypatch):
     checkpoint, real, masks, additions = load(tiny), graph.FusedAlbert._layer, [], []
 
     def layer(*given):
-        masks.append([*map(int, given[-1].shape)])
+        masks.append([*map(int, given[-2].shape)])
         return real(*given)
 
     monkeypatch.setattr(graph.FusedAlbert, "_layer", layer)
@@ -399,6 +399,33 @@ def test_auto_without_a_card_says_what_it_took_instead_and_why(tmp_path, tiny):
     run = script(EXPORT, graph="fused", **given)
     assert run.code == 0, run.err
     assert "aie on npu (the first in the order of preference)" in run.said
+
+
+def test_a_ladder_is_a_file_a_shape_with_the_same_predictions(tmp_path, tiny, sst2, flow):
+    """The compiler takes one shape: three files, one run, what one file predicted."""
+    folder, _, _, _ = flow
+    given = {"batch_size": [1, 8], "max_seq_length": [24, 64], "data_dir": sst2}
+    given.update(compare_cpu=True, compare_rows=40)
+    run = export(tiny, tmp_path, **given)
+    names = sorted(path.name for path in tmp_path.glob("*.pt"))
+    assert names == [f"albert_seq{n}_bs{b}.pt" for n in (24, 64) for b in (1, 8)], run.err
+    assert run.code == 0 and run.said.count("compare_cpu PASS") == 2
+    for single in (False, True):
+        out = tmp_path / str(single)
+        given = {"data_dir": sst2, "output_dir": out, "one_at_a_time": single}
+        run = script(EVALUATE, aie_model_dir=tmp_path, **given)
+        assert run.code == 0 and "872 of 872 sentences scored" in run.said, run.err
+        found, wanted = (
+            [
+                line.split("\t")[1]
+                for line in (where / "predictions.tsv").read_text().split("\n")[:-1]
+            ]
+            for where in (out, folder)
+        )
+        assert found == wanted
+    made = json.loads((out / "eval.json").read_text())
+    assert len(made["more_files"]) == 3
+    assert sum(s["batches"] for s in made["shapes"] if s["batch_size"] == 1) == 872
 
 
 def test_a_file_of_the_other_package_or_chip_is_refused(tmp_path, flow, sentences):

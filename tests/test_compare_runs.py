@@ -46,14 +46,40 @@ def test_p_of_the_exact_mcnemar_test_by_hand(old, new, p):
 def test_the_interval_of_a_speed():
     """Twice as fast in every batch: no spread where batches are paired, some where they are not.
     With one batch on each side there is none."""
-    shape = {"batch_size": 4, "max_seq_length": 32, "slots": 0}
+    shape = {"shapes": [{"batch_size": 4, "max_seq_length": 32, "slots": 0, "batches": 4}]}
+    other = {"shapes": [{"batch_size": 4, "max_seq_length": 32, "slots": 4, "batches": 4}]}
     old = {**shape, "batch_latencies_ms": [10.0, 30.0, 20.0, 40.0]}
     new = {**shape, "batch_latencies_ms": [5.0, 15.0, 10.0, 20.0]}
     assert compare_runs.spread(old, new, 2.0) == pytest.approx((2.0, 2.0))
-    low, high = compare_runs.spread(old, {**new, "slots": 4}, 2.0)
+    low, high = compare_runs.spread(old, {**new, **other}, 2.0)
     assert 0.8 < low < 1.5 and 2.7 < high < 5
     one = {**shape, "batch_latencies_ms": [10.0]}
-    assert compare_runs.spread(one, {**one, "slots": 4}, 1.0) == (1.0, 1.0)
+    assert compare_runs.spread(one, {**one, **other}, 1.0) == (1.0, 1.0)
+
+
+def test_the_speed_of_sentences_one_at_a_time():
+    """Of sentences, paired whatever rows they took: 10 to 20 a second."""
+    old = {
+        "one_at_a_time": {"sentences_per_second": 10.0, "sentence_latencies_ms": [80.0, 120.0]},
+        "shapes": 1,
+    }
+    new = {
+        "one_at_a_time": {"sentences_per_second": 20.0, "sentence_latencies_ms": [40.0, 60.0]},
+        "shapes": 2,
+    }
+    (line,) = compare_runs.speed(old, new)
+    assert line == ("10.0 -> 20.0 sentences/s, one at a time, 2.000 times [2.000, 2.000]")
+
+
+def test_batches_are_not_compared_with_single_sentences(evaluated, sentences, evaluate, compared):
+    old, new = evaluated
+    file = old.parent / "albert_seq32_bs4.pt"
+    given = {"data_dir": sentences, "one_at_a_time": True}
+    assert evaluate(aie_model_dir=file, output_dir=new, **given).code == 0
+    assert refused(compared(old, new), "sent whole batches", "sent one sentence at a time")
+    assert evaluate(aie_model_dir=file, output_dir=old, **given).code == 0
+    run = compared(old, new)
+    assert run.code == 0 and "ms a sentence" in run.said and "sentences/s, one at a" in run.said
 
 
 @pytest.fixture
@@ -186,8 +212,8 @@ def test_runs_that_cannot_be_compared(evaluated, compared, tmp_path):
     edit(new, digests={**result["digests"], "data": "0" * 64})
     assert refused(compared(old, new), "other sentences or labels; compare runs on the same data")
     edit(new, schema_version=None)
-    assert refused(compared(old, new), "schema version None, this program reads 1")
-    edit(new, schema_version=1, digests=result["digests"])
+    assert refused(compared(old, new), "schema version None, this program reads 2")
+    edit(new, schema_version=2, digests=result["digests"])
     whole = json.loads((new / "eval.json").read_text(encoding="utf-8"))
     del whole["streams"], whole["machine"]
     (new / "eval.json").write_text(json.dumps(whole), encoding="utf-8")

@@ -22,6 +22,7 @@ from albert_aie import UserError, artifact, backends, checkpoint, files, weights
 from albert_aie.archive import Archive
 from albert_aie.artifact import open_pt
 from albert_aie.batching import Shape
+from albert_aie.manifest import digest
 from albert_aie.tasks import TASKS
 
 SHAPE = {"batch_size": 4, "max_seq_length": 32}
@@ -96,7 +97,7 @@ def test_the_manifest_comes_last_and_vouches_for_every_other_entry_and_for_itsel
         *others, last = [name.split("/", 1)[1] for name in opened.namelist()]
         content = {name.split("/", 1)[1]: opened.read(name) for name in opened.namelist()}
     manifest = json.loads(content[last])
-    assert last == "extra/albert_aie/manifest.json" and manifest["format_version"] == 2
+    assert last == "extra/albert_aie/manifest.json" and manifest["format_version"] == 3
     assert manifest["entries"] == {n: hashlib.sha256(content[n]).hexdigest() for n in others}
     known = manifest.pop("sha256")
     rest = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -220,7 +221,7 @@ def test_an_entry_that_stands_there_twice_is_refused(tmp_path, compiled):
         open_pt(path)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_tokenizer_that_was_exchanged_is_refused(
     tmp_path, compiled, sentences, evaluate, version
 ):
@@ -277,7 +278,7 @@ def test_a_pt_that_is_cut_short_foreign_or_newer(tmp_path, compiled, sentences, 
     assert refused(run(foreign), "has no albert_aie/manifest.json")
     path = tmp_path / "changed.pt"
     listless = {"format": "albert_aie", "format_version": 2, "entries": [1]}
-    listless["sha256"] = artifact.digest(listless)
+    listless["sha256"] = digest(listless)
     for manifest, words in (
         (json.dumps(listless).encode(), "not as it was written"),
         ({"format_version": 99}, "format version 99"),
@@ -295,7 +296,7 @@ def test_a_pt_that_is_cut_short_foreign_or_newer(tmp_path, compiled, sentences, 
     assert run(rewrite(compiled, path)).code == 0  # the helper itself breaks nothing
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -393,7 +394,7 @@ def test_what_cannot_be_opened_is_named(tmp_path, compiled):
     for made, words in (
         (lambda: None, f"no such file; {fix}"),
         (lambda: rewrite(good, path, b"{}"), "its manifest is another program's; .*"),
-        (lambda: rewrite(good, path, {"format_version": 3}), "format version 3, this program .*"),
+        (lambda: rewrite(good, path, {"format_version": 4}), "format version 4, this program .*"),
         (
             lambda: rewrite(good, path, drop=["extra/albert_aie/tokenizer.model"]),
             "has no albert_aie/tokenizer.model inside; .*",
@@ -455,7 +456,7 @@ def test_a_program_is_loaded_on_the_device_that_is_asked_for(monkeypatch, tmp_pa
 
 
 @pytest.mark.parametrize("backend", ["torchscript", "openvino"])
-@pytest.mark.parametrize("lie", ["batch_size", "max_seq_length", "slots", "labels", "precision"])
+@pytest.mark.parametrize("lie", ["max_seq_length", "shapes", "slots", "labels", "precision"])
 def test_a_manifest_that_is_not_that_of_its_program_is_refused_before_the_work(
     tmp_path, compiled, sentences, evaluate, backend, lie
 ):
@@ -463,8 +464,8 @@ def test_a_manifest_that_is_not_that_of_its_program_is_refused_before_the_work(
     config = open_pt(compiled[backend]).manifest["config"]
     names = ["negative", "neutral", "positive"]
     change = {
-        "batch_size": {"batch_size": 8},
         "max_seq_length": {"max_seq_length": 64},
+        "shapes": {"max_seq_length": 64, "shapes": [[4, 32, 0], [4, 64, 0]]},
         "slots": {"slots": 2},
         "labels": {
             "label_names": names,
@@ -488,10 +489,10 @@ def test_a_packed_program_under_a_plain_manifest_is_refused(tmp_path, packed, se
 
 def test_logits_of_another_shape_are_refused_though_they_are_as_many(compiled):
     saved = open_pt(compiled["torchscript"])
-    backends.check_logits(numpy.zeros((4, 2)), saved)
+    backends.check_logits(numpy.zeros((4, 2)), saved, Shape(4, 32))
     for shape in ((2, 4), (4, 2, 1), (4, 1), (8,)):
         with pytest.raises(UserError, match="its manifest says logits of"):
-            backends.check_logits(numpy.zeros(shape), saved)
+            backends.check_logits(numpy.zeros(shape), saved, Shape(4, 32))
 
 
 def test_a_file_that_is_replaced_after_it_was_verified_is_refused(tmp_path, compiled):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from albert_aie.compare import Comparison
 from albert_aie.datasets import Examples
 from albert_aie.encoding import Encoded
 from albert_aie.evaluate import Evaluation
+from albert_aie.flops import flops_per_row
 from albert_aie.tasks import SST2, TASKS
 
 NAN, INF = math.nan, math.inf
@@ -90,7 +92,7 @@ def evaluation(**changed):
         "logits": numpy.array([[2, 1], [0, 1], [3, 0.5], [0, 5], [NAN, 1]], numpy.float32),
         "tokens": 1280,
         "truncated": 1,
-        "rows": 40,
+        "shapes": Counter({Shape(4, 128, 16): 10}),
         "tokenize": 0.25,
         "copy_in": 0.125,
         "forward": [0.1, 0.02, 0.09, 0.03, 0.08, 0.04, 0.07, 0.05, 0.06, 0.01],
@@ -106,6 +108,8 @@ def figures(evaluated=None, given=None, **manifest):
         path="a.pt",
         manifest={**MANIFEST, **manifest},
         shape=Shape(4, 128, 16),
+        shapes=(Shape(4, 128, 16),),
+        more=(),
         tokenizer=SimpleNamespace(sha256="7" * 64),
     )
     evaluated, given = evaluated or evaluation(), given or examples()
@@ -130,7 +134,8 @@ def test_every_printed_line():
         ("latency", "p50 50.0, p90 90.0, p99 100.0 ms a batch"),
         (
             "runs",
-            "10 batches, after 3 warm-up runs\nmean 55.0, deviation 30.3, p95 100.0, max 100.0 ms",
+            "10 batches, after 3 warm-up runs of each shape\n"
+            "mean 55.0, deviation 30.3, p95 100.0, max 100.0 ms",
         ),
         (
             "stages",
@@ -138,7 +143,7 @@ def test_every_printed_line():
             "end to end 2.00 s",
         ),
         ("padding", "75.0 % of 5,120 token positions (0.12 sentences a row)"),
-        ("compute", "1790 GFLOP/s nominal (22.37 GFLOP a row of 128)"),
+        ("compute", "1790 GFLOP/s nominal (22.37 GFLOP a row, the mean)"),
         ("machine", "EPYC, 2 core(s): avx2 fma\npeak memory 124 MB"),
     ]
 
@@ -151,12 +156,14 @@ def test_without_verbose_the_last_five_are_left_out():
 def test_every_key_of_eval_json():
     interval = pytest.approx([0.230724, 0.882379], abs=1e-6)
     assert figures() == {
-        "schema_version": 1,
+        "schema_version": 2,
         "file": "a.pt",
+        "more_files": [],
         "graph": "fused",
         "batch_size": 4,
         "max_seq_length": 128,
         "slots": 16,
+        "shapes": [{"batch_size": 4, "max_seq_length": 128, "slots": 16, "batches": 10}],
         "backend": "openvino",
         "device": "cpu",
         "precision": "bf16",
@@ -219,6 +226,34 @@ def test_every_key_of_eval_json():
     }
 
 
+def test_sentences_one_at_a_time_have_figures_of_their_own():
+    """Ten sentences of 10, 20, ... 100 ms in 2 s; no figure of a batch stands beside them."""
+    single = [0.1, 0.02, 0.09, 0.03, 0.08, 0.04, 0.07, 0.05, 0.06, 0.01]
+    made = figures(evaluation(single=single))
+    told = dict(report.lines(made, verbose=True))
+    assert told["single"] == (
+        "mean 55.00, p50 50.00, p90 90.00, p95 100.00, p99 100.00, max 100.00 ms a sentence, from "
+        "text to label\n5.0 sentences/s"
+    )
+    assert told["runs"] == "10 batches, after 3 warm-up runs of each shape"
+    assert not {"throughput", "latency"} & set(told)
+    assert not {"samples_per_second", "latency_ms", "batch_latencies_ms"} & set(made)
+    assert made["one_at_a_time"]["sentence_latencies_ms"] == [1000 * s for s in single]
+
+
+def test_positions_and_compute_of_several_shapes():
+    """3 batches of 4 rows of 128 and 5 of 1 row of 16: 12 + 5 rows, 1536 + 80 positions, and
+    FLOPs of each row's own length."""
+    shapes = Shape(4, 128, 16), Shape(1, 16, 0)
+    made = evaluation(shapes=Counter(dict(zip(shapes, (3, 5)))), tokens=808)
+    assert (made.rows, made.positions) == (17, 1616)
+    shown = figures(made)
+    assert shown["padding"] == 0.5 and shown["sentences_per_row"] == 5 / 17
+    flops = 12 * flops_per_row(MANIFEST["config"], 128) + 5 * flops_per_row(MANIFEST["config"], 16)
+    assert shown["nominal_gflop_per_second"] == pytest.approx(flops / 1e9 / 0.5)
+    assert shown["nominal_gflop_per_row"] == pytest.approx(flops / 1e9 / 17)
+
+
 def test_a_single_batch_has_no_deviation():
     made = figures(evaluation(forward=[0.25]))
     assert made["latency_ms"] == {
@@ -247,9 +282,14 @@ def test_eval_json_is_what_its_schema_says():
     validator.check_schema(SCHEMA)
     whole = json.loads(results.json_text(figures()))
     validator.validate(whole)
-    assert set(SCHEMA["properties"]) == {*whole, "comparison"}
-    assert set(SCHEMA["required"]) == set(whole) - {"accuracy"}
-    for wrong in ({"further": 1}, {"schema_version": 2}, {"slots": -1}, {"machine": {}}):
+    assert set(SCHEMA["properties"]) == {*whole, "comparison", "one_at_a_time"}
+    of_batches = {"samples_per_second", "latency_ms", "batch_latencies_ms"}
+    assert set(SCHEMA["required"]) == set(whole) - {"accuracy"} - of_batches
+    single = json.loads(results.json_text(figures(evaluation(single=[0.5, 0.25]))))
+    validator.validate(single)
+    assert not validator.is_valid({**whole, **single}), "batches and single sentences in one"
+    assert not validator.is_valid({key: whole[key] for key in whole if key not in of_batches})
+    for wrong in ({"further": 1}, {"schema_version": 1}, {"slots": -1}, {"machine": {}}):
         assert not validator.is_valid({**whole, **wrong})
     unlabelled = json.loads(results.json_text(figures(given=examples(None))))
     validator.validate(unlabelled)
@@ -530,7 +570,7 @@ def test_a_comparison_with_the_reference(monkeypatch, labels, random):
     )
     checkpoint = SimpleNamespace(tokenizer="file", random=random)
     given = Examples(SST2, "dev.tsv", ["ab", "abc"], labels, [0, 1], SST2.classes)
-    made = compare.against_reference(logits, saved, checkpoint, given, "tree", len)
+    (made,) = compare.against_reference([logits], saved, checkpoint, given, "tree", len)
     wanted = [Encoded([2, 2, 8, 3]), Encoded([2, 3, 8, 4])]
     assert asked == [((checkpoint, wanted, "tree"), {"progress": len})]
     assert (made.precision, made.reference, made.tokenizer) == (
@@ -624,8 +664,8 @@ def test_openvino_is_read_back(monkeypatch, tmp_path):
     saved = SimpleNamespace(
         path="a.pt",
         blob=lambda name: (tmp_path / name).read_bytes(),
-        shape=Shape(2, 3),
-        logits_shape=(2, 2),
+        own_shapes=(Shape(2, 3),),
+        logits_shape=lambda shape: (2, 2),
         manifest={"precision": "bf16"},
     )
     target = Target("openvino", "cpu", "bf16", {"threads": 2, "streams": 2})

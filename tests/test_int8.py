@@ -1,14 +1,19 @@
 """--precision int8: quantised at export, read back from the engine, held to its own gate."""
 
 import json
+import shutil
 
 import numpy
 import pytest
-from helpers import needs_nncf
+import torch
+from helpers import ROOT, needs_nncf, refused
+from test_equalise import twin
 
-from albert_aie import compare
+from albert_aie import artifact, calibration, compare, recipes, smoothing
+from albert_aie.checkpoint import load
 from albert_aie.datasets import Examples
 from albert_aie.tasks import SST2
+from albert_aie.upstream import to_upstream
 
 INT8 = {"backend": "openvino", "precision": "int8"}
 
@@ -61,3 +66,150 @@ def test_the_gates_of_every_precision_can_fail():
     assert compared(8, "int8", [0] * 4 + [1] * 996).passed is True  # 4 won, 4 lost
     nothing = reference * numpy.nan
     assert compare.compare(nothing, reference, None, "int8").passed is False
+
+
+def lines(path, count=240):
+    """A file of different sentences, every third of ten words or more."""
+    noun = ["film", "plot", "cast", "score", "ending"]
+    made = [
+        f"the {noun[i % 5]} number {i} is fine" + " and goes on for a while" * (i % 3 == 0)
+        for i in range(count)
+    ]
+    path.write_text("\n".join(made) + "\n\n")
+    return path
+
+
+def test_held_out_sentences_are_never_those_of_the_ranges(tmp_path):
+    path = lines(tmp_path / "own.txt")
+    ranges, held_out, note = calibration.read(tmp_path, SST2, path, held_out=True)
+    assert len(ranges) == 80 and not note  # a third is long
+    assert all(len(sentence.split()) >= calibration.WORDS for sentence in ranges)
+    assert len(held_out) == 160 and not set(ranges) & set(held_out)
+    assert calibration.read(tmp_path, SST2, path) == (ranges, [], "")
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"calibration": "few.txt", "max_flips": 1}, ("--max_flips", "few.txt", "100")),
+        ({"calibration": "missing.txt"}, ("missing.txt",)),
+        ({"calibration": "text.doc"}, ("text.doc", "suffix", ".txt")),
+        ({"calibration": "empty.txt"}, ("empty.txt", "holds no text")),
+        ({"max_flips": 1}, ("--max_flips", "dev is not for choosing", "--calibration")),
+        ({"max_flips": 101}, ("--max_flips", "0 to 100")),
+        ({"max_flips": 1, "precision": "fp32"}, ("--max_flips", "--precision int8 only")),
+    ],
+)
+def test_what_cannot_calibrate_is_refused(tmp_path, tiny, sentences, export, given, words):
+    needs_nncf()
+    lines(tmp_path / "few.txt", 60)
+    (tmp_path / "text.doc").write_text("a fine film\n")
+    (tmp_path / "empty.txt").write_text("\n\n")
+    (tmp_path / "out").mkdir()
+    if "calibration" in given:
+        given = {**given, "calibration": tmp_path / given["calibration"]}
+    options = {**INT8, "batch_size": 2, "max_seq_length": 32, **given}
+    run = export(pth_dir=tiny, data_dir=sentences, save_dir=tmp_path / "out", **options)
+    assert refused(run, *words)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_max_flips_takes_the_fastest_that_holds_and_records_it(
+    tmp_path, tiny, sentences, export, monkeypatch
+):
+    needs_nncf()
+    holds = recipes.Tried.holds
+    monkeypatch.setattr(
+        recipes.Tried, "holds", lambda one, p: one.recipe != "all" and holds(one, p)
+    )
+    options = {**INT8, "batch_size": 8, "max_seq_length": 32, "max_flips": 100}
+    options["calibration"] = lines(tmp_path / "own.txt")
+    run = export(pth_dir=tiny, data_dir=sentences, save_dir=tmp_path, **options)
+    assert run.code == 0, run.err
+    assert "half ffn_output" in run.out and run.out.count("/160") == 2, run.out
+    told = [line for line in run.out.splitlines() if "/160" in line or "in bf16" in line]
+    assert len(told) == 3 and all(len(line) <= 80 for line in told)
+    saved = artifact.open_pt(tmp_path / "albert_seq32_bs8.pt")
+    assert saved.manifest["options"] == {"recipe": "half ffn_output"}
+    products = saved.blob("ir.xml").count(b'type="FakeQuantize"')
+
+    monkeypatch.setattr(recipes.Tried, "holds", lambda one, p: True)
+    run = export(pth_dir=tiny, data_dir=sentences, save_dir=tmp_path, **options)
+    saved = artifact.open_pt(tmp_path / "albert_seq32_bs8.pt")
+    assert saved.manifest["options"] == {"recipe": "all"}
+    assert saved.blob("ir.xml").count(b'type="FakeQuantize"') > products
+
+
+def test_where_no_recipe_holds_no_file_is_written(tmp_path, tiny, sentences, export, monkeypatch):
+    needs_nncf()
+    monkeypatch.setattr(recipes.Tried, "holds", lambda one, percent: False)
+    monkeypatch.setattr(recipes, "RECIPES", {"all": ()})
+    options = {**INT8, "batch_size": 8, "max_seq_length": 32, "max_flips": 0.5}
+    options["calibration"] = lines(tmp_path / "own.txt")
+    run = export(pth_dir=tiny, data_dir=sentences, save_dir=tmp_path, **options)
+    assert run.code == 1 and "no recipe keeps flips at 0.5 % or less" in run.err
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_flips_are_counted_and_bound():
+    reference = numpy.array([[0, 2]] * 200, numpy.float32)
+    got = reference.copy()
+    got[:2] = [[2, 0]]
+    got[2, 1] = numpy.nan  # where the reference has its largest
+    found = recipes.tried("all", got[:2], reference[:2], 1.0)
+    assert (found.flips, found.relative) == (2, 2.0)  # turned round: as far again as the reference
+    assert recipes.tried("all", got, reference, 1.0).flips == 3
+    found = found._replace(flips=3, sentences=200)
+    assert found.holds(1.5) and not found.holds(1.4)
+
+
+def test_smoothing_moves_outlier_channels_and_changes_no_result():
+    openvino = pytest.importorskip("openvino")
+    ops = openvino.opset13
+    draw = numpy.random.default_rng(0)
+    size, rows = 64, 32
+    weight = (draw.standard_normal((size, size)) / 8).astype(numpy.float32)
+    outlier = numpy.ones(size, numpy.float32)
+    outlier[7] = 80
+
+    def model():
+        x = ops.parameter([rows, size], numpy.float32, name="x")
+        out = ops.multiply(x, ops.constant(outlier))
+        shared = ops.constant(weight)
+        out = ops.relu(ops.matmul(out, shared, False, True))
+        out = ops.matmul(ops.multiply(out, ops.constant(outlier)), shared, False, True)
+        made = openvino.Model([out], [x])
+        made.inputs[0].get_tensor().set_names({"x"})
+        return made
+
+    batch = {"x": draw.standard_normal((rows, size)).astype(numpy.float32)}
+    run = {"INFERENCE_PRECISION_HINT": "f32"}
+    core, smoothed = openvino.Core(), model()
+    smoothing.smooth(smoothed, [batch])
+    plain, got = (core.compile_model(one, "CPU", run)(batch)[0] for one in (model(), smoothed))
+    numpy.testing.assert_allclose(got, plain, rtol=1e-3, atol=1e-3 * numpy.abs(plain).max())
+    (group,) = smoothing.products(smoothed)
+    assert len(group) == 2
+    new = group[0].nodes[0].input_value(1).get_node().get_data()
+    ratio = new[0] / weight[0]
+    assert ratio[7] > 3 * numpy.median(ratio)
+
+
+@pytest.mark.slow  # six quantisations of a base-size checkpoint
+@pytest.mark.parametrize("kinds", [["value"], ["query"], ["value", "query"]])
+def test_rescaled_twins_of_the_demo_pass_like_the_demo(tmp_path, sst2, export, kinds):
+    needs_nncf()
+    demo = ROOT / "demo" / "checkpoint"
+    found = {}
+    for name in ("plain", "twin"):
+        folder = tmp_path / name
+        shutil.copytree(demo, folder)
+        if name == "twin":
+            tensors = to_upstream(twin(load(demo), kinds, share=0.02).tensors)
+            torch.save(tensors, folder / "pytorch_model.bin")
+        given = {**INT8, "batch_size": 3, "max_seq_length": 64, "pack": True, "compare_cpu": True}
+        told = folder / "comparison.json"
+        run = export(pth_dir=folder, data_dir=sst2, save_dir=folder, compare_output=told, **given)
+        found[name] = json.loads(told.read_text())
+        assert run.code == 0 and "compare_cpu PASS" in run.out, run.out + run.err
+    assert abs(found["twin"]["flips"] - found["plain"]["flips"]) <= 2, found

@@ -99,7 +99,7 @@ def test_positions_are_exact_in_bf16_beyond_256(tiny):
     """bf16 counts 256, 256, 258: the count is taken in float32 whatever the module's dtype."""
     module = graph.build(load(tiny), "fused", Shape(1, 512, 4)).to(torch.bfloat16)
     numbers = torch.tensor([[1] * 400 + [2] * 100 + [0] * 12])
-    position, select, _, _ = module._unpack(numbers.to(torch.float32), torch.int64)
+    position, select, _, _ = module._unpack(numbers.to(torch.float32), torch.int64, (1, 512))
     wanted = torch.cat([torch.arange(400), torch.arange(100), torch.arange(12)])
     assert torch.equal(position[0], module.position[wanted])
     assert select[0].nonzero().tolist() == [[0, 0], [1, 400]]

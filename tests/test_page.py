@@ -141,6 +141,7 @@ def evaluation(precision, batch_size, length, speed, value, padding=0.5):
         "sentences_total": 10,
         "max_seq_length": length,
         "batch_size": batch_size,
+        "shapes": [{"batch_size": batch_size, "max_seq_length": length, "slots": 0, "batches": 5}],
         "padding": padding,
         "metrics": {"accuracy": value},
         "latency_ms": {"p50": 1000 * batch_size / speed},

@@ -125,7 +125,7 @@ def test_other_segments_of_the_same_ids_fail_the_comparison(monkeypatch):
             references, "tokenizer", lambda *_, theirs=theirs: (lambda *_: theirs, "")
         )
         checkpoint = SimpleNamespace(tokenizer=None, random=False)
-        made = compare.against_reference(logits, saved, checkpoint, given, None, len)
+        (made,) = compare.against_reference([logits], saved, checkpoint, given, None, len)
         assert (made.other_ids, made.passed) == (int(not passed), passed)
 
 

@@ -5,7 +5,6 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy
 import pytest
 import torch
 from helpers import ROOT, TINY, refused, write_checkpoint
@@ -13,7 +12,6 @@ from helpers import ROOT, TINY, refused, write_checkpoint
 from albert_aie import (
     UserError,
     __version__,
-    artifact,
     checkpoint,
     compare,
     evaluate,
@@ -24,6 +22,7 @@ from albert_aie import (
 from albert_aie.backends import Compiled, Target
 from albert_aie.batching import Shape
 from albert_aie.encoding import Encoded
+from albert_aie.manifest import describe
 from albert_aie.tasks import TASKS
 
 
@@ -38,16 +37,19 @@ def compiled(**changed):
     return Compiled(**{**made, **changed})
 
 
+SHAPES = Shape(1, 32, 5), Shape(4, 32, 5)
+
+
 def test_every_key_of_a_manifest(tiny):
     found = checkpoint.load(tiny).named(TASKS["SST-2"])
     target = Target("aie", "npu", "fp16", {"level": 1})
-    made = artifact.manifest(found, compiled(), target, "fused", Shape(4, 32, 5), TASKS["SST-2"])
+    made = describe(found, compiled(), target, "fused", SHAPES, TASKS["SST-2"])
     created = made.pop("created")
     assert len(created) == len("2026-01-01T00:00:00+00:00") and created.endswith("+00:00")
     assert made.pop("config") == found.config.__dict__
     assert made == {
         "format": "albert_aie",
-        "format_version": 2,
+        "format_version": 3,
         "backend": "aie",
         "device": "npu",
         "precision": "fp16",
@@ -57,6 +59,7 @@ def test_every_key_of_a_manifest(tiny):
         "batch_size": 4,
         "max_seq_length": 32,
         "slots": 5,
+        "shapes": [[1, 32, 5], [4, 32, 5]],
         "task": "SST-2",
         "tokenizer": {"kind": "spm", "options": {}},
         "label_names": ["negative", "positive"],
@@ -81,16 +84,14 @@ def test_every_key_of_a_manifest(tiny):
 def test_a_path_that_is_not_utf8_is_written_as_far_as_it_can_be(tiny):
     found = checkpoint.load(tiny).named(TASKS["SST-2"])
     found = replace(found, origin="a\udcffb")
-    made = artifact.manifest(
-        found, compiled(), Target("aie", "npu", "fp16"), "fused", Shape(1, 8, 0)
-    )
+    made = describe(found, compiled(), Target("aie", "npu", "fp16"), "fused", [Shape(1, 8)])
     assert made["source"]["checkpoint"] == "a\\udcffb"
 
 
 def test_a_manifest_names_upstreams_commit_and_the_task_of_the_model(tiny):
     found = checkpoint.load(tiny).named(TASKS["SST-2"])
     target = Target("torchscript", "cpu", "fp32")
-    made = artifact.manifest(found, compiled(), target, "upstream", Shape(1, 8), TASKS["MNLI-MM"])
+    made = describe(found, compiled(), target, "upstream", [Shape(1, 8)], TASKS["MNLI-MM"])
     assert made["source"]["upstream_commit"] == "46de9ec"
     assert made["task"] == "MNLI" and made["slots"] == 0
 
@@ -231,10 +232,10 @@ def test_no_reference_is_one_sentence_before_the_work(tiny, monkeypatch, tmp_pat
 
 
 def test_a_fresh_process_loads_runs_and_closes(monkeypatch):
-    """Closed whether it answers or fails."""
+    """By the shapes of each batch size apart; closed whether it answers or fails."""
     told = []
     tokenizer = SimpleNamespace(load=lambda: "tokenizer")
-    saved = SimpleNamespace(tokenizer=tokenizer)
+    saved = SimpleNamespace(tokenizer=tokenizer, shapes=(Shape(1, 8), Shape(2, 8), Shape(2, 16)))
     runner = SimpleNamespace(close=lambda: told.append("closed"))
     target = Target("openvino", "cpu", "fp32")
 
@@ -242,31 +243,31 @@ def test_a_fresh_process_loads_runs_and_closes(monkeypatch):
         assert given == (saved, target)
         return runner
 
-    def run(*given):
+    def run(*given, shapes):
         assert given == (runner, saved, "tokenizer", ["a"])
         if told:
             raise UserError("b")
-        return SimpleNamespace(logits=numpy.ones((1, 2)))
+        return SimpleNamespace(logits=len(shapes))
 
-    monkeypatch.setattr(evaluate.artifact, "open_pt", lambda path: {"a.pt": saved}[path])
-    backend = {"openvino": SimpleNamespace(load=load)}
-    monkeypatch.setattr(evaluate.backends, "get", backend.__getitem__)
+    monkeypatch.setattr(evaluate.artifact, "open_all", lambda paths: {"a.pt": saved}[paths[0]])
+    monkeypatch.setattr(evaluate.backends, "load", load)
     monkeypatch.setattr(evaluate, "evaluate", run)
-    assert evaluate._logits("a.pt", target, ["a"]).tolist() == [[1, 1]] and told == ["closed"]
+    wanted = [("batch 1 x 8 tokens", 1), ("batch 2 x 8 16 tokens", 2)]
+    assert evaluate._logits(["a.pt"], target, ["a"]) == wanted and told == ["closed"]
     with pytest.raises(UserError, match="b"):
-        evaluate._logits("a.pt", target, ["a"])
+        evaluate._logits(["a.pt"], target, ["a"])
     assert told == ["closed", "closed"]
 
 
 def test_a_fresh_process_that_dies_is_told(monkeypatch, tmp_path):
     def call(function, *given):
-        assert (function, given) == (evaluate._logits, (str(tmp_path), "target", ["a"]))
+        assert (function, given) == (evaluate._logits, ([str(tmp_path)], "target", ["a"]))
         raise process.Died("was killed")
 
     monkeypatch.setattr(evaluate.process, "call", call)
     with pytest.raises(UserError) as error:
-        evaluate.logits_in_fresh_process(tmp_path, "target", ["a"])
+        evaluate.logits_in_fresh_process([tmp_path], "target", ["a"])
     assert str(error.value) == (
-        f"{tmp_path}: the process that ran it for the comparison was killed; the file is written: "
+        f"{tmp_path}: the process that ran it for the comparison was killed; it is written: "
         "compare it with run_aie_eval.py --compare_cpu, or take a smaller --batch_size"
     )

@@ -68,7 +68,7 @@ def clock(monkeypatch):
 
 
 def run(engine, tokenizer, sentences, shape=None, **options):
-    saved = SimpleNamespace(shape=shape or Shape(2, 6), num_labels=2)
+    saved = SimpleNamespace(shapes=(shape or Shape(2, 6),), num_labels=2)
     return evaluate.evaluate(engine, saved, tokenizer, sentences, **options)
 
 
@@ -127,6 +127,21 @@ def test_a_packed_run_counts_rows_and_scores_sentences(clock):
     assert (made.rows, made.tokens, made.truncated, len(made.forward)) == (4, 25, 0, 2)
 
 
+def test_one_sentence_at_a_time_is_timed_from_text_to_label(clock):
+    """2 s of tokenising and 10 s of engine each; three runs of the one shape that can come, and a
+    second sentence that is tokenised when the first has its label."""
+    engine, texts = Engine(clock, 10.0), ["11", "12 1"]
+    shapes = Shape(1, 6), Shape(2, 6), Shape(2, 12)
+    saved = SimpleNamespace(shapes=shapes, num_labels=2)
+    given = engine, saved, Words(clock, 2.0), texts
+    made = evaluate.evaluate(*given, one_at_a_time=True)
+    assert made.logits.tolist() == [[11, 1], [12, 1]]
+    assert made.single == [12.0, 12.0] and made.end_to_end == 24.0 and made.tokenize == 4.0
+    assert engine.runs == 2 * 3 + 2 and made.shapes == {Shape(1, 6): 2}
+    assert (made.rows, made.positions, made.tokens) == (2, 12, 7)
+    assert run(Engine(clock), Words(clock), FIVE).single is None
+
+
 @pytest.mark.parametrize("shape, total", [(Shape(2, 6), 3), (Shape(2, 6, 2), None)])
 def test_progress_is_told_what_there_is_to_do(clock, shape, total):
     told = []
@@ -136,7 +151,7 @@ def test_progress_is_told_what_there_is_to_do(clock, shape, total):
         return steps
 
     run(Engine(clock), Words(clock), FIVE, shape, progress=progress)
-    assert told[0] == ({"desc": "warm up", "unit": "batch"}, 3)
+    assert told[0] == ({"desc": "warm up", "unit": "shape"}, 1)
     assert told[1] == ({"desc": "evaluate", "total": total, "unit": "batch"}, None)
 
 
@@ -190,6 +205,7 @@ def test_a_short_plain_batch_repeats_its_last_row():
         assert batch.token_type_ids.tolist() == 2 * [4 * [0]]
         assert {array.dtype for array in batch.inputs} == {numpy.dtype("int64")}
         assert batch.inputs == (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        assert batch.shape == Shape(2, 4)
     into = numpy.full((3, 2), NAN, numpy.float32)
     batching.scatter(numpy.array([[1, 2], [3, 4]], numpy.float32), last, into)
     assert into[2].tolist() == [1, 2] and numpy.isnan(into[:2]).all()
@@ -235,17 +251,20 @@ def test_packing_is_first_fit_decreasing(lengths, capacity, slots, rows):
 
 
 def test_a_shape_from_its_flags():
-    assert batching.shape(4, 128) == Shape(4, 128, 0) == Shape(4, 128)
-    assert batching.shape(4, 128, pack=True) == Shape(4, 128, 16)
-    assert batching.shape(4, 7, pack=True) == Shape(4, 7, 1)
-    assert batching.shape(4, 23, pack=True) == Shape(4, 23, 2)
-    assert batching.shape(4, 128, pack=True, slots=42) == Shape(4, 128, 42)
+    assert batching.shapes([4], [128]) == (Shape(4, 128, 0),) == (Shape(4, 128),)
+    assert batching.shapes([4], [128], pack=True) == (Shape(4, 128, 16),)
+    assert batching.shapes([4], [7], pack=True) == (Shape(4, 7, 1),)
+    assert batching.shapes([4], [23], pack=True) == (Shape(4, 23, 2),)
+    assert batching.shapes([4], [128], pack=True, slots=42) == (Shape(4, 128, 42),)
+    several = (Shape(1, 16), Shape(8, 16), Shape(1, 64), Shape(8, 64))
+    assert batching.shapes([8, 1, 8], [64, 16, 16]) == several
+    assert batching.told(several) == "batch 1 8 x 16 64 tokens"
     assert (str(Shape(4, 8)), Shape(4, 8).inputs) == ("batch 4 x 8 tokens", (4, 8))
     with pytest.raises(UserError) as error:
-        batching.shape(4, 128, pack=True, slots=43)
+        batching.shapes([4], [128], pack=True, slots=43)
     assert str(error.value) == (
         "--slots 43: must be 1 to 42, for a sentence has 3 tokens at least and a row 128"
     )
     with pytest.raises(UserError) as error:
-        batching.shape(4, 128, slots=2)
+        batching.shapes([4], [128], slots=2)
     assert str(error.value).startswith("--slots: means something with --pack only; add --pack")

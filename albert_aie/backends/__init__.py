@@ -7,12 +7,14 @@ OPTIONS                        the settings that it alone understands, each with
 unavailable(device) -> Unavailable or None      why this machine cannot run it there
 default_precision(device) -> str
 check(target)                  raises UserError, before any work, for what it cannot compile
-form(precision) -> graph.Form  how our fused graph is written down for it
+form(precision) -> graph.Form  how our fused graph is written down for it, and whether one program
+                               serves several shapes
 compile(module, inputs, target, calibration) -> Compiled
                                `module` eager fp32 on the CPU, `inputs` int64 torch [batch, seq] x
-                               3; `calibration()`: Batches of real sentences, for int8 alone
+                               3 of the largest shape; `calibration()`: Batches of real sentences,
+                               for int8 alone
 load(artifact, target) -> a runner with
-    run(batch) -> Output       one Batch of the compiled shape; from `streams` threads at a time
+    run(batch) -> Output       one Batch of a compiled shape; from `streams` threads at a time
     precision, device, threads, streams         read back from the engine
     precision_is               "read back", or "as compiled" where the engine cannot be asked
     close()
@@ -116,6 +118,33 @@ def _brief(reason):
     return str(reason) if reason.broken else reason.reason
 
 
+def load(artifact, target):
+    """A runner of the Artifact and of the files that belong to it."""
+    engine = get(target.backend)
+    if not artifact.more:
+        return engine.load(artifact, target)
+    return Several([engine.load(each, target) for each in (artifact, *artifact.more)], artifact)
+
+
+class Several:
+    """A runner of files of one model, each for the batches of its own shapes."""
+
+    def __init__(self, runners, artifact):
+        self._all = runners
+        files = (artifact, *artifact.more)
+        self._by = {shape: r for r, file in zip(runners, files) for shape in file.own_shapes}
+        first = runners[0]
+        self.precision, self.precision_is = first.precision, first.precision_is
+        self.device, self.threads, self.streams = first.device, first.threads, first.streams
+
+    def run(self, batch):
+        return self._by[batch.shape].run(batch)
+
+    def close(self):
+        for runner in self._all:
+            runner.close()
+
+
 def options(when):
     """{name: [(backend, Option)]} of every setting of a script, "export" or "evaluate"."""
     found = {}
@@ -167,18 +196,19 @@ def check_precision(target):
 def check_shape(batch, artifact):
     """A trace does not enforce the shape it was made with; we do. Raises ValueError (a bug)."""
     for array in batch.inputs:
-        if array.shape != artifact.shape.inputs or array.dtype != numpy.int64:
+        fits = batch.shape in artifact.own_shapes and array.shape == batch.shape.inputs
+        if not fits or array.dtype != numpy.int64:
             raise ValueError(
-                f"batch of {array.shape} {array.dtype} for a file of {artifact.shape} int64"
+                f"batch of {array.shape} {array.dtype} for a file of {artifact.own_shapes} int64"
             )
 
 
-def check_logits(logits, artifact):
-    """Raises UserError where the program answers in another shape than its manifest says."""
-    if logits.shape != artifact.logits_shape:
-        raise contradiction(
-            artifact, f"logits of {artifact.logits_shape}, its program gave {logits.shape}"
-        )
+def check_logits(logits, artifact, shape):
+    """Raises UserError where the program answers a batch of `shape` otherwise than its manifest
+    says."""
+    wanted = artifact.logits_shape(shape)
+    if logits.shape != wanted:
+        raise contradiction(artifact, f"logits of {wanted}, its program gave {logits.shape}")
 
 
 def check_read_back(precision, artifact):

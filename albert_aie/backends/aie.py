@@ -154,7 +154,7 @@ class Runner:
         check_shape(batch, self._artifact)
         tensors = [self._torch.from_numpy(array) for array in batch.inputs]
         output = self._try(lambda: self._run(tensors))
-        check_logits(output.logits, self._artifact)
+        check_logits(output.logits, self._artifact, batch.shape)
         return output
 
     def _run(self, tensors):

@@ -1,17 +1,21 @@
 """OpenVINO on x86 and Arm CPUs.
 
-At export the traced module is converted and its inputs are fixed to [batch, seq]; the IR travels in
-the .pt beside the TorchScript, its weights in fp32 as they are (OpenVINO's own saver would make
-fp16 of them). So the precision is chosen at load, always explicitly, and read back from the
-compiled model. int8 is decided at export: NNCF quantises the IR from the activations that it sees
-on calibration sentences. A file is run without torch."""
+At export the traced module is converted; the IR travels in the .pt beside the TorchScript. Its
+sizes are free, and its products' weights are held in the precision that is computed in (OpenVINO's
+own saver would make fp16 of them). When the first batch of a shape comes, the IR is reshaped to it
+and compiled: as fast as one that was traced with that shape, and all shapes share the weights that
+were read. The precision is chosen at load, always explicitly, and read back from the compiled
+model. int8 is decided at export: NNCF quantises the IR from the activations that it sees on
+calibration sentences. A file is run without torch."""
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import logging
 import queue
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -116,25 +120,69 @@ def _check_bf16(precision, what, fix):
 def form(precision):
     from ..graph import Form
 
-    return Form(split_qkv=True, erf_gelu=precision != "fp32")
+    return Form(split_qkv=True, erf_gelu=precision != "fp32", free_sizes=True)
 
 
 def compile(module, inputs, target, calibration=None):
     import openvino
 
-    from .. import graph
+    from .. import graph, recipes
 
     program = graph.trace(module, inputs)
     with contextlib.redirect_stdout(io.StringIO()):  # it takes a --verbose of ours for its own
         model = openvino.convert_model(program, example_input=inputs)
     for port, name in zip(model.inputs, INPUTS):
         port.get_tensor().set_names({name})
-    model.reshape({name: list(inputs[0].shape) for name in INPUTS})
     model.output(0).get_tensor().set_names({"logits"})
-    versions = {"openvino": openvino.__version__}
+    versions, options = {"openvino": openvino.__version__}, {}
     if target.precision == "int8":
-        model, versions["nncf"] = _quantize(model, calibration)
-    return Compiled(program, graph.operators(program), versions, blobs=_serialise(model))
+        recipe = target.options.get("recipe") or recipes.ALL
+        options["recipe"] = recipe
+        model, versions["nncf"] = _quantize(model, calibration, recipe)
+    if target.precision == "bf16":
+        _narrow(model)
+        program = graph.trace(module.bfloat16(), inputs)
+    operators = graph.operators(program)
+    return Compiled(program, operators, versions, blobs=_serialise(model), options=options)
+
+
+def _narrow(model):
+    """Hold the weights of the matrix products, which is all but the embeddings, in the bf16 that
+    the engine computes them in, rounded as it does: the logits stay the same, to the bit."""
+    import openvino
+
+    ops = _part("opset13")
+    for weight in _weights(model):
+        narrow = openvino.Tensor(openvino.Type.bf16, weight.get_output_shape(0))
+        narrow.data.view(numpy.uint16)[:] = _bf16(weight.get_data())
+        wide = ops.convert(_part("op").Constant(narrow), "f32")
+        for target in weight.output(0).get_target_inputs():
+            target.replace_source_output(wide.output(0))
+
+
+def _part(name):
+    """A module of OpenVINO, which stood in openvino.runtime until 2024.6."""
+    try:
+        return importlib.import_module(f"openvino.{name}")
+    except ImportError:
+        return importlib.import_module(f"openvino.runtime.{name}")
+
+
+def _weights(model):
+    """The distinct fp32 constants that matrix products read on their right side."""
+    found = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "MatMul":
+            weight = node.input_value(1).get_node()
+            if weight.get_type_name() == "Constant" and weight.get_element_type().is_real():
+                found[weight.get_friendly_name()] = weight
+    return found.values()
+
+
+def _bf16(values):
+    """float32 rounded to nearest even, as the 16-bit numbers of bf16."""
+    bits = numpy.ascontiguousarray(values).view(numpy.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(numpy.uint16)
 
 
 def _serialise(model):
@@ -155,40 +203,51 @@ def _serialise(model):
         return {"ir.xml": xml.read_bytes(), "ir.bin": xml.with_suffix(".bin").read_bytes()}
 
 
-def _quantize(model, calibration):
+def _quantize(model, calibration, recipe):
     """(the model with the shared layer's products in int8, NNCF's version): post-training
     quantisation, weights per channel and activations per tensor, ranges from the batches that
-    `calibration()` gives. Products whose weight is used once (the first layer's, the last layer's
-    of its own, pooler and classifier: 1 % of the FLOPs) and those of the last layer's attention
-    stay in floating point, which costs no time that can be measured."""
+    `calibration()` gives, outlier channels smoothed first. Products whose weight is used once (the
+    first layer's, the last layer's of its own, pooler and classifier: 1 % of the FLOPs), attention
+    and what the recipe names stay in floating point."""
+    from .. import recipes, smoothing
+
     nncf = _nncf()
-    batches = calibration()
-    dataset = nncf.Dataset(batches, lambda batch: dict(zip(INPUTS, batch.inputs)))
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    inputs = [dict(zip(INPUTS, batch.inputs)) for batch in calibration()]
+    ignored = {*_floating(model), *recipes.floating(recipe, smoothing.products(model))}
+    smoothing.smooth(model, inputs)
     with _silent():  # its progress bars
         quantised = nncf.quantize(
             model,
-            dataset,
-            subset_size=len(batches),
+            nncf.Dataset(inputs),
+            subset_size=len(inputs),
             model_type=nncf.ModelType.TRANSFORMER,
             # activations of GELU lie on both sides of 0, unequally
             preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=_used_once(model)),
+            ignored_scope=nncf.IgnoredScope(names=sorted(ignored)),
+            # all that was seen: outliers carry the result
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+            ),
         )
     return quantised, nncf.__version__
 
 
-def _used_once(model):
-    """Names of the matrix products whose right side is no weight, or a weight that no other product
-    has."""
-    users = {}
+def _floating(model):
+    """Names of attention's operators (OpenVINO computes them in bf16 whatever their inputs are
+    rounded to) and of the products with a weight that no other product has."""
+    users, attention = {}, []
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "MatMul":
+        if node.get_type_name() == "ScaledDotProductAttention":
+            attention.append(node.get_friendly_name())
+        elif node.get_type_name() == "MatMul":
             weight = node.input_value(1).get_node()
             known = weight.get_type_name() == "Constant"
             users.setdefault(weight.get_data().tobytes() if known else node, []).append(
                 node.get_friendly_name()
             )
-    return [names[0] for names in users.values() if len(names) == 1]
+    return attention + [names[0] for names in users.values() if len(names) == 1]
 
 
 def load(artifact, target):
@@ -209,54 +268,111 @@ class Runner:
 
         self._artifact = artifact
         chosen = settings(target, "evaluate")
-        options = {"INFERENCE_PRECISION_HINT": _hint(target.precision)}
-        options["NUM_STREAMS"] = chosen["streams"] or "AUTO"
+        self._options = {"INFERENCE_PRECISION_HINT": _hint(target.precision)}
+        self._options["NUM_STREAMS"] = chosen["streams"] or "AUTO"
         if chosen["threads"]:
-            options["INFERENCE_NUM_THREADS"] = chosen["threads"]
+            self._options["INFERENCE_NUM_THREADS"] = chosen["threads"]
+        self._core = openvino.Core()
+        self._programs, self._lock = {}, threading.Lock()
         weights = numpy.frombuffer(artifact.blob("ir.bin"), dtype=numpy.uint8)
-        core = openvino.Core()
+        with self._errors():
+            self._model = self._core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
+            _check_model(self._model, artifact)
+            if artifact.manifest["precision"] == "bf16":
+                _widen(self._model)
+
+    @contextlib.contextmanager
+    def _errors(self):
+        import openvino
+
         try:
-            model = core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
-            _check_model(model, artifact)
-            compiled = core.compile_model(model, "CPU", options)
+            yield
         except RuntimeError as error:
             raise UserError(
-                f"{artifact.path}: OpenVINO cannot compile its IR ({last_line(error)}); export it "
-                f"again with the version installed here ({openvino.__version__})"
+                f"{self._artifact.path}: OpenVINO cannot compile its IR ({last_line(error)}); "
+                f"export it again with the version installed here ({openvino.__version__})"
             ) from None
-        self.precision = _precision_of(compiled)
-        self.threads = compiled.get_property("INFERENCE_NUM_THREADS")
-        self.streams = int(compiled.get_property("NUM_STREAMS"))
-        self._idle = queue.SimpleQueue()  # an infer request per stream
-        for _ in range(self.streams):
-            self._idle.put(compiled.create_infer_request())
+
+    def _program(self, shape):
+        """(compiled model, its infer requests that are idle, one a stream) for a Shape; made when
+        it is first asked for, because each costs time and memory."""
+        with self._lock:
+            if shape not in self._programs:
+                with self._errors():
+                    model = _reshaped(self._model, shape, self._artifact)
+                    compiled = self._core.compile_model(model, "CPU", self._options)
+                idle = queue.SimpleQueue()
+                for _ in range(int(compiled.get_property("NUM_STREAMS"))):
+                    idle.put(compiled.create_infer_request())
+                self._programs[shape] = compiled, idle
+            return self._programs[shape]
+
+    def _any(self):
+        """A compiled model: what they have in common is read back from it."""
+        shape = next(iter(self._programs), self._artifact.own_shapes[0])
+        return self._program(shape)[0]
+
+    @property
+    def precision(self):
+        return _precision_of(self._any())
+
+    @property
+    def threads(self):
+        return self._any().get_property("INFERENCE_NUM_THREADS")
+
+    @property
+    def streams(self):
+        return int(self._any().get_property("NUM_STREAMS"))
 
     def run(self, batch):
         check_shape(batch, self._artifact)
-        request = self._idle.get()
+        _, idle = self._program(batch.shape)
+        request = idle.get()
         start = time.perf_counter()
         results = request.infer(dict(zip(INPUTS, batch.inputs)), share_inputs=True)
         done = time.perf_counter()
         logits = numpy.array(results[0], dtype=numpy.float32)
-        self._idle.put(request)
+        idle.put(request)
         return Output(logits, 0.0, done - start, time.perf_counter() - done, start)
 
     def close(self):
-        self._idle = None
+        self._programs = {}
 
 
 def _check_model(model, artifact):
     """Raises UserError where the IR is not what the manifest says: before it is compiled."""
-    shapes = [tuple(port.shape) for port in (*model.inputs, *model.outputs)]
-    wanted = [*[artifact.shape.inputs] * len(INPUTS), artifact.logits_shape]
-    if shapes != wanted:
-        raise contradiction(artifact, f"inputs and logits of {wanted}, its program has {shapes}")
+    _reshaped(model, artifact.own_shapes[-1], artifact)
     precision = artifact.manifest["precision"]
     quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
     if quantised != (precision == "int8"):
         raise contradiction(
             artifact, f"{precision}, its program is {'' if quantised else 'not '}int8"
         )
+
+
+def _reshaped(model, shape, artifact):
+    """The model for one Shape. Raises UserError where it does not take or give what the manifest
+    says."""
+    model = model.clone()
+    try:
+        model.reshape({port: list(shape.inputs) for port in model.inputs})
+    except RuntimeError as error:
+        reason = last_line(error)
+        raise contradiction(artifact, f"{shape}, which its program refuses ({reason})") from None
+    shapes = [tuple(port.shape) for port in (*model.inputs, *model.outputs)]
+    wanted = [*[shape.inputs] * len(INPUTS), artifact.logits_shape(shape)]
+    if shapes != wanted:
+        raise contradiction(artifact, f"inputs and logits of {wanted}, its program has {shapes}")
+    return model
+
+
+def _widen(model):
+    """The weights of a bf16 file in fp32 once, for all shapes: compiling takes them so, and would
+    else widen them for each anew. (Of an int8 file it would undo the quantisation.)"""
+    known = _part("passes")
+    passes = known.Manager()
+    passes.register_pass(known.ConstantFolding())
+    passes.run_passes(model)
 
 
 def _hint(precision):

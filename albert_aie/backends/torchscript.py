@@ -51,9 +51,9 @@ def check(target):
 
 
 def form(precision):
-    from ..graph import PLAIN
+    from ..graph import Form
 
-    return PLAIN
+    return Form(free_sizes=True)
 
 
 def compile(module, inputs, target, calibration=None):
@@ -99,28 +99,29 @@ class Runner:
     def run(self, batch):
         check_shape(batch, self._artifact)
         with self._torch.inference_mode():
-            output = self._run([self._torch.from_numpy(array) for array in batch.inputs])
-        check_logits(output.logits, self._artifact)
+            tensors = [self._torch.from_numpy(array) for array in batch.inputs]
+            output = self._run(tensors, batch.shape)
+        check_logits(output.logits, self._artifact, batch.shape)
         return output
 
-    def _run(self, inputs):
+    def _run(self, inputs, shape):
         start = time.perf_counter()
         inputs = [tensor.to(self.device) for tensor in inputs]
         self._wait()
         copied = time.perf_counter()
-        logits = self._answer(inputs)
+        logits = self._answer(inputs, shape)
         self._wait()
         done = time.perf_counter()
         logits = logits.to("cpu").numpy()
         return Output(logits, copied - start, done - copied, time.perf_counter() - done, copied)
 
-    def _answer(self, inputs):
+    def _answer(self, inputs, shape):
         try:
             return self._program(*inputs)
         except RuntimeError as error:  # of any kind: torch has no other
             if lacks_memory(error):
                 raise
-            shape, reason = self._artifact.shape, last_line(error)
+            reason = last_line(error)
             raise contradiction(
                 self._artifact, f"{shape}, which its program refuses ({reason})"
             ) from None

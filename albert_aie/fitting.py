@@ -1,0 +1,73 @@
+"""Shapes that fit the sentences: a ladder of lengths for single ones, slots for packed rows. Both
+are chosen from training sentences, never from those that are scored."""
+
+import bisect
+import random
+from pathlib import Path
+
+import numpy
+
+from . import batching, datasets
+from .batching import TOKENS, Shape
+from .flops import executed_flops_per_row
+
+LENGTHS = 10000  # training sentences whose lengths choose a ladder or slots
+PACKED = 1024  # of them are packed to choose slots
+RUNGS = 12  # of a ladder at most: one costs up to 40 MB of memory once it is used (bf16)
+STEP = 4  # tokens between its rungs at least
+
+
+def lengths(tokenizer, data_dir, task):
+    """Tokens of LENGTHS training sentences, drawn with a fixed seed: what rows should be made for.
+    None where the folder has no training file."""
+    train = task.files.get("train")
+    if not train or not (Path(data_dir) / train).is_file():
+        return None
+    sentences = datasets.read(data_dir, "train", task).sentences
+    if len(sentences) > LENGTHS:
+        sentences = random.Random(0).sample(sentences, LENGTHS)
+    return [len(tokenizer.encode(sentence).ids) for sentence in sentences]
+
+
+def ladder(lengths, longest):
+    """The at most RUNGS lengths, `longest` the last, that leave the least padding when each of the
+    sentences with these `lengths` takes the shortest one that holds it. They lie STEP apart at
+    least."""
+    rungs = [*range(2 * STEP, longest, STEP), longest]
+    counts, _ = numpy.histogram([min(n, longest) for n in lengths], [0, *(r + 0.5 for r in rungs)])
+    below = [0, *numpy.cumsum(counts).tolist()]  # sentences that the first i rungs hold
+    # best[i]: (positions computed for these sentences, how many rungs, they) if rung i is the last
+    best = [(below[i + 1] * rung, 1, (rung,)) for i, rung in enumerate(rungs)]
+    for _ in range(RUNGS - 1):
+        best = [
+            min([best[i], *(_with(best[j], rung, below[i + 1] - below[j + 1]) for j in range(i))])
+            for i, rung in enumerate(rungs)
+        ]
+    return list(best[-1][2])
+
+
+def _with(ladder, rung, sentences):
+    computed, count, rungs = ladder
+    return computed + sentences * rung, count + 1, (*rungs, rung)
+
+
+def padding(lengths, rungs):
+    """The share of computed positions without a token where each sentence takes the shortest of
+    `rungs` that holds it; longer ones are cut."""
+    rungs = sorted(rungs)
+    kept = [min(n, rungs[-1]) for n in lengths]
+    return 1 - sum(kept) / sum(rungs[bisect.bisect_left(rungs, n)] for n in kept)
+
+
+def slots(lengths, max_seq_length, config):
+    """The sentences that a packed row should be able to carry: what computes least for sentences of
+    these `lengths`. Too few leave rows short of sentences, and each slot costs its share of the
+    last layer and of what follows. `config` as flops.py has it."""
+    lengths = [min(n, max_seq_length) for n in lengths[:PACKED]]
+
+    def computed(slots):
+        row = executed_flops_per_row(config, Shape(1, max_seq_length, slots))
+        return len(batching.pack(lengths, max_seq_length, slots)) * row
+
+    tokens = (32, 24, 16, 12, 8, 6, 5, 4, TOKENS)
+    return min(sorted({max(1, max_seq_length // n) for n in tokens}), key=computed)

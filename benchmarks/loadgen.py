@@ -1,0 +1,194 @@
+#!/usr/bin/env python
+"""Exported files under MLPerf's LoadGen: its traffic, its clock, its summary.
+
+    python benchmarks/loadgen.py --aie_model_dir ladder.pt packed.pt \\
+        --data_dir ../shared/data/SST-2
+
+Each scenario is run for accuracy, over every sentence of dev, and then for performance; a sample is
+a sentence, and its time goes from text to logits. Single Stream sends one at a time, Multi Stream 8
+at a time, and Offline all at once, in turn with our own measurement of the same sentences. Exit
+code 1: LoadGen calls a run invalid, or its accuracy log is not what run_aie_eval.py counts.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+
+import numpy  # noqa: E402
+from readings import interval  # noqa: E402
+
+from albert_aie import UserError, arguments, artifact, command, datasets, need  # noqa: E402
+from albert_aie.classifier import Classifier  # noqa: E402
+from albert_aie.evaluate import right, warm_up  # noqa: E402
+
+TOGETHER = 8  # sentences of a Multi Stream query, as MLPerf has it
+MANY = 1024  # sentences at least in one measurement of ours: rows are packed of as many
+RATE = 1.3  # how much faster than measured Offline may turn out before its query is too short
+
+
+class Scenario(NamedTuple):
+    """`streams`: batches at a time, None for the engine's choice; `queries`: the fewest; `rounds`
+    of performance, in turn with our own measurement."""
+
+    title: str
+    streams: object
+    queries: int
+    rounds: int = 1
+
+
+SCENARIOS = {
+    "SingleStream": Scenario("Single Stream", 1, 1024),
+    "MultiStream": Scenario("Multi Stream", 1, 662),
+    "Offline": Scenario("Offline", None, 1, rounds=4),
+}
+
+
+def parse_args(argv):
+    parser = arguments.Parser(__doc__)
+    add = parser.add_argument
+    add("--aie_model_dir", nargs="+", required=True, metavar="FILE.pt", help="as run_aie_eval.py")
+    add("--data_dir", required=True, help="the task's folder")
+    add("--scenarios", nargs="+", choices=tuple(SCENARIOS), default=list(SCENARIOS))
+    add("--seconds", type=arguments.at_least(1), default=60, help="of a run (default: 60)")
+    add("--output_dir", default="outputs/loadgen", help="LoadGen's logs (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def run(args):
+    need("loadgen.py:", "mlperf_loadgen", "mlcommons-loadgen")
+    saved = artifact.open_all(args.aie_model_dir)
+    examples = datasets.read(args.data_dir, "dev", saved.task).for_model(saved.classes())
+    if examples.labels is None or saved.task.regression:
+        raise UserError(f"{args.data_dir}: the accuracy log needs classes as labels")
+    code = 0
+    for name in args.scenarios:
+        with Classifier(saved, **options(saved, SCENARIOS[name])) as classify:
+            warm_up(classify.runner, saved.shapes)
+            code = max(code, measure(name, classify, examples, args))
+    return code
+
+
+def options(saved, scenario):
+    known = [option.name for option in backend_options(saved)]
+    return {"streams": scenario.streams} if scenario.streams and "streams" in known else {}
+
+
+def backend_options(saved):
+    from albert_aie import backends
+
+    return backends.get(saved.manifest["backend"]).OPTIONS
+
+
+def measure(name, classify, examples, args):
+    """Exit code of a scenario."""
+    scenario, folder = SCENARIOS[name], Path(args.output_dir) / name
+    own = classify.evaluate(examples.sentences, warmup=0)
+    rate = ours(classify, examples, 1)
+    wanted = int(right(own.logits, examples.labels).sum())
+    command.say("scenario", f"{scenario.title}: {classify.saved.path.name}, {args.seconds} s")
+
+    test(name, classify, examples.sentences, folder / "accuracy", args.seconds, rate, True)
+    found = correct(folder / "accuracy", examples.labels)
+    same = found == (wanted, len(examples.labels))
+    text = "as run_aie_eval.py counts" if same else f"but run_aie_eval.py counts {wanted}"
+    command.say("accuracy", f"{found[0]}/{found[1]} in LoadGen's accuracy log, {text}")
+
+    valid, ratios = True, []
+    for number in range(scenario.rounds):
+        where = folder / f"performance{number}"
+        test(name, classify, examples.sentences, where, args.seconds, rate)
+        summary = read_summary(where)
+        valid &= summary.get("Result is") == "VALID"
+        if "Samples per second" in summary:
+            ratios.append(
+                float(summary["Samples per second"]) / ours(classify, examples, args.seconds)
+            )
+        if number == 0:
+            for key, value in summary.items():
+                command.say("loadgen", f"{key} : {value}")
+    if ratios:
+        middle, low, high = interval(ratios)
+        text = f"{middle:.3f} [{low:.3f}, {high:.3f}] in {len(ratios)} turns"
+        command.say("over ours", f"Offline over our own sentences/s, {text}")
+    return 0 if same and valid else 1
+
+
+def ours(classify, examples, least):
+    """Sentences a second of our own measurement, repeated for `least` seconds."""
+    sentences = examples.sentences * math.ceil(MANY / len(examples.sentences))
+    count, seconds = 0, 0.0
+    while seconds < least:
+        seconds += classify.evaluate(sentences, warmup=0).end_to_end
+        count += len(sentences)
+    return count / seconds
+
+
+def test(name, classify, sentences, folder, seconds, rate, accuracy=False):
+    """One run of LoadGen; its logs go to `folder`."""
+    import mlperf_loadgen as lg
+
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = lg.TestSettings()
+    settings.scenario = getattr(lg.TestScenario, name)
+    mode = lg.TestMode.AccuracyOnly if accuracy else lg.TestMode.PerformanceOnly
+    settings.mode = mode
+    settings.min_duration_ms = 1000 * seconds
+    settings.min_query_count = SCENARIOS[name].queries
+    settings.multi_stream_samples_per_query = TOGETHER
+    settings.single_stream_expected_latency_ns = settings.multi_stream_expected_latency_ns = 1000000
+    settings.offline_expected_qps = RATE * rate
+
+    def issue(samples):
+        alone = len(samples) == 1
+        texts = [sentences[sample.index] for sample in samples]
+        logits = classify.evaluate(texts, warmup=0, one_at_a_time=alone).logits
+        respond(lg, samples, logits)
+
+    logs = lg.LogSettings()
+    logs.log_output.outdir, logs.log_output.copy_summary_to_stdout = str(folder), False
+    logs.enable_trace = False
+    system = lg.ConstructSUT(issue, lambda: None)
+    library = lg.ConstructQSL(len(sentences), len(sentences), lambda _: None, lambda _: None)
+    try:
+        lg.StartTestWithLogSettings(system, library, settings, logs)
+    finally:
+        lg.DestroyQSL(library), lg.DestroySUT(system)
+
+
+def respond(lg, samples, logits):
+    logits = numpy.ascontiguousarray(logits, numpy.float32)  # lives until LoadGen has copied it
+    size = logits[0].nbytes
+    answers = [
+        lg.QuerySampleResponse(sample.id, logits.ctypes.data + i * size, size)
+        for i, sample in enumerate(samples)
+    ]
+    lg.QuerySamplesComplete(answers)
+
+
+def correct(folder, labels):
+    """(right, sentences) of an accuracy log, whose data are float32 logits in hexadecimal."""
+    log = json.loads((folder / "mlperf_log_accuracy.json").read_text(encoding="utf-8"))
+    found = {
+        entry["qsl_idx"]: numpy.frombuffer(bytes.fromhex(entry["data"]), numpy.float32)
+        for entry in log
+    }
+    scored = right(
+        numpy.array([found[i] for i in sorted(found)]), [labels[i] for i in sorted(found)]
+    )
+    return int(scored.sum()), len(found)
+
+
+def read_summary(folder):
+    """{name: value} of LoadGen's summary up to its settings."""
+    text = (folder / "mlperf_log_summary.txt").read_text(encoding="utf-8")
+    lines = text.split("Test Parameters Used")[0].splitlines()
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {name.strip(" *"): value.strip() for name, _, value in pairs}
+
+
+if __name__ == "__main__":
+    sys.exit(command.main(parse_args, run))

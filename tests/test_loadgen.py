@@ -1,0 +1,92 @@
+"""benchmarks/loadgen.py: what is read from LoadGen's logs, and a short run of LoadGen itself."""
+
+import json
+import sys
+
+import numpy
+import pytest
+from helpers import ROOT, Run, refused
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import loadgen  # noqa: E402
+
+from albert_aie import command  # noqa: E402
+
+SUMMARY = """================================================
+MLPerf Results Summary
+================================================
+SUT name : PySUT
+Scenario : Offline
+Mode     : PerformanceOnly
+Samples per second: 198.5
+Result is : VALID
+  Min duration satisfied : Yes
+
+================================================
+Test Parameters Used
+================================================
+samples_per_query : 872
+"""
+
+
+def test_what_an_accuracy_log_counts(tmp_path):
+    """By the sentences' numbers, in whatever order; NaN is wrong."""
+    logits = {2: [0.5, -1], 0: [-2, 3], 1: [float("nan"), 9]}
+    log = [
+        {"seq_id": n, "qsl_idx": i, "data": numpy.array(row, numpy.float32).tobytes().hex().upper()}
+        for n, (i, row) in enumerate(logits.items())
+    ]
+    (tmp_path / "mlperf_log_accuracy.json").write_text(json.dumps(log))
+    assert loadgen.correct(tmp_path, [1, 1, 0]) == (2, 3)
+    assert loadgen.correct(tmp_path, [1, 1, 1]) == (1, 3)
+
+
+def test_what_is_read_from_a_summary(tmp_path):
+    (tmp_path / "mlperf_log_summary.txt").write_text(SUMMARY)
+    assert loadgen.read_summary(tmp_path) == {
+        "SUT name": "PySUT",
+        "Scenario": "Offline",
+        "Mode": "PerformanceOnly",
+        "Samples per second": "198.5",
+        "Result is": "VALID",
+        "Min duration satisfied": "Yes",
+    }
+
+
+def test_a_short_run_of_loadgen(tmp_path, tiny, sst2, sentences, export, capfd, monkeypatch):
+    """Every scenario through files of two kinds. One second is short, but each must be valid, and
+    its log must count what run_aie_eval.py counts."""
+    pytest.importorskip("mlperf_loadgen", reason="needs LoadGen: pip install mlcommons-loadgen")
+    given = {"pth_dir": tiny, "data_dir": sst2, "save_dir": tmp_path, "backend": "torchscript"}
+    assert export(batch_size=1, max_seq_length=[8, 32], **given).code == 0
+    assert export(batch_size=4, max_seq_length=32, pack=True, **given).code == 0
+    flags = ["--aie_model_dir", tmp_path, "--data_dir", sentences, "--seconds", 1]
+    flags = [*map(str, [*flags, "--output_dir", tmp_path / "logs"])]
+    capfd.readouterr()
+    monkeypatch.setattr(loadgen, "RATE", 5)  # a busy machine may be slow when the rate is guessed
+    code = command.main(loadgen.parse_args, loadgen.run, flags)
+    out = " ".join(capfd.readouterr().out.split())
+    assert code == 0, out
+    assert out.count("Result is : VALID") == 3 and out.count("as run_aie_eval.py counts") == 3
+    assert "Offline over our own sentences/s" in out and "in 4 turns" in out
+    for name in ("SingleStream", "MultiStream", "Offline"):
+        assert (tmp_path / "logs" / name / "accuracy" / "mlperf_log_accuracy.json").stat().st_size
+
+
+def test_an_accuracy_log_that_counts_otherwise_fails(
+    tmp_path, monkeypatch, tiny, sentences, export
+):
+    pytest.importorskip("mlperf_loadgen", reason="needs LoadGen: pip install mlcommons-loadgen")
+    given = {"pth_dir": tiny, "save_dir": tmp_path, "backend": "torchscript"}
+    assert export(batch_size=1, max_seq_length=32, **given).code == 0
+    monkeypatch.setattr(loadgen, "correct", lambda *given: (0, 11))
+    flags = ["--aie_model_dir", tmp_path, "--data_dir", sentences, "--seconds", 1]
+    flags += ["--scenarios", "SingleStream", "--output_dir", tmp_path / "logs"]
+    assert command.main(loadgen.parse_args, loadgen.run, [*map(str, flags)]) == 1
+
+
+def test_wrong_input_of_loadgen_is_one_sentence(tmp_path, capsys):
+    pytest.importorskip("mlperf_loadgen", reason="needs LoadGen: pip install mlcommons-loadgen")
+    flags = ["--aie_model_dir", str(tmp_path / "no.pt"), "--data_dir", str(tmp_path)]
+    code = command.main(loadgen.parse_args, loadgen.run, flags)
+    assert refused(Run(code, *capsys.readouterr()), "no.pt: no such file")
