@@ -15,6 +15,7 @@ from collections import deque
 from albert_aie import (
     UserError,
     arguments,
+    artifact,
     command,
     corpus,
     corpus_figures,
@@ -27,6 +28,7 @@ from albert_aie import (
     need,
     records,
 )
+from albert_aie.batching import told
 
 TOLD = 60  # seconds between two lines of progress where stderr is no terminal
 
@@ -39,7 +41,8 @@ def parse_args(argv):
         nargs="+",
         default=["./albert_seq128_bs32.pt"],
         metavar="FILE.pt",
-        help="what export_albert_aie.py wrote (default: ./albert_seq128_bs32.pt)",
+        help="what export_albert_aie.py wrote, as run_aie_eval.py takes it (default: "
+        "./albert_seq128_bs32.pt)",
     )
     add(
         "--input",
@@ -98,9 +101,10 @@ def parse_args(argv):
 def run(args):
     need("run_aie_corpus.py", "pyarrow")
     check(args)
-    saved = corpus.open_files(args.aie_model_dir)
+    saved = artifact.open_all(args.aie_model_dir)
     target = arguments.target(args, saved)
-    machine.check_memory(saved.shape, target.device, saved.manifest["config"]["intermediate_size"])
+    for shape in saved.shapes:
+        machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
     inputs, form = corpus_inputs.find(args.input, args.input_format)
     corpus_plan.check_outside(inputs, args.output_dir)
     if args.dry_run:
@@ -209,10 +213,8 @@ def tell_plan(plan, saved):
         f"{parts:,} part{'s'[: parts != 1]} of at most {plan.settings['part_rows']:,}",
     )
     target = saved.target
-    command.say(
-        "model",
-        f"{saved.path}, {target.backend} on {target.device}, {target.precision}, {saved.shape}",
-    )
+    where = f"{target.backend} on {target.device}, {target.precision}"
+    command.say("model", f"{saved.path}, {where}, {told(saved.shapes)}")
 
 
 def show(plan, folder):

@@ -245,7 +245,7 @@ def target(args, saved):
     """The file's target with the options of the flags; one that does not fit names the file. One
     sentence at a time is one stream, which has all threads."""
     chosen = options(args, "evaluate")
-    if args.one_at_a_time:
+    if getattr(args, "one_at_a_time", False):
         if chosen["streams"] not in (None, 1):
             raise UserError(
                 f"--one_at_a_time, --streams {chosen['streams']}: one sentence keeps one stream "

@@ -82,6 +82,11 @@ class Artifact:
     stamp: tuple  # of the file when it was verified
     more: tuple = ()  # Artifacts of the same model to be used beside it, with other shapes
 
+    @property
+    def files(self):
+        """It and the files beside it."""
+        return self, *self.more
+
     @cached_property
     def own_shapes(self):
         """Shapes that this file was compiled for, the largest last."""

@@ -5,6 +5,7 @@ A Worker does this in any process: in the script's own, or as an actor of corpus
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -25,16 +26,10 @@ KEY = b"albert_aie"  # of what a part's file says of itself, in its Parquet meta
 ATTEMPTS = 3
 
 
-def open_files(paths):
-    """The Artifact of the files that are given together. Raises UserError for more than one."""
-    if len(paths) > 1:
-        raise UserError(f"--aie_model_dir: takes one file, not {len(paths)}; leave the others out")
-    return artifact.open_pt(paths[0])
-
-
 def model_digest(saved):
-    """What tells a compiled file from any other."""
-    return saved.manifest.get("sha256") or sha256(saved.path)
+    """What tells compiled files from any others: of one file its manifest's digest."""
+    files = sorted(file.manifest.get("sha256") or sha256(file.path) for file in saved.files)
+    return files[0] if len(files) == 1 else hashlib.sha256("".join(files).encode()).hexdigest()
 
 
 class Job(NamedTuple):
@@ -68,7 +63,7 @@ class Worker:
         self.job, self.folder = job, Path(job.folder)
         _check_shared(self.folder, job.token)
         self.plan = corpus_plan.load(job.folder)
-        saved = open_files(job.files)
+        saved = artifact.open_all(job.files)
         if model_digest(saved) != self.plan.settings["model"]:
             raise UserError(
                 f"{saved.path}: is another file on {platform.node()} than where the run was "

@@ -5,9 +5,9 @@ with one worker and more, each of them of --threads threads.
     python benchmarks/scaling.py --aie_model_dir plain.pt packed.pt --data_dir SST-2
     python benchmarks/scaling.py --aie_model_dir packed.pt --data_dir SST-2 --rows 4000 --repeat 3
 
-The corpus is made from the task's train file, again and again, as Parquet with a key. After each run
-every key must stand in the output once. Memory is the most that all processes of a run held together
-(PSS: what several share is counted once), Ray's own included.
+The corpus is made from the task's train file, again and again, as Parquet with a key. After each
+run every key must stand in the output once. Memory is the most that all processes of a run held
+together (PSS: what several share is counted once), Ray's own included.
 """
 
 import contextlib

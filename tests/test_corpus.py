@@ -1,0 +1,225 @@
+"""run_aie_corpus.py: every row exactly once, whatever was killed, cut short or changed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import ROOT, Run, flags, refused
+
+pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install pyarrow")
+from pyarrow import parquet  # noqa: E402
+
+import run_aie_corpus  # noqa: E402
+
+ROWS = 300
+SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
+
+
+@pytest.fixture(scope="module")
+def texts(sst2):
+    lines = (sst2 / "dev.tsv").read_text(encoding="utf-8").split("\n")[1 : ROWS + 1]
+    return [line.split("\t") for line in lines]
+
+
+@pytest.fixture
+def corpus(tmp_path, texts):
+    """Two Parquet files of 300 rows with a key, in row groups of 70."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for number, span in enumerate((range(0, 200), range(200, ROWS))):
+        table = pyarrow.table(
+            {
+                "key": list(span),
+                "sentence": [texts[i][0] for i in span],
+                "label": [int(texts[i][1]) for i in span],
+            }
+        )
+        parquet.write_table(table, folder / f"{number}.parquet", row_group_size=70)
+    return folder
+
+
+@pytest.fixture
+def file(tmp_path, tiny, export):
+    assert export(pth_dir=tiny, save_dir=tmp_path / "file", **SMALL).code == 0
+    return tmp_path / "file" / "albert_seq32_bs4.pt"
+
+
+@pytest.fixture
+def run(capfd, file, corpus, tmp_path):
+    """run_aie_corpus.py in this process."""
+
+    def run(**options):
+        given = {"aie_model_dir": file, "input": corpus, "part_rows": 40}
+        given.update({"output_dir": tmp_path / "out", **options})
+        capfd.readouterr()
+        return Run(run_aie_corpus.main(flags(**given)), *capfd.readouterr())
+
+    return run
+
+
+def written(folder):
+    """[(key, label)] of all parts, in the order of their names."""
+    parts = [parquet.read_table(path) for path in sorted(folder.glob("part-*.parquet"))]
+    table = pyarrow.concat_tables(parts)
+    names = table.column_names
+    answer = names[names.index("label") + 1] if names.count("label") == 1 else "label"
+    return list(zip(table.column("key").to_pylist(), table.column(answer).to_pylist()))
+
+
+def test_every_row_once_with_the_labels_of_an_evaluation(
+    tmp_path, run, file, corpus, texts, evaluate
+):
+    done = run(label_column="label")
+    assert done.code == 0, done.out + done.err
+    found = written(tmp_path / "out")
+    assert [key for key, _ in found] == list(range(ROWS))
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = ["sentence\tlabel", *("\t".join(row) for row in texts)]
+    (data / "dev.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    other = evaluate(aie_model_dir=file, data_dir=data, output_dir=tmp_path / "eval")
+    rows = (tmp_path / "eval" / "predictions.tsv").read_text(encoding="utf-8").split("\n")[1:-1]
+    assert [label for _, label in found] == [row.split("\t")[1] for row in rows]
+    right = json.loads((tmp_path / "eval" / "eval.json").read_text())["accuracy"]
+    assert f"{right['value']:.4f} ({right['correct']}/{ROWS})" in done.said and other.code == 0
+    first = parquet.read_table(sorted((tmp_path / "out").glob("part-*.parquet"))[0])
+    assert {"key", "sentence", "label"} < set(first.column_names)
+
+
+def test_a_run_that_was_killed_goes_on_and_doubles_nothing(tmp_path, run, file, corpus):
+    given = {"aie_model_dir": file, "input": corpus, "part_rows": 5, "output_dir": tmp_path / "out"}
+    command = [sys.executable, str(ROOT / "run_aie_corpus.py"), *flags(**given)]
+    child = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    until = time.monotonic() + 60
+    while len(list((tmp_path / "out").glob("part-*.parquet"))) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("part-*.parquet")}
+    assert 3 <= len(before) < 60
+    done = run(part_rows=5)
+    assert done.code == 0 and f"{len(before)} of 60 parts are there" in done.err, done.err
+    assert [key for key, _ in written(tmp_path / "out")] == list(range(ROWS))
+    assert all(path.stat().st_mtime_ns == known for path, known in before.items())
+    assert not list((tmp_path / "out").glob(".*tmp*"))
+
+
+@pytest.mark.parametrize("how", ["cut short", "cut in the middle", "another part", "gone"])
+def test_a_part_that_is_not_whole_is_run_again(tmp_path, run, how):
+    assert run().code == 0
+    wanted = written(tmp_path / "out")
+    parts = sorted((tmp_path / "out").glob("part-*.parquet"))
+    data = parts[1].read_bytes()
+    changed = {
+        "cut short": data[:-50],
+        "cut in the middle": data[: len(data) // 2] + data[len(data) // 2 + 9 :],
+        "another part": parts[2].read_bytes(),
+    }
+    parts[1].unlink() if how == "gone" else parts[1].write_bytes(changed[how])
+    done = run()
+    assert done.code == 0 and written(tmp_path / "out") == wanted
+    assert ("not as it was written" in done.err) == (how != "gone")
+
+
+def test_an_input_that_changed_is_refused(tmp_path, run, corpus):
+    assert run().code == 0
+    wanted = written(tmp_path / "out")
+    path = corpus / "0.parquet"
+    table = parquet.read_table(path)
+    parquet.write_table(table.slice(1), path)
+    assert refused(run(), "0.parquet")
+    assert written(tmp_path / "out") == wanted
+
+
+def test_two_runs_on_one_folder_are_refused(tmp_path, run):
+    from albert_aie import corpus
+
+    with corpus.locked(tmp_path / "out"):
+        assert refused(run(), "another run is writing there")
+    assert run().code == 0
+
+
+def test_another_model_or_setting_than_the_plan_s_is_refused(tmp_path, run, tiny, export):
+    assert run().code == 0
+    assert refused(run(part_rows=41), "part_rows")
+    assert export(pth_dir=tiny, save_dir=tmp_path / "b", **{**SMALL, "batch_size": 8}).code == 0
+    assert refused(run(aie_model_dir=tmp_path / "b" / "albert_seq32_bs8.pt"), "model")
+
+
+def test_bad_rows_stop_the_run_or_are_listed(tmp_path, run, corpus):
+    path = corpus / "1.parquet"
+    table = parquet.read_table(path)
+    texts = table.column("sentence").to_pylist()
+    texts[7] = None
+    index = table.column_names.index("sentence")
+    parquet.write_table(table.set_column(index, "sentence", pyarrow.array(texts)), path)
+    assert refused(run(), "1.parquet", "no text in column 'sentence'", "--on_bad_row skip")
+    done = run(on_bad_row="skip")
+    assert done.code == 0, done.err
+    keys = [key for key, _ in written(tmp_path / "out")]
+    assert keys == [i for i in range(ROWS) if i != 207]
+    skipped = [p for p in (tmp_path / "out").iterdir() if "skip" in p.name]
+    assert len(skipped) == 1 and "no text in column 'sentence'" in skipped[0].read_text()
+
+
+def test_what_cannot_be_read_or_written_is_one_sentence(tmp_path, run, corpus):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "a.parquet").write_bytes(b"PAR1 and no more")
+    assert refused(run(input=bad), "a.parquet")
+    assert refused(run(input=tmp_path / "nowhere"), "nowhere")
+    (tmp_path / "taken").write_text("")
+    assert refused(run(output_dir=tmp_path / "taken"), "taken")
+    assert refused(run(workers=2), "--workers: means something with --ray only")
+    done = run(dry_run=True, output_dir=tmp_path / "dry")
+    assert done.code == 0 and "nothing was written" in done.said and not (tmp_path / "dry").exists()
+
+
+def test_lines_and_tables_of_text_are_corpora_too(tmp_path, run, texts):
+    want = None
+    for name, lines in (
+        ("a.txt", [text for text, _ in texts]),
+        ("a.tsv", ["sentence", *(text for text, _ in texts)]),
+        ("a.jsonl", [json.dumps({"sentence": text}) for text, _ in texts]),
+    ):
+        path = tmp_path / name
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        out = tmp_path / f"out {name}"
+        done = run(input=path, output_dir=out)
+        assert done.code == 0, done.err
+        parts = [parquet.read_table(part) for part in sorted(out.glob("part-*.parquet"))]
+        labels = pyarrow.concat_tables(parts).column("label").to_pylist()
+        assert len(labels) == ROWS and want in (None, labels)
+        want = labels
+
+
+@pytest.mark.slow
+def test_ray_with_a_worker_that_is_killed(tmp_path, file, corpus):
+    """Two workers here; one is killed with -9 half way: its part is run again by another."""
+    pytest.importorskip("ray", reason="needs ray: pip install 'ray[data]'")
+    given = {"aie_model_dir": file, "input": corpus, "part_rows": 2, "output_dir": tmp_path / "out"}
+    command = [sys.executable, str(ROOT / "run_aie_corpus.py"), *flags(**given, ray="local")]
+    child = subprocess.Popen(
+        [*command, "--workers=2", "--threads=1"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until, killed = time.monotonic() + 120, False
+    while child.poll() is None and time.monotonic() < until:
+        if not killed and len(list((tmp_path / "out").glob("part-*.parquet"))) > 5:
+            names = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout
+            actors = [int(line.split()[0]) for line in names.split("\n") if "ray::Actor" in line]
+            os.kill(actors[0], signal.SIGKILL)
+            killed = True
+        time.sleep(0.05)
+    out, _ = child.communicate(timeout=60)
+    assert killed and child.returncode == 0, out
+    assert [key for key, _ in written(tmp_path / "out")] == list(range(ROWS))
