@@ -181,6 +181,28 @@ def test_what_cannot_be_read_or_written_is_one_sentence(tmp_path, run, corpus):
     assert done.code == 0 and "nothing was written" in done.said and not (tmp_path / "dry").exists()
 
 
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_part_that_fails_is_tried_three_times(tmp_path, run, monkeypatch, times):
+    """The others are written; after the third time it is named, and the next run has it alone."""
+    from albert_aie import corpus
+
+    real, failures = corpus.Worker.run, []
+
+    def broken(self, part):
+        if part.number == 2 and len(failures) < times:
+            failures.append(part)
+            raise OSError("the disk is tired")
+        return real(self, part)
+
+    monkeypatch.setattr(corpus.Worker, "run", broken)
+    done = run()
+    assert len(failures) == times and done.code == (times == 3)
+    keys = [key for key, _ in written(tmp_path / "out")]
+    assert ("part 2 failed: the disk is tired" in done.err) and (len(keys) < ROWS) == (times == 3)
+    assert run().code == 0
+    assert [key for key, _ in written(tmp_path / "out")] == list(range(ROWS))
+
+
 def test_lines_and_tables_of_text_are_corpora_too(tmp_path, run, texts):
     want = None
     for name, lines in (
