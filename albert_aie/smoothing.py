@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy
 
+from .backends.openvino import part
+
 STRENGTHS = (None, 0.1, 0.2, 0.3, 0.4, 0.5)  # None: as it is; more costs the weights too much
 TOKENS = 256  # of each layer, on which strengths are compared
 LEAST = 1e-4  # a channel counts as no smaller than this share of the largest
@@ -101,7 +103,7 @@ def _activations(model, sources, inputs):
 
 def _watch(x, few, draw):
     """Results of what _Seen holds of an activation: made in the graph, for all of it is a GB."""
-    from openvino import opset13 as ops
+    ops = part("opset13")
 
     channels = x.get_partial_shape()[-1].get_length()
     rows = ops.reshape(x, ops.constant(numpy.array([-1, channels])), False)
@@ -153,7 +155,7 @@ def _error(layers, weight, scale):
 
 
 def _apply(group, scale):
-    from openvino import opset13 as ops
+    ops = part("opset13")
 
     weights = {}
     for one in group:

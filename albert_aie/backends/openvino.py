@@ -151,16 +151,16 @@ def _narrow(model):
     the engine computes them in, rounded as it does: the logits stay the same, to the bit."""
     import openvino
 
-    ops = _part("opset13")
+    ops = part("opset13")
     for weight in _weights(model):
         narrow = openvino.Tensor(openvino.Type.bf16, weight.get_output_shape(0))
         narrow.data.view(numpy.uint16)[:] = _bf16(weight.get_data())
-        wide = ops.convert(_part("op").Constant(narrow), "f32")
+        wide = ops.convert(part("op").Constant(narrow), "f32")
         for target in weight.output(0).get_target_inputs():
             target.replace_source_output(wide.output(0))
 
 
-def _part(name):
+def part(name):
     """A module of OpenVINO, which stood in openvino.runtime until 2024.6."""
     try:
         return importlib.import_module(f"openvino.{name}")
@@ -369,7 +369,7 @@ def _reshaped(model, shape, artifact):
 def _widen(model):
     """The weights of a bf16 file in fp32 once, for all shapes: compiling takes them so, and would
     else widen them for each anew. (Of an int8 file it would undo the quantisation.)"""
-    known = _part("passes")
+    known = part("passes")
     passes = known.Manager()
     passes.register_pass(known.ConstantFolding())
     passes.run_passes(model)
