@@ -220,7 +220,9 @@ def tell_plan(plan, saved):
 def show(plan, folder):
     for part in plan.parts:
         command.say(f"part {part.number}", plan.told(part))
-    command.say("corpus", f"{len(plan.inputs):,} files, {plan.rows:,} rows; nothing was written")
+    files = len(plan.inputs)
+    text = f"{files:,} file{'s'[: files != 1]}, {plan.rows:,} rows; nothing was written"
+    command.say("corpus", text)
 
 
 def work(args, job, plan, device, found):

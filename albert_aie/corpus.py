@@ -17,7 +17,7 @@ import numpy
 
 from . import UserError, artifact, corpus_inputs, corpus_plan, datasets, first_line
 from .classifier import Classifier, softmax
-from .evaluate import finite
+from .evaluate import finite, warm_up
 from .files import replacing, sha256
 from .records import names_beside
 
@@ -70,6 +70,8 @@ class Worker:
                 "started; copy it there"
             )
         self.classify = Classifier(saved, job.label_map, **job.options)
+        # shapes are compiled when they are first run: that is start-up, not the rate of rows
+        warm_up(self.classify.runner, saved.shapes, runs=1)
 
     def run(self, part):
         """Done of a Part, written. Raises UserError for what would stop every part, or a bad row
