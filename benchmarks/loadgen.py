@@ -32,19 +32,17 @@ RATE = 1.3  # how much faster than measured Offline may turn out before its quer
 
 class Scenario(NamedTuple):
     """`streams`: batches at a time, None for the engine's choice; `queries`: the fewest;
-    `together`: sentences of a query, None: all; `rounds` of performance, in turn with our own
-    measurement."""
+    `rounds` of performance, in turn with our own measurement."""
 
     title: str
     streams: object
     queries: int
-    together: object = None
     rounds: int = 1
 
 
 SCENARIOS = {
-    "SingleStream": Scenario("Single Stream", 1, 1024, together=1),
-    "MultiStream": Scenario("Multi Stream", 1, 662, together=TOGETHER),
+    "SingleStream": Scenario("Single Stream", 1, 1024),
+    "MultiStream": Scenario("Multi Stream", 1, 662),
     "Offline": Scenario("Offline", None, 1, rounds=4),
 }
 
@@ -89,11 +87,12 @@ def measure(name, classify, examples, args):
     """Exit code of a scenario."""
     scenario, folder = SCENARIOS[name], Path(args.output_dir) / name
     rate = ours(classify, examples, 1)
-    wanted = counted(classify, examples, scenario.together)
     command.say("scenario", f"{scenario.title}: {classify.saved.path.name}, {args.seconds} s")
 
-    test(name, classify, examples.sentences, folder / "accuracy", args.seconds, rate, True)
-    found = correct(folder / "accuracy", examples.labels)
+    where = folder / "accuracy"
+    queries = test(name, classify, examples.sentences, where, args.seconds, rate, True)
+    wanted = counted(classify, examples, queries)
+    found = correct(where, examples.labels)
     same = found == (wanted, len(examples.labels))
     text = "as run_aie_eval.py counts" if same else f"but run_aie_eval.py counts {wanted}"
     command.say("accuracy", f"{found[0]}/{found[1]} in LoadGen's accuracy log, {text}")
@@ -118,15 +117,17 @@ def measure(name, classify, examples, args):
     return 0 if same and valid else 1
 
 
-def counted(classify, examples, together):
-    """How many sentences an evaluation of ours gets right, sent as the scenario sends them: the
-    shape that a sentence takes decides the last bits of its logits."""
-    step, logits = together or len(examples.sentences), []
-    for start in range(0, len(examples.sentences), step):
-        texts = examples.sentences[start : start + step]
+def counted(classify, examples, queries):
+    """How many sentences an evaluation of ours gets right that is given the same queries: the shape
+    that a sentence takes, and its mates in a row, decide the last bits of its logits."""
+    count = 0
+    for numbers in queries:
+        texts, labels = (
+            [items[i] for i in numbers] for items in (examples.sentences, examples.labels)
+        )
         given = {"warmup": 0, "one_at_a_time": len(texts) == 1}
-        logits.append(classify.evaluate(texts, **given).logits)
-    return int(right(numpy.concatenate(logits), examples.labels).sum())
+        count += int(right(classify.evaluate(texts, **given).logits, labels).sum())
+    return count
 
 
 def ours(classify, examples, least):
@@ -140,7 +141,7 @@ def ours(classify, examples, least):
 
 
 def test(name, classify, sentences, folder, seconds, rate, accuracy=False):
-    """One run of LoadGen; its logs go to `folder`."""
+    """One run of LoadGen, whose logs go to `folder`: the sentences' numbers of each query."""
     import mlperf_loadgen as lg
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +155,10 @@ def test(name, classify, sentences, folder, seconds, rate, accuracy=False):
     settings.single_stream_expected_latency_ns = settings.multi_stream_expected_latency_ns = 1000000
     settings.offline_expected_qps = RATE * rate
 
+    queries = []
+
     def issue(samples):
+        queries.append([sample.index for sample in samples])
         alone = len(samples) == 1
         texts = [sentences[sample.index] for sample in samples]
         logits = classify.evaluate(texts, warmup=0, one_at_a_time=alone).logits
@@ -169,6 +173,7 @@ def test(name, classify, sentences, folder, seconds, rate, accuracy=False):
         lg.StartTestWithLogSettings(system, library, settings, logs)
     finally:
         lg.DestroyQSL(library), lg.DestroySUT(system)
+    return queries
 
 
 def respond(lg, samples, logits):
