@@ -6,7 +6,6 @@ albert_seq{S}_bs{B}.pt.
 """
 
 import sys
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,6 @@ from albert_aie import (
     tasks,
 )
 from albert_aie.compare import GATES
-
-LONGEST = 128  # the default of --max_seq_length
 
 
 def parse_args(argv):
@@ -77,11 +74,12 @@ def parse_args(argv):
         "--max_seq_length",
         nargs="+",
         type=arguments.length,
-        default=[LONGEST],
+        default=[arguments.LONGEST],
         metavar="N",
         help="tokens of a row, [CLS] and [SEP] included; several make a shape each, and a sentence "
-        f"takes the shortest that holds it; {arguments.AUTO}: a ladder up to {LONGEST}, chosen "
-        f"from the lengths of the training sentences in --data_dir (default: {LONGEST})",
+        f"takes the shortest that holds it; {arguments.AUTO}: a ladder up to {arguments.LONGEST}, "
+        "chosen from the lengths of the training sentences in --data_dir (default: "
+        f"{arguments.LONGEST})",
     )
     add(
         "--pack",
@@ -140,12 +138,17 @@ def run(args):
 
     arguments.check_comparison(args)
     task = args.task_name
-    batching.shapes(args.batch_size, lengths(args), args.pack, args.slots)  # refuse, before work
+    lengths = arguments.lengths(args)
+    # what contradicts itself is refused before any work
+    batching.shapes(args.batch_size, lengths or [arguments.LONGEST], args.pack, args.slots)
     target = choose_target(args)
     engine = backends.get(target.backend)
     graph_name = graph.choose(args.graph, engine.GRAPH, args.pack, args.prefix_dir)
     checkpoint = read_checkpoint(args).named(task, args.label_map)
-    shapes = choose_shapes(args, checkpoint)
+    asked = args.batch_size, lengths, args.pack, args.slots
+    shapes, told = fitting.choose(checkpoint, args.data_dir, task, *asked)
+    if told:
+        command.say("ladder", told)
     for shape in shapes:
         machine.check_memory(shape, target.device, checkpoint.config.intermediate_size)
     sentences, held_out = [], []
@@ -196,45 +199,6 @@ def choose_target(args):
     return target
 
 
-def lengths(args):
-    """What --max_seq_length names; the longest of them where it is to be chosen."""
-    if arguments.AUTO not in args.max_seq_length:
-        return args.max_seq_length
-    if len(args.max_seq_length) > 1 or args.pack:
-        raise UserError(
-            f"--max_seq_length {arguments.AUTO}: chooses all lengths of rows of one sentence; give "
-            "it alone, without --pack"
-        )
-    return [LONGEST]
-
-
-def choose_shapes(args, checkpoint):
-    """Tuple of Shape from the flags, and from the lengths of training sentences where they leave
-    it open. Raises UserError where they leave it open and there are none."""
-    chosen, slots, auto = lengths(args), args.slots, arguments.AUTO in args.max_seq_length
-    limit = checkpoint.config.max_position_embeddings
-    longest = max(chosen)
-    if longest > limit and not auto:
-        raise UserError(
-            f"--max_seq_length {longest}: the checkpoint has {limit} positions; use {limit} or less"
-        )
-    if auto or (args.pack and not slots):
-        found = fitting.lengths(checkpoint.tokenizer.load(), args.data_dir, args.task_name)
-        if found and args.pack:
-            slots = fitting.slots(found, longest, checkpoint.config.to_json())
-        elif found:
-            chosen = fitting.ladder(found, min(longest, limit))
-            empty = 100 * fitting.padding(found, chosen)
-            text = f"{' '.join(map(str, chosen))} tokens, {empty:.1f} % padding on training data"
-            command.say("ladder", text)
-        elif auto:
-            raise UserError(
-                f"--max_seq_length {arguments.AUTO}: {args.data_dir} has no training sentences to "
-                "choose from; name the lengths, such as 16 32 64 128"
-            )
-    return batching.shapes(args.batch_size, chosen, args.pack, slots)
-
-
 def read_checkpoint(args):
     from albert_aie import checkpoint
 
@@ -250,7 +214,7 @@ def read_checkpoint(args):
 def export(path, checkpoint, target, shapes, graph_name, args, sentences, held_out):
     """Build, trace, compile and save; int8 takes its ranges from `sentences`. Whether a file was
     written: not where --max_flips finds no recipe."""
-    from albert_aie import artifact, calibration, equalise, graph, manifest
+    from albert_aie import artifact, calibration, equalise, graph, manifest, recipes
 
     engine = backends.get(target.backend)
     ranges = partial(calibration.batches, checkpoint.tokenizer.load(), sentences, shapes)
@@ -275,12 +239,14 @@ def export(path, checkpoint, target, shapes, graph_name, args, sentences, held_o
     if args.max_flips is None:
         save = make(target)
     else:
-        save = fastest_that_holds(make, path.name, checkpoint, target, shapes, args, held_out)
+        given = checkpoint, target, shapes[-1].max_seq_length, held_out, args.prefix_dir
+        save, tried = recipes.fastest(make, path.name, args.max_flips, *given, command.bar)
+        command.say("tried", "\n".join(recipes.table(tried)))
         if save is None:
             steps.close()
             command.note(
-                f"no recipe keeps flips at {args.max_flips:g} % or less: no file is written; allow "
-                "more by --max_flips, or take --precision bf16 or fp32"
+                f"no recipe keeps flips at {args.max_flips:g} % or less: {path} is not written; "
+                "allow more by --max_flips, or take --precision bf16 or fp32"
             )
             return False
     save(path)
@@ -292,33 +258,6 @@ def export(path, checkpoint, target, shapes, graph_name, args, sentences, held_o
     if checkpoint.random:
         command.note("random weights: this file measures speed; no accuracy is printed for it")
     return True
-
-
-def fastest_that_holds(make, name, checkpoint, target, shapes, args, sentences):
-    """Function that saves the file of the first recipe whose flips on the sentences are few
-    enough; None where there is none. Prints what was tried."""
-    from albert_aie import recipes, references
-    from albert_aie.classifier import Classifier
-
-    tokenizer = checkpoint.tokenizer.load()
-    length = shapes[-1].max_seq_length
-    encoded = [tokenizer.encode(sentence, length) for sentence in sentences]
-    reference, _ = references.logits(checkpoint, encoded, args.prefix_dir, progress=command.bar)
-    saves = {}
-
-    def attempt(recipe):
-        chosen = target._replace(options={**target.options, "recipe": recipe})
-        with tempfile.TemporaryDirectory() as folder:
-            tried = Path(folder) / name
-            saves[recipe] = make(chosen)
-            saves[recipe](tried)
-            with Classifier(tried) as classify:
-                found = classify.evaluate(sentences)
-        return recipes.tried(recipe, found.logits, reference, len(sentences) / found.end_to_end)
-
-    found, recipe = recipes.search(attempt, args.max_flips)
-    command.say("tried", "\n".join(recipes.table(found)))
-    return saves.get(recipe)
 
 
 def main(argv=None):

@@ -36,14 +36,7 @@ TOLD = 60  # seconds between two lines of progress where stderr is no terminal
 def parse_args(argv):
     parser = arguments.Parser(__doc__)
     add = parser.add_argument_group("file and data").add_argument
-    add(
-        "--aie_model_dir",
-        nargs="+",
-        default=["./albert_seq128_bs32.pt"],
-        metavar="FILE.pt",
-        help="what export_albert_aie.py wrote, as run_aie_eval.py takes it (default: "
-        "./albert_seq128_bs32.pt)",
-    )
+    arguments.add_files(add)
     add(
         "--input",
         nargs="+",
@@ -56,12 +49,7 @@ def parse_args(argv):
         choices=tuple(corpus_inputs.FORMATS),
         help="default: by the suffix",
     )
-    add(
-        "--text_column",
-        nargs="+",
-        metavar="NAME",
-        help="column of the texts, two for pairs (default: the task's, else sentence or text)",
-    )
+    arguments.add_text_column(add)
     add("--label_column", metavar="NAME", help="column of the labels, for the accuracy")
     add("--output_dir", required=True, help="a Parquet file a part is written here")
     arguments.add_label_map(add)
@@ -171,7 +159,7 @@ def planned(args, saved, inputs, form):
         "part_rows": args.part_rows,
         "text_column": text,
         "label_column": label,
-        "model": corpus.model_digest(saved),
+        "model": saved.digest,
         "classes": list(names),
         "answer_columns": corpus.answer_columns(made.schema, task),
     }

@@ -15,14 +15,7 @@ from albert_aie.classifier import Classifier, answers
 def parse_args(argv):
     parser = arguments.Parser(__doc__)
     add = parser.add_argument_group("file and data").add_argument
-    add(
-        "--aie_model_dir",
-        nargs="+",
-        default=["./albert_seq128_bs32.pt"],
-        metavar="FILE.pt",
-        help="what export_albert_aie.py wrote: a .pt file, several of one model, or a folder of "
-        "them; a sentence takes the cheapest shape (default: ./albert_seq128_bs32.pt)",
-    )
+    arguments.add_files(add)
     add(
         "--one_at_a_time",
         action="store_true",
@@ -76,7 +69,7 @@ def run(args):
     arguments.check_comparison(args)
     own = own_text.check(args)
     saved = artifact.open_all(args.aie_model_dir)
-    target = arguments.target(args, saved)
+    target = arguments.target(args, saved, args.one_at_a_time)
     task = arguments.check_known(args, saved)
     for shape in saved.shapes:
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])

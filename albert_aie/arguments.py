@@ -52,11 +52,25 @@ def percent(value):
 
 
 AUTO = "auto"  # of --max_seq_length
+LONGEST = 128  # its default, and the last of a ladder
 
 
 def length(value):
     """The type of --max_seq_length: a whole number from batching.TOKENS on, or AUTO."""
     return value if value == AUTO else at_least(TOKENS)(value)
+
+
+def lengths(args):
+    """What --max_seq_length names; None where they are to be chosen. Raises UserError for more
+    beside AUTO."""
+    if AUTO not in args.max_seq_length:
+        return args.max_seq_length
+    if len(args.max_seq_length) > 1 or args.pack:
+        raise UserError(
+            f"--max_seq_length {AUTO}: chooses all lengths of rows of one sentence; give it alone, "
+            "without --pack"
+        )
+    return None
 
 
 def label_map(value):
@@ -71,6 +85,27 @@ def label_map(value):
             raise argparse.ArgumentTypeError(f"{value}: names class {int(number)} twice")
         names[int(number)] = name
     return names
+
+
+def add_files(add):
+    """--aie_model_dir, which artifact.open_all opens."""
+    add(
+        "--aie_model_dir",
+        nargs="+",
+        default=["./albert_seq128_bs32.pt"],
+        metavar="FILE.pt",
+        help="what export_albert_aie.py wrote: a .pt file, several of one model, or a folder of "
+        "them; a sentence takes the cheapest shape (default: ./albert_seq128_bs32.pt)",
+    )
+
+
+def add_text_column(add):
+    add(
+        "--text_column",
+        nargs="+",
+        metavar="NAME",
+        help="column of the texts, two for pairs (default: the task's, else sentence or text)",
+    )
 
 
 def add_label_map(add):
@@ -241,11 +276,11 @@ def check_known(args, saved):
     return task
 
 
-def target(args, saved):
+def target(args, saved, one_at_a_time=False):
     """The file's target with the options of the flags; one that does not fit names the file. One
     sentence at a time is one stream, which has all threads."""
     chosen = options(args, "evaluate")
-    if getattr(args, "one_at_a_time", False):
+    if one_at_a_time:
         if chosen["streams"] not in (None, 1):
             raise UserError(
                 f"--one_at_a_time, --streams {chosen['streams']}: one sentence keeps one stream "

@@ -7,6 +7,7 @@ extra/albert_aie/<name>            a backend's own blobs (OpenVINO: ir.xml, ir.b
 """
 
 import contextlib
+import hashlib
 import io
 import json
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from pathlib import Path
 from . import UserError, backends, first_line, some
 from .archive import Archive, Damaged, append
 from .batching import Shape
-from .files import check_readable, parse_json, replacing
+from .files import check_readable, parse_json, replacing, sha256
 from .manifest import FORMAT, FORMAT_VERSION, SPM, digest, untrue
 from .tasks import SST2, TASKS
 from .text import KINDS, TokenizerFile
@@ -86,6 +87,13 @@ class Artifact:
     def files(self):
         """It and the files beside it."""
         return self, *self.more
+
+    @property
+    def digest(self):
+        """sha256 that tells its files from any others: of one file its manifest's, which holds
+        those of all its entries; of format version 1, which has none, that of the file."""
+        own = sorted(each.manifest.get("sha256") or sha256(each.path) for each in self.files)
+        return own[0] if len(own) == 1 else hashlib.sha256("".join(own).encode()).hexdigest()
 
     @cached_property
     def own_shapes(self):

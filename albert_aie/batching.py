@@ -9,9 +9,7 @@ import numpy
 from . import UserError
 from .encoding import Encoded
 
-WINDOW = (
-    1024  # sentences packed together: enough for full rows, few enough that a long file streams
-)
+WINDOW = 1024  # sentences packed together: enough for full rows, few enough that a file streams
 
 
 class Shape(NamedTuple):

@@ -51,12 +51,8 @@ def read(data_dir, task, path=None, held_out=False):
 
 def _own(path, task):
     """The texts, or pairs, of a file of lines or of the task's columns: not the empty ones."""
-    suffixes = {suffix: name for name, one in records.FORMATS.items() for suffix in one.suffixes}
-    form = suffixes.get(Path(path).suffix.lower())
-    if form is None:
-        raise UserError(
-            f"{path}: its suffix names no format; --calibration takes {', '.join(suffixes)}"
-        )
+    suffixes = (suffix for known in records.FORMATS.values() for suffix in known.suffixes)
+    form = records.by_suffix(path, records.FORMATS, f"--calibration takes {', '.join(suffixes)}")
     layout = records.Layout(task.columns, task.text)
     with records.reading(path, form, layout) as table:
         columns = datasets.columns(table, task)

@@ -5,7 +5,6 @@ A Worker does this in any process: in the script's own, or as an actor of corpus
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -18,18 +17,12 @@ import numpy
 from . import UserError, artifact, corpus_inputs, corpus_plan, datasets, first_line
 from .classifier import Classifier, softmax
 from .evaluate import finite, warm_up
-from .files import replacing, sha256
+from .files import replacing
 from .records import names_beside
 
 LOCK = "_lock"
 KEY = b"albert_aie"  # of what a part's file says of itself, in its Parquet metadata
 ATTEMPTS = 3
-
-
-def model_digest(saved):
-    """What tells compiled files from any others: of one file its manifest's digest."""
-    files = sorted(file.manifest.get("sha256") or sha256(file.path) for file in saved.files)
-    return files[0] if len(files) == 1 else hashlib.sha256("".join(files).encode()).hexdigest()
 
 
 class Job(NamedTuple):
@@ -64,7 +57,7 @@ class Worker:
         _check_shared(self.folder, job.token)
         self.plan = corpus_plan.load(job.folder)
         saved = artifact.open_all(job.files)
-        if model_digest(saved) != self.plan.settings["model"]:
+        if saved.digest != self.plan.settings["model"]:
             raise UserError(
                 f"{saved.path}: is another file on {platform.node()} than where the run was "
                 "started; copy it there"

@@ -1,34 +1,20 @@
-"""Files of a corpus, by path or by any URL that pyarrow knows: found, cut into parts, and read a
-part at a time.
+"""Tables of a corpus, cut into parts and read a part at a time.
 
 A format is one row of FORMATS. Columns of Parquet and JSON lines keep their types; those of the
 other formats are text."""
 
 import contextlib
 import csv
-import fnmatch
-import glob
-import io
 import itertools
 import json
-import os
 from typing import Callable, NamedTuple
 
 from . import UserError, first_line, some
-from .files import AGAIN, check_readable, parse_json
-from .records import TEXT, Layout
+from .corpus_files import BLOCK, check_same, matching, opened, status
+from .files import AGAIN, parse_json
+from .records import TEXT, Layout, by_suffix
 
-BLOCK = 1 << 20  # bytes read at a time
 BATCH = 4096  # rows decoded at a time
-WILD = "*?["
-
-
-class Input(NamedTuple):
-    """A file as it was when it was planned; `mtime_ns` None where the filesystem has no times."""
-
-    path: str
-    bytes: int
-    mtime_ns: int
 
 
 class Span(NamedTuple):
@@ -51,14 +37,12 @@ class Rows(NamedTuple):
     bad: list
 
 
-# --- files
-
-
 def find(patterns, asked=None):
     """(list of Input, their format) of paths, patterns, folders and URLs of them. Raises UserError
     where there are none, or their formats differ."""
-    paths = list(dict.fromkeys(path for pattern in patterns for path in _matching(pattern)))
-    forms = {path: asked or _format(path) for path in paths}
+    paths = list(dict.fromkeys(path for pattern in patterns for path in matching(pattern)))
+    fix = f"say which it is with --input_format {'|'.join(FORMATS)}"
+    forms = {path: asked or by_suffix(path, FORMATS, fix) for path in paths}
     for path, form in forms.items():
         if form != forms[paths[0]]:
             raise UserError(
@@ -66,99 +50,6 @@ def find(patterns, asked=None):
                 "to a run"
             )
     return [status(path) for path in paths], forms[paths[0]]
-
-
-def _matching(pattern):
-    if "://" not in pattern:
-        pattern = os.path.abspath(pattern)
-        if os.path.isdir(pattern):
-            pattern = os.path.join(glob.escape(pattern), "*")
-        elif os.path.exists(pattern) or not any(sign in pattern for sign in WILD):
-            return [pattern]
-        found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-    else:
-        found = _matching_url(pattern)
-    found = [path for path in found if not os.path.basename(path).startswith((".", "_"))]
-    if not found:
-        raise UserError(f"--input {pattern}: no file goes by that; correct the pattern")
-    return found
-
-
-def _matching_url(pattern):
-    """URLs of the files that a pattern names; * stays within a folder."""
-    from pyarrow import fs
-
-    scheme, _, rest = pattern.partition("://")
-    names = rest.split("/")
-    fixed = list(itertools.takewhile(lambda name: not any(sign in name for sign in WILD), names))
-    where, base = _filesystem("/".join([scheme + ":/", *fixed]))
-    try:
-        top = where.get_file_info(base)
-        if len(fixed) == len(names):
-            if top.type != fs.FileType.Directory:
-                return [pattern]
-            names = [*names, "*"]
-        depth = len(names) - len(fixed)
-        inside = where.get_file_info(fs.FileSelector(base, recursive=depth > 1))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--input {pattern}: cannot be listed ({first_line(error)}); correct it"
-        ) from None
-    files = [info.path for info in inside if info.is_file]
-    tails = [path[len(base) :].strip("/").split("/") for path in files]
-    wanted = names[len(fixed) :]
-    return sorted(
-        "/".join([scheme + ":/", *fixed, *tail])
-        for tail in tails
-        if len(tail) == depth and all(map(fnmatch.fnmatchcase, tail, wanted))
-    )
-
-
-def _filesystem(url):
-    from pyarrow import fs
-
-    try:
-        return fs.FileSystem.from_uri(url)
-    except (ValueError, OSError, NotImplementedError) as error:
-        raise UserError(f"{url}: no filesystem ({first_line(error)}); correct the URL") from None
-
-
-def status(path):
-    """The Input of a path or URL. Raises UserError where there is no such file."""
-    if "://" not in path:
-        check_readable(path)
-        found = os.stat(path)
-        return Input(path, found.st_size, found.st_mtime_ns)
-    where, inner = _filesystem(path)
-    try:
-        found = where.get_file_info(inner)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({first_line(error)}); correct it") from None
-    if not found.is_file:
-        raise UserError(f"{path}: no such file; correct its name")
-    return Input(path, found.size, found.mtime_ns)
-
-
-def check_same(known):
-    """Raises UserError where a file is not the one that was planned."""
-    if status(known.path) != known:
-        raise UserError(
-            f"{known.path}: changed since the run was planned; put the file back, or take another "
-            "--output_dir"
-        )
-
-
-@contextlib.contextmanager
-def opened(path):
-    """A path or URL as a binary file that seeks."""
-    if "://" not in path:
-        # by Python: pyarrow takes no name that is not UTF-8
-        with open(path, "rb", buffering=BLOCK) as file:
-            yield file
-        return
-    where, inner = _filesystem(path)
-    with where.open_input_file(inner) as source, io.BufferedReader(source, BLOCK) as file:
-        yield file
 
 
 # --- text: lines, TSV, CSV, JSON lines
@@ -434,17 +325,6 @@ FORMATS = {
     "jsonl": Format((".jsonl", ".json", ".ndjson"), _scan_json, _read_json),
     "lines": _text_format(_LINES, ".txt"),
 }
-
-
-def _format(path):
-    suffix = os.path.splitext(path)[1].lower()
-    for name, known in FORMATS.items():
-        if suffix in known.suffixes:
-            return name
-    raise UserError(
-        f"{path}: its suffix names no format; say which it is with --input_format "
-        f"{'|'.join(FORMATS)}"
-    )
 
 
 def scan(known, form, part_rows, layout=None):

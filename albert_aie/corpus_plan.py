@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import UserError, corpus_inputs, first_line
-from .corpus_inputs import Input, Span
+from .corpus_files import Input
+from .corpus_inputs import Span
 from .files import read_json, replacing
 
 # Readers of a folder of Parquet pass over names that begin with _.

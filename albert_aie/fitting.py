@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy
 
-from . import batching, datasets
+from . import UserError, batching, datasets
+from .arguments import AUTO, LONGEST
 from .batching import TOKENS, Shape
 from .flops import executed_flops_per_row
 
@@ -17,7 +18,33 @@ RUNGS = 12  # of a ladder at most: one costs up to 40 MB of memory once it is us
 STEP = 4  # tokens between its rungs at least
 
 
-def lengths(tokenizer, data_dir, task):
+def choose(checkpoint, data_dir, task, batch_sizes, lengths=None, pack=False, slots=None):
+    """(tuple of Shape, what is to be said of a ladder): from the flags, and from the lengths of
+    training sentences where they leave `lengths` or the slots of packed rows open. Raises UserError
+    for lengths that the checkpoint has no positions for, and for a ladder without sentences."""
+    limit, text = checkpoint.config.max_position_embeddings, ""
+    if lengths and max(lengths) > limit:
+        raise UserError(
+            f"--max_seq_length {max(lengths)}: the checkpoint has {limit} positions; use {limit} "
+            "or less"
+        )
+    if not lengths:
+        found = training_lengths(checkpoint.tokenizer.load(), data_dir, task)
+        if not found:
+            raise UserError(
+                f"--max_seq_length {AUTO}: {data_dir} has no training sentences to choose from; "
+                "name the lengths, such as 16 32 64 128"
+            )
+        lengths = ladder(found, min(LONGEST, limit))
+        empty = 100 * padding(found, lengths)
+        text = f"{' '.join(map(str, lengths))} tokens, {empty:.1f} % padding on training data"
+    elif pack and not slots:
+        found = training_lengths(checkpoint.tokenizer.load(), data_dir, task)
+        slots = best_slots(found, max(lengths), checkpoint.config.to_json()) if found else None
+    return batching.shapes(batch_sizes, lengths, pack, slots), text
+
+
+def training_lengths(tokenizer, data_dir, task):
     """Tokens of LENGTHS training sentences, drawn with a fixed seed: what rows should be made for.
     None where the folder has no training file."""
     train = task.files.get("train")
@@ -59,7 +86,7 @@ def padding(lengths, rungs):
     return 1 - sum(kept) / sum(rungs[bisect.bisect_left(rungs, n)] for n in kept)
 
 
-def slots(lengths, max_seq_length, config):
+def best_slots(lengths, max_seq_length, config):
     """The sentences that a packed row should be able to carry: what computes least for sentences of
     these `lengths`. Too few leave rows short of sentences, and each slot costs its share of the
     last layer and of what follows. `config` as flops.py has it."""

@@ -4,7 +4,7 @@ import contextlib
 import sys
 from typing import NamedTuple
 
-from . import UserError, datasets, records, terminal
+from . import UserError, arguments, datasets, records, terminal
 from .classifier import chunks
 from .files import replacing
 
@@ -21,12 +21,7 @@ def add_flags(parser):
         choices=tuple(records.FORMATS),
         help="default: by the suffix; lines on standard input",
     )
-    add(
-        "--text_column",
-        nargs="+",
-        metavar="NAME",
-        help="column of the texts, two for pairs (default: the task's, else sentence or text)",
-    )
+    arguments.add_text_column(add)
     add(
         "--label_column",
         metavar="NAME",

@@ -1,23 +1,17 @@
-"""Which of the shared layer's products int8 leaves in floating point, and the search for the
-fastest recipe whose labels hold.
+"""The search for the fastest recipe of quantise.py whose labels hold.
 
 Labels are not needed for that: a prediction that does not change cannot become wrong, so the share
 of flips against fp32 is the most that accuracy can lose."""
 
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy
 
-ALL = "all"
-# name: [(which product, every n-th layer)] that stay in bf16 (fp32 where the CPU has none), in
-# order of speed. The products are told by their weights' shape.
-RECIPES = {
-    ALL: (),
-    "half ffn_output": (("ffn_output", 2),),
-    "ffn_output": (("ffn_output", 1),),
-    "ffn_output, half ffn": (("ffn_output", 1), ("ffn", 2)),
-    "ffn, ffn_output": (("ffn_output", 1), ("ffn", 1)),
-}
+from . import references
+from .classifier import Classifier
+from .quantise import ALL, RECIPES
 
 
 class Tried(NamedTuple):
@@ -32,22 +26,6 @@ class Tried(NamedTuple):
     def holds(self, percent):
         """Whether at most `percent` of the sentences have another label than in fp32."""
         return 100 * self.flips <= percent * self.sentences
-
-
-def floating(recipe, groups):
-    """Names of the nodes that the recipe leaves as they are, of smoothing.products()."""
-    names = []
-    for wanted, every in RECIPES[recipe]:
-        for group in groups:
-            if _kind(group) == wanted:
-                chosen = group[::every]
-                names += [node.get_friendly_name() for one in chosen for node in one.nodes]
-    return names
-
-
-def _kind(group):
-    rows, channels = group[0].nodes[0].input_value(1).get_shape()
-    return "ffn_output" if rows < channels else "ffn" if rows > channels else "attention"
 
 
 def tried(recipe, got, reference, rate):
@@ -79,3 +57,27 @@ def table(found):
         flips = f"{one.flips}/{one.sentences}"
         lines.append(f"{left:<24}{flips:>12}{one.relative:>10.2%}{one.rate:>8.1f}")
     return lines
+
+
+def fastest(make, name, percent, checkpoint, target, length, sentences, upstream_dir, progress):
+    """(what `make` gave for the first recipe that keeps its labels in all but `percent` % of the
+    sentences, None where none does; the Tried of those that were tried). `make` takes a Target and
+    gives a function of a path that saves the file, called `name`; the reference is that of the
+    comparison, on sentences cut to `length` tokens."""
+    tokenizer = checkpoint.tokenizer.load()
+    encoded = [tokenizer.encode(sentence, length) for sentence in sentences]
+    reference, _ = references.logits(checkpoint, encoded, upstream_dir, progress=progress)
+    saves = {}
+
+    def attempt(recipe):
+        chosen = target._replace(options={**target.options, "recipe": recipe})
+        saves[recipe] = make(chosen)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            saves[recipe](path)
+            with Classifier(path) as classify:
+                found = classify.evaluate(sentences)
+        return tried(recipe, found.logits, reference, len(sentences) / found.end_to_end)
+
+    found, recipe = search(attempt, percent)
+    return saves.get(recipe), found

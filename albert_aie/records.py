@@ -7,7 +7,7 @@ import contextlib
 import csv
 import io
 import json
-from pathlib import Path
+import os
 from typing import Callable, NamedTuple
 
 from . import UserError, first_line, some
@@ -189,14 +189,17 @@ def format_of(path, asked=None):
     UserError for a suffix that says nothing."""
     if asked or path == STDIN:
         return asked or "lines"
-    suffix = Path(path).suffix.lower()
-    for name, known in FORMATS.items():
+    return by_suffix(path, FORMATS, f"say which it is with --input_format {'|'.join(FORMATS)}")
+
+
+def by_suffix(path, formats, fix):
+    """The name of the one of `formats` (each with `suffixes`) that a path or URL ends in. Raises
+    UserError, with how to fix it, where it is none of them."""
+    suffix = os.path.splitext(path)[1].lower()
+    for name, known in formats.items():
         if suffix in known.suffixes:
             return name
-    raise UserError(
-        f"{path}: its suffix names no format; say which it is with --input_format "
-        f"{'|'.join(FORMATS)}"
-    )
+    raise UserError(f"{path}: its suffix names no format; {fix}")
 
 
 def check(path, asked=None):

@@ -250,12 +250,11 @@ def _machine_line(r):
 
 def _digests(s):
     """sha256 of what went in and of predictions.tsv, so that one which does not belong to its
-    eval.json (a process was killed between the two renames) can be told. The file's is that of its
-    manifest, which holds those of all its entries; files of format version 1 have none."""
+    eval.json (a process was killed between the two renames) can be told."""
     m, predictions = s.saved.manifest, results.table(s.evaluation.logits, s.examples)
     return {
         "digests": {
-            "file": m.get("sha256"),
+            "file": s.saved.digest,
             "checkpoint": m["source"].get("sha256"),
             "tokenizer": s.saved.tokenizer.sha256,
             "data": s.examples.sha256,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy
 
-from .backends.openvino import part
+from .ir import part
 
 STRENGTHS = (None, 0.1, 0.2, 0.3, 0.4, 0.5)  # None: as it is; more costs the weights too much
 TOKENS = 256  # of each layer, on which strengths are compared

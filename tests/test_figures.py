@@ -110,6 +110,7 @@ def figures(evaluated=None, given=None, **manifest):
         shape=Shape(4, 128, 16),
         shapes=(Shape(4, 128, 16),),
         more=(),
+        digest="9" * 64,
         tokenizer=SimpleNamespace(sha256="7" * 64),
     )
     evaluated, given = evaluated or evaluation(), given or examples()

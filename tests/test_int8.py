@@ -9,8 +9,7 @@ import torch
 from helpers import ROOT, needs_nncf, refused
 from test_equalise import twin
 
-from albert_aie import artifact, calibration, compare, recipes, smoothing
-from albert_aie.backends import openvino as openvino_backend
+from albert_aie import artifact, calibration, compare, ir, recipes, smoothing
 from albert_aie.checkpoint import load
 from albert_aie.datasets import Examples
 from albert_aie.tasks import SST2
@@ -166,7 +165,7 @@ def test_flips_are_counted_and_bound():
 
 def test_smoothing_moves_outlier_channels_and_changes_no_result():
     openvino = pytest.importorskip("openvino")
-    ops = openvino_backend.part("opset13")
+    ops = ir.part("opset13")
     draw = numpy.random.default_rng(0)
     size, rows = 64, 32
     weight = (draw.standard_normal((size, size)) / 8).astype(numpy.float32)

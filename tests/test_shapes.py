@@ -138,8 +138,8 @@ def test_padding_of_a_ladder():
 def test_slots_follow_the_sentences(tiny):
     """Rows of short sentences want many, those of long ones few."""
     config = load(tiny).config.to_json()
-    assert fitting.slots([4] * 200, 64, config) == 16
-    assert fitting.slots([30] * 200, 64, config) == 2
+    assert fitting.best_slots([4] * 200, 64, config) == 16
+    assert fitting.best_slots([30] * 200, 64, config) == 2
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def phrases(tmp_path_factory, sentences):
 
 
 def test_auto_and_slots_come_from_the_training_sentences(tmp_path, tiny, phrases, export):
-    found = fitting.lengths(load(tiny).tokenizer.load(), phrases, SST2)
+    found = fitting.training_lengths(load(tiny).tokenizer.load(), phrases, SST2)
     given = {"pth_dir": tiny, "data_dir": phrases, "save_dir": tmp_path, "batch_size": 2, **ON}
     run = export(max_seq_length="auto", **given)
     rungs = fitting.ladder(found, 128)
@@ -165,7 +165,7 @@ def test_auto_and_slots_come_from_the_training_sentences(tmp_path, tiny, phrases
     assert file.name == f"albert_seq{rungs[0]}-128_bs2.pt"
     assert artifact.open_pt(file).shapes == tuple(Shape(2, length) for length in rungs)
     run = export(max_seq_length=64, pack=True, **given)
-    slots = fitting.slots(found, 64, load(tiny).config.to_json())
+    slots = fitting.best_slots(found, 64, load(tiny).config.to_json())
     assert run.code == 0 and slots != 8 and f"up to {slots} sentences a row" in run.said
 
 

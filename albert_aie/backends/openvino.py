@@ -12,16 +12,13 @@ import contextlib
 import importlib
 import importlib.util
 import io
-import logging
 import queue
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import numpy
 
-from .. import UserError, first_line, last_line
+from .. import UserError, first_line, ir, last_line, quantise
 from ..machine import THREADS
 from . import (
     Compiled,
@@ -87,28 +84,7 @@ def check(target):
     check_precision(target)
     _check_bf16(target.precision, "--precision bf16", "use --precision fp32")
     if target.precision == "int8":
-        _nncf()
-
-
-def _nncf():
-    """The package, quiet; imported before any work, because one that is there may not run."""
-    try:
-        with _silent():  # it greets
-            import nncf
-    except Exception as error:
-        raise UserError(
-            f"--precision int8 needs NNCF, which cannot be imported ({first_line(error)}): "
-            "pip install nncf"
-        ) from None
-    nncf.set_log_level(logging.ERROR)
-    return nncf
-
-
-@contextlib.contextmanager
-def _silent():
-    nowhere = io.StringIO()
-    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        yield
+        quantise.nncf()
 
 
 def _check_bf16(precision, what, fix):
@@ -126,7 +102,7 @@ def form(precision):
 def compile(module, inputs, target, calibration=None):
     import openvino
 
-    from .. import graph, recipes
+    from .. import graph
 
     program = graph.trace(module, inputs)
     with contextlib.redirect_stdout(io.StringIO()):  # it takes a --verbose of ours for its own
@@ -136,118 +112,15 @@ def compile(module, inputs, target, calibration=None):
     model.output(0).get_tensor().set_names({"logits"})
     versions, options = {"openvino": openvino.__version__}, {}
     if target.precision == "int8":
-        recipe = target.options.get("recipe") or recipes.ALL
+        recipe = target.options.get("recipe") or quantise.ALL
         options["recipe"] = recipe
-        model, versions["nncf"] = _quantize(model, calibration, recipe)
+        batches = [dict(zip(INPUTS, batch.inputs)) for batch in calibration()]
+        model, versions["nncf"] = quantise.quantise(model, batches, recipe)
     if target.precision == "bf16":
-        _narrow(model)
+        ir.narrow(model)
         program = graph.trace(module.bfloat16(), inputs)
     operators = graph.operators(program)
-    return Compiled(program, operators, versions, blobs=_serialise(model), options=options)
-
-
-def _narrow(model):
-    """Hold the weights of the matrix products, which is all but the embeddings, in the bf16 that
-    the engine computes them in, rounded as it does: the logits stay the same, to the bit."""
-    import openvino
-
-    ops = part("opset13")
-    for weight in _weights(model):
-        narrow = openvino.Tensor(openvino.Type.bf16, weight.get_output_shape(0))
-        narrow.data.view(numpy.uint16)[:] = _bf16(weight.get_data())
-        wide = ops.convert(part("op").Constant(narrow), "f32")
-        for target in weight.output(0).get_target_inputs():
-            target.replace_source_output(wide.output(0))
-
-
-def part(name):
-    """A module of OpenVINO, which stood in openvino.runtime until 2024.6."""
-    try:
-        return importlib.import_module(f"openvino.{name}")
-    except ImportError:
-        return importlib.import_module(f"openvino.runtime.{name}")
-
-
-def _weights(model):
-    """The distinct fp32 constants that matrix products read on their right side."""
-    found = {}
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "MatMul":
-            weight = node.input_value(1).get_node()
-            if weight.get_type_name() == "Constant" and weight.get_element_type().is_real():
-                found[weight.get_friendly_name()] = weight
-    return found.values()
-
-
-def _bf16(values):
-    """float32 rounded to nearest even, as the 16-bit numbers of bf16."""
-    bits = numpy.ascontiguousarray(values).view(numpy.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(numpy.uint16)
-
-
-def _serialise(model):
-    """{"ir.xml": bytes, "ir.bin": bytes}, weights as they are."""
-    import openvino
-
-    with tempfile.TemporaryDirectory() as folder:
-        xml = Path(folder) / "ir.xml"
-        try:
-            openvino.save_model(model, str(xml), compress_to_fp16=False)
-            # OpenVINO 2024.6 cuts the weights short on a full disk and says nothing: read it back
-            openvino.Core().read_model(str(xml))
-        except RuntimeError as error:
-            raise UserError(
-                f"{tempfile.gettempdir()}: OpenVINO's IR cannot be written there "
-                f"({last_line(error)}); free disk space, or name another folder by TMPDIR"
-            ) from None
-        return {"ir.xml": xml.read_bytes(), "ir.bin": xml.with_suffix(".bin").read_bytes()}
-
-
-def _quantize(model, calibration, recipe):
-    """(the model with the shared layer's products in int8, NNCF's version): post-training
-    quantisation, weights per channel and activations per tensor, ranges from the batches that
-    `calibration()` gives, outlier channels smoothed first. Products whose weight is used once (the
-    first layer's, the last layer's of its own, pooler and classifier: 1 % of the FLOPs), attention
-    and what the recipe names stay in floating point."""
-    from .. import recipes, smoothing
-
-    nncf = _nncf()
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
-    inputs = [dict(zip(INPUTS, batch.inputs)) for batch in calibration()]
-    ignored = {*_floating(model), *recipes.floating(recipe, smoothing.products(model))}
-    smoothing.smooth(model, inputs)
-    with _silent():  # its progress bars
-        quantised = nncf.quantize(
-            model,
-            nncf.Dataset(inputs),
-            subset_size=len(inputs),
-            model_type=nncf.ModelType.TRANSFORMER,
-            # activations of GELU lie on both sides of 0, unequally
-            preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=sorted(ignored)),
-            # all that was seen: outliers carry the result
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
-            ),
-        )
-    return quantised, nncf.__version__
-
-
-def _floating(model):
-    """Names of attention's operators (OpenVINO computes them in bf16 whatever their inputs are
-    rounded to) and of the products with a weight that no other product has."""
-    users, attention = {}, []
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "ScaledDotProductAttention":
-            attention.append(node.get_friendly_name())
-        elif node.get_type_name() == "MatMul":
-            weight = node.input_value(1).get_node()
-            known = weight.get_type_name() == "Constant"
-            users.setdefault(weight.get_data().tobytes() if known else node, []).append(
-                node.get_friendly_name()
-            )
-    return attention + [names[0] for names in users.values() if len(names) == 1]
+    return Compiled(program, operators, versions, blobs=ir.serialise(model), options=options)
 
 
 def load(artifact, target):
@@ -279,7 +152,7 @@ class Runner:
             self._model = self._core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
             _check_model(self._model, artifact)
             if artifact.manifest["precision"] == "bf16":
-                _widen(self._model)
+                ir.widen(self._model)
 
     @contextlib.contextmanager
     def _errors(self):
@@ -364,15 +237,6 @@ def _reshaped(model, shape, artifact):
     if shapes != wanted:
         raise contradiction(artifact, f"inputs and logits of {wanted}, its program has {shapes}")
     return model
-
-
-def _widen(model):
-    """The weights of a bf16 file in fp32 once, for all shapes: compiling takes them so, and would
-    else widen them for each anew. (Of an int8 file it would undo the quantisation.)"""
-    known = part("passes")
-    passes = known.Manager()
-    passes.register_pass(known.ConstantFolding())
-    passes.run_passes(model)
 
 
 def _hint(precision):

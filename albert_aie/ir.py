@@ -1,0 +1,75 @@
+"""OpenVINO's IR of a model: how its weights are held, and its bytes."""
+
+import importlib
+import tempfile
+from pathlib import Path
+
+import numpy
+
+from . import UserError, last_line
+
+
+def narrow(model):
+    """Hold the weights of the matrix products, which is all but the embeddings, in the bf16 that
+    the engine computes them in, rounded as it does: the logits stay the same, to the bit."""
+    import openvino
+
+    ops = part("opset13")
+    for weight in _weights(model):
+        narrow = openvino.Tensor(openvino.Type.bf16, weight.get_output_shape(0))
+        narrow.data.view(numpy.uint16)[:] = _bf16(weight.get_data())
+        wide = ops.convert(part("op").Constant(narrow), "f32")
+        for target in weight.output(0).get_target_inputs():
+            target.replace_source_output(wide.output(0))
+
+
+def part(name):
+    """A module of OpenVINO, which stood in openvino.runtime until 2024.6."""
+    try:
+        return importlib.import_module(f"openvino.{name}")
+    except ImportError:
+        return importlib.import_module(f"openvino.runtime.{name}")
+
+
+def _weights(model):
+    """The distinct fp32 constants that matrix products read on their right side."""
+    found = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "MatMul":
+            weight = node.input_value(1).get_node()
+            if weight.get_type_name() == "Constant" and weight.get_element_type().is_real():
+                found[weight.get_friendly_name()] = weight
+    return found.values()
+
+
+def _bf16(values):
+    """float32 rounded to nearest even, as the 16-bit numbers of bf16."""
+    bits = numpy.ascontiguousarray(values).view(numpy.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(numpy.uint16)
+
+
+def widen(model):
+    """The weights of a bf16 file in fp32 once, for all shapes: compiling takes them so, and would
+    else widen them for each anew. (Of an int8 file it would undo the quantisation.)"""
+    known = part("passes")
+    passes = known.Manager()
+    passes.register_pass(known.ConstantFolding())
+    passes.run_passes(model)
+
+
+def serialise(model):
+    """{"ir.xml": bytes, "ir.bin": bytes}, weights as they are."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        xml = Path(folder) / "ir.xml"
+        try:
+            openvino.save_model(model, str(xml), compress_to_fp16=False)
+            # OpenVINO 2024.6 cuts the weights short on a full disk and says nothing: read it back
+            openvino.Core().read_model(str(xml))
+        except RuntimeError as error:
+            raise UserError(
+                f"{tempfile.gettempdir()}: OpenVINO's IR cannot be written there "
+                f"({last_line(error)}); free disk space, or name another folder by TMPDIR"
+            ) from None
+        return {"ir.xml": xml.read_bytes(), "ir.bin": xml.with_suffix(".bin").read_bytes()}
