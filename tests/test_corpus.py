@@ -7,13 +7,12 @@ import subprocess
 import sys
 import time
 
+import pyarrow
 import pytest
 from helpers import ROOT, Run, flags, refused
+from pyarrow import parquet
 
-pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install pyarrow")
-from pyarrow import parquet  # noqa: E402
-
-import run_aie_corpus  # noqa: E402
+import run_aie_corpus
 
 ROWS = 300
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}

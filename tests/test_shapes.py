@@ -282,6 +282,8 @@ def test_files_that_are_used_together_are_of_one_model(tmp_path, tiny, sentences
     shutil.copy(first, together), shutil.copy(short, together)
     done = run(together)
     assert done.code == 0 and "batch 2 x 16 32 tokens" in done.said
+    digests = {artifact.open_all(files).digest for files in ([first], [short], [together])}
+    assert len(digests) == 3 and artifact.open_all([short, first]).digest in digests
     assert done.said.count(".pt") == 2
     for wrong in (
         [[2, 32, 0], [2, 16, 0]],
