@@ -12,12 +12,23 @@ from .metrics import METRICS
 # Okabe and Ito's colours, told apart by the colour-blind; blue is lighter, for dark pages.
 COLOURS = ("#2A8FD0", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = "osD^vP"
-_INK = "#010203"  # what stands in a plot for the page's own text colour
-GATE = "dashed: the least that the gate lets pass, in the colour of its precision"
+INK = "#010203"  # what stands in a plot for the page's own text colour
+GATE = (
+    "dashed: the least that the gate lets pass, in the colour of its precision; where the "
+    "comparison was left out, below the sweep's own fp32"
+)
+
+
+SIZE = (5.4, 3.6)  # inches
 
 
 def picture(title, note, draw, *given):
     """{"title", "note", "svg"}: what `draw` puts on axes."""
+    return {"title": title, "note": note, "svg": svg(title, SIZE, draw, *given)}
+
+
+def svg(title, size, draw, *given):
+    """The SVG of what `draw` puts on axes, as wide as its place; `size` in inches."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -27,25 +38,21 @@ def picture(title, note, draw, *given):
         "font.family": "sans-serif",
         "axes.spines.top": False,
         "axes.spines.right": False,
-        **{f"{part}.color": _INK for part in ("text", "xtick", "ytick")},
-        "axes.edgecolor": _INK,
-        "axes.labelcolor": _INK,
+        **{f"{part}.color": INK for part in ("text", "xtick", "ytick")},
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
         "legend.frameon": False,
     }
     with rc_context(style):
-        figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots(), *given)
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
-    svg = written.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    svg = re.sub(r'<svg ([^>]*?)width="[^"]*" ?', r"<svg \1", svg, count=1)
-    svg = re.sub(r'<svg ([^>]*?)height="[^"]*" ?', r'<svg role="img" \1', svg, count=1)
-    return {
-        "title": title,
-        "note": note,
-        "svg": re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S),
-    }
+    text = written.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*" ?', r"<svg \1", text, count=1)
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*" ?', r'<svg role="img" \1', text, count=1)
+    return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
 
 
 def histogram(axes, result):
@@ -55,7 +62,7 @@ def histogram(axes, result):
     what = "sentence" if single else "batch"
     axes.hist(values, bins=min(30, 1 + len(values)), color=COLOURS[0])
     for name, line in (("p50", "-"), ("p99", ":")):
-        axes.axvline(latency[name], color=_INK, linestyle=line, label=f"{name} {latency[name]:.1f}")
+        axes.axvline(latency[name], color=INK, linestyle=line, label=f"{name} {latency[name]:.1f}")
     axes.set(xlabel=f"milliseconds a {what}", ylabel="number of them", xlim=(0, None))
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.legend()
@@ -72,7 +79,7 @@ def padding(axes, named):
         lengths - filled,
         left=filled,
         color="none",
-        edgecolor=_INK,
+        edgecolor=INK,
         hatch="///",
         label="padding",
     )
@@ -90,7 +97,7 @@ def _row(result):
 
 
 def reliability(axes, bins):
-    axes.plot((0, 1), (0, 1), color=_INK, linestyle=":")
+    axes.plot((0, 1), (0, 1), color=INK, linestyle=":")
     most = max((count for *_, count in bins), default=1)
     for mean, share, count in bins:
         size = 20 + 180 * count / most
@@ -145,6 +152,11 @@ def tradeoff(axes, done):
     takes."""
     name = next(iter(done[0]["evaluations"][0]["metrics"]), None)
     precisions = list(dict.fromkeys(r["evaluations"][0]["precision"] for r in done))
+    own = {
+        r["cell"][2]: r["evaluations"][0]["metrics"].get(name)
+        for r in done
+        if r["evaluations"][0]["precision"] == "fp32"
+    }
     for number, precision in enumerate(precisions):
         chosen = [r for r in done if r["evaluations"][0]["precision"] == precision]
         for rows, mark in (("plain", "o"), ("packed", "s")):
@@ -158,7 +170,7 @@ def tradeoff(axes, done):
             if points:
                 colour = COLOURS[number % len(COLOURS)]
                 axes.scatter(*zip(*points), color=colour, marker=mark, label=f"{precision} {rows}")
-        for least in {_least(result) for result in chosen} - {None}:
+        for least in {_least(result, own) for result in chosen} - {None}:
             axes.axhline(least, color=COLOURS[number % len(COLOURS)], linestyle="--", linewidth=1)
     axes.set(xlabel="sentences a second, end to end", xlim=(0, None))
     axes.set_ylabel(METRICS[name].title if name else "no labels")
@@ -166,13 +178,14 @@ def tradeoff(axes, done):
         axes.legend(fontsize="x-small")
 
 
-def _least(result):
-    """The least value of the first metric that the gate of a cell lets pass; None where it was not
-    compared, or on other sentences than it was evaluated on."""
+def _least(result, own):
+    """The least value of the first metric that the gate of a cell lets pass: below the comparison's
+    reference, or where there was no comparison below `own`, {length: value of fp32}. None where
+    neither is known, or the comparison was on other sentences than the evaluation."""
     compared, evaluated = result.get("comparison"), result["evaluations"][0]
-    if not compared or compared["sentences"] != evaluated["sentences_total"]:
+    if compared and compared["sentences"] != evaluated["sentences_total"]:
         return None
-    value = compared["reference_value"]
+    value = compared["reference_value"] if compared else own.get(result["cell"][2])
     return None if value is None else value - GATES[evaluated["precision"]].loss
 
 

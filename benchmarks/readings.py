@@ -13,14 +13,31 @@
     dense         {batch: {"seconds" a round, "flops"}}
 """
 
+import json
 import random
 import statistics
+from pathlib import Path
+
+from albert_aie import UserError
 
 PRECISIONS = ("fp32", "bf16", "int8", "fp16")
 SIZE = 2048  # of the square product that is the ceiling
 VARIANT = ("kind", "precision", "sorted", "device", "attention", "compile")  # the rest is searched
 # what skilled users begin with: transformers' eager fp32, every row padded in full
 BASELINE = ("transformers", "fp32", False, "cpu", "eager", False)
+
+
+def read(path):
+    """What bench.json holds. Raises UserError."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise refused(path, error) from None
+
+
+def refused(path, error):
+    """UserError for a file in which something of bench.json is missing."""
+    return UserError(f"{path}: no readings of benchmarks/peers.py ({error!r}); name its --output")
 
 
 def interval(ratios, draws=2000):

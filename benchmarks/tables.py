@@ -5,7 +5,6 @@ python benchmarks/tables.py outputs/bench.json
 python benchmarks/tables.py outputs/bench.json --readme README.md README.zh-CN.md
 """
 
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -37,12 +36,11 @@ def parse_args(argv):
 
 
 def run(args):
+    report = readings.read(args.readings)
     try:
-        report = json.loads(Path(args.readings).read_text(encoding="utf-8"))
         text, rows = tables(report), readme_rows(report)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        wrong = f"no readings of benchmarks/peers.py ({error!r}); name its --output"
-        raise UserError(f"{args.readings}: {wrong}") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise readings.refused(args.readings, error) from None
     if not args.readme:
         print(text)
     elif rows:

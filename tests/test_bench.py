@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import cells  # noqa: E402
 import host  # noqa: E402
 import peers  # noqa: E402
+import picture  # noqa: E402
 import plan  # noqa: E402
 import readings  # noqa: E402
 import sweep  # noqa: E402
@@ -194,6 +195,43 @@ def test_the_rows_of_the_readmes(tmp_path, bench, capsys):
     assert "句/秒" in lines[2] and lines[3:] == rows
     before = english.read_text()
     assert script(tables, bench, "--readme", english) == 0 and english.read_text() == before
+
+
+def test_the_picture_shows_the_medians_and_their_accuracy(tmp_path, bench, capsys):
+    """Bars as long as the medians of hand_made(): 0.75, 3 and 8 sentences/s in fp32, 16 in bf16."""
+    from matplotlib import pyplot
+
+    bars = picture.made(hand_made())
+    assert [bar and (bar[0], bar[1], bar[3]) for bar in bars] == [
+        ("transformers fp32", False, "0.8  (8/10 right)"),
+        ("openvino fp32", False, "3.0  (60/80 right)"),
+        ("ours fp32", True, "8.0  (59/80 right)"),
+        None,
+        ("ours bf16", True, "16.0  (58/80 right)"),
+    ]
+    figure, axes = pyplot.subplots()
+    picture.draw(axes, bars, "here")
+    widths = {round(bar.get_y() + bar.get_height() / 2): bar.get_width() for bar in axes.patches}
+    assert widths == {0: 0.75, 1: 3, 2: 8, 4: 16}
+    ranges = [list(line.get_xdata()) for line in axes.get_lines()]
+    assert ranges == [[0.5, 1], [2, 4], [8, 8], [16, 16]]
+    pyplot.close(figure)
+    bench.write_text(json.dumps({**hand_made(), "machine": {"cpu": "EPYC", "cores": 2}}))
+    svg = tmp_path / "speed.svg"
+    assert script(picture, bench, svg) == 0 and "wrote" in capsys.readouterr().out
+    assert "16.0  (58/80 right)" in svg.read_text() and "2 cores of EPYC" in svg.read_text()
+    assert svg.read_text().index("prefers-color-scheme") < svg.read_text().index("58/80")
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[1]", '{"engines": [], "machine": {"cpu": "", "cores": 2}}']
+)
+def test_a_picture_of_nothing_is_refused_and_the_old_one_kept(tmp_path, capsys, text):
+    file, svg = tmp_path / "x.json", tmp_path / "speed.svg"
+    file.write_text(text)
+    svg.write_text("old")
+    assert script(picture, file, svg) == 2 and svg.read_text() == "old"
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("text", ["", f"{tables.BEGIN}\n", f"{tables.END}\n{tables.BEGIN}\n"])

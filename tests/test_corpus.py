@@ -1,11 +1,14 @@
 """run_aie_corpus.py: every row exactly once, whatever was killed, cut short or changed."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow
 import pytest
@@ -13,6 +16,9 @@ from helpers import ROOT, Run, flags, refused
 from pyarrow import parquet
 
 import run_aie_corpus
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import scaling  # noqa: E402
 
 ROWS = 300
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
@@ -244,3 +250,64 @@ def test_ray_with_a_worker_that_is_killed(tmp_path, file, corpus):
     out, _ = child.communicate(timeout=60)
     assert killed and child.returncode == 0, out
     assert [key for key, _ in written(tmp_path / "out")] == list(range(ROWS))
+
+
+@pytest.mark.slow
+def test_two_nodes_of_which_one_is_killed(tmp_path, file, corpus):
+    """`ray start` twice on loopback, one worker a node; half way all processes of the node without
+    the head are killed with -9: its part is run again on the other."""
+    pytest.importorskip("ray", reason="needs ray: pip install ray")
+    token = {"RAY_AUTH_TOKEN": "0123456789abcdef" * 2, "RAY_AUTH_MODE": "token"}
+    environment = {**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.2", 0))
+        address = f"127.0.0.2:{free.getsockname()[1]}"
+    ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1"]
+    head = ["--head", f"--port={address.split(':')[1]}", "--include-dashboard=false"]
+    started, killed = [], False
+
+    def begin(*command):
+        with open(tmp_path / f"log{len(started)}", "w") as log:
+            given = {"cwd": ROOT, "env": environment, "stdout": log, "stderr": log}
+            started.append(subprocess.Popen(command, **given))
+        return started[-1]
+
+    try:
+        begin(*ray, "--node-ip-address=127.0.0.2", *head)
+        until = time.monotonic() + 60
+        while "Ray runtime started" not in (tmp_path / "log0").read_text():
+            assert time.monotonic() < until and started[0].poll() is None
+            time.sleep(0.2)
+        other = begin(*ray, "--node-ip-address=127.0.0.3", f"--address={address}")
+        while "Ray runtime started" not in (tmp_path / "log1").read_text():
+            assert time.monotonic() < until and other.poll() is None
+            time.sleep(0.2)
+        given = {"aie_model_dir": file, "input": corpus, "output_dir": tmp_path / "out"}
+        given.update(part_rows=2, ray=address, workers=2, threads=1)
+        child = begin(sys.executable, str(ROOT / "run_aie_corpus.py"), *flags(**given))
+        until = time.monotonic() + 180
+        while child.poll() is None and time.monotonic() < until:
+            if not killed and len(list((tmp_path / "out").glob("part-*.parquet"))) > 40:
+                there = scaling.family(other.pid)
+                assert any("ray::Actor" in name_of(pid) for pid in there)
+                for pid in there:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                killed = True
+            time.sleep(0.05)
+        said = (tmp_path / "log2").read_text()
+        assert killed and child.returncode == 0, said
+    finally:
+        for process in started:
+            for pid in scaling.family(process.pid) if process.poll() is None else ():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait(timeout=30)
+    assert [key for key, _ in written(tmp_path / "out")] == list(range(ROWS))
+
+
+def name_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""

@@ -206,18 +206,28 @@ def test_what_the_plots_of_a_sweep_show():
 
 def test_a_gate_is_drawn_of_each_reference_and_of_the_same_sentences_only():
     """Two lengths can have two references. One of fewer sentences (--compare_rows) says nothing of
-    these points; one of 0 is a value."""
+    these points; one of 0 is a value. Without a comparison the sweep's own fp32 of that length is
+    the reference."""
     from matplotlib import pyplot
 
     done = [result for result in swept()["results"] if result["cell"][0] == "fp32"]
     changes = {"reference_value": 0.7}, {"reference_value": 0}, {"sentences": 9}
     for result, change in zip(done, changes):
         result["comparison"].update(change)
-    del done[3]["comparison"]
-    figure, axes = pyplot.subplots()
-    plots.tradeoff(axes, done)
-    gates = sorted(line.get_ydata()[0] for line in axes.get_lines())
+    figure, axes = pyplot.subplots(1, 2)
+    plots.tradeoff(axes[0], done[:3])
+    gates = sorted(line.get_ydata()[0] for line in axes[0].get_lines())
     assert gates == pytest.approx([-1e-4, 0.7 - 1e-4])
+    int8 = [result for result in swept()["results"] if result["cell"][0] == "int8"][:2]
+    done[3]["cell"][2] = 128  # fp32 of another length has another reference
+    for result in (*done, *int8):
+        result.pop("comparison", None)
+    plots.tradeoff(axes[1], [*done[2:], *int8])
+    gates = sorted(line.get_ydata()[0] for line in axes[1].get_lines())
+    assert gates == pytest.approx([0.8 - 0.005, 0.8 - 1e-4])
+    int8[0]["cell"][2] = int8[1]["cell"][2] = 256
+    plots.tradeoff(axes[1], int8)
+    assert len(axes[1].get_lines()) == len(gates)
     pyplot.close(figure)
 
 
