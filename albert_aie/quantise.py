@@ -69,18 +69,20 @@ def quantise(model, inputs, recipe):
 
 def _floating(model):
     """Names of attention's operators (OpenVINO computes them in bf16 whatever their inputs are
-    rounded to) and of the products with a weight that no other product has."""
-    users, attention = {}, []
+    rounded to), of the look-up of embeddings (each compiled shape would make a table in floating
+    point of its own from one in int8), and of the products with a weight that no other product
+    has."""
+    users, others = {}, []
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "ScaledDotProductAttention":
-            attention.append(node.get_friendly_name())
+        if node.get_type_name() in ("ScaledDotProductAttention", "Gather"):
+            others.append(node.get_friendly_name())
         elif node.get_type_name() == "MatMul":
             weight = node.input_value(1).get_node()
             known = weight.get_type_name() == "Constant"
             users.setdefault(weight.get_data().tobytes() if known else node, []).append(
                 node.get_friendly_name()
             )
-    return attention + [names[0] for names in users.values() if len(names) == 1]
+    return others + [names[0] for names in users.values() if len(names) == 1]
 
 
 def floating(recipe, groups):

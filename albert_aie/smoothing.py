@@ -44,9 +44,10 @@ def products(model):
 
 
 def smooth(model, inputs):
-    """Scales the shared products of an openvino.Model in place. `inputs`: a list of
-    {name: array} of real sentences."""
-    groups = products(model)
+    """Scales the shared products of an openvino.Model in place, but for attention's output:
+    equalise.py balances that one in the weights alone. `inputs`: a list of {name: array} of real
+    sentences."""
+    groups = [group for group in products(model) if not _of_attention(group[0].source)]
     seen = iter(_activations(model, [one.source for group in groups for one in group], inputs))
     for group in groups:
         layers = [next(seen) for _ in group]
@@ -55,6 +56,13 @@ def smooth(model, inputs):
         if scale is not None:
             _apply(group, scale)
     model.validate_nodes_and_infer_types()
+
+
+def _of_attention(source):
+    node = source.get_node()
+    while node.get_type_name() in ("Reshape", "Transpose"):
+        node = node.input_value(0).get_node()
+    return node.get_type_name() == "ScaledDotProductAttention"
 
 
 def _weight(node):

@@ -6,7 +6,8 @@ with one worker and more, each of them of --threads threads.
     python benchmarks/scaling.py --aie_model_dir packed.pt --data_dir SST-2 --rows 4000 --repeat 3
 
 The corpus is made from the task's train file, again and again, as Parquet with a key. After each
-run every key must stand in the output once. Memory is the most that all processes of a run held
+run every key must stand in the output once. Ratios are paired within a round, with the 95 %
+bootstrap interval of their median. Memory is the most that all processes of a run held
 together (PSS: what several share is counted once), Ray's own included.
 """
 
@@ -25,6 +26,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import cells  # noqa: E402
 import host  # noqa: E402
+import readings  # noqa: E402
 
 from albert_aie import UserError, arguments, artifact, command, datasets, files  # noqa: E402
 from albert_aie.results import json_text  # noqa: E402
@@ -72,6 +74,7 @@ def run(args):
     table = [line(told) for told in everything["runs"]]
     shown = cells.markdown if args.markdown else cells.aligned
     print("\n".join(shown(HEADER, table)))
+    print("\n".join(ratios(everything["runs"])))
     return 0
 
 
@@ -165,6 +168,23 @@ def held(pid):
             if row.startswith("Pss:"):
                 return int(row.split()[1]) * 1024
     return 0
+
+
+def ratios(runs):
+    """Lines: rows/s, start-up excluded, of what differs in one thing, paired within the rounds:
+    one worker on Ray against none, and more workers on Ray against one."""
+    rates = {}
+    for told in runs:
+        kind = told["file"], told["rows"], told["workers"]
+        rates.setdefault(kind, []).append(told["summary"]["rows_per_second"])
+    for (file, rows, workers), measured in rates.items():
+        base = rates.get((file, rows, None if workers == 1 else 1)) if workers else None
+        if base:
+            ratio = readings.interval([one / other for one, other in zip(measured, base)])
+            middle, low, high = (f"{value:.3f}" for value in ratio)
+            what = "1 worker on Ray / 1, no Ray" if workers == 1 else f"{workers} workers / 1"
+            name = os.path.basename(file)
+            yield f"{name}, {rows:,} rows: {what} = {middle} [{low}, {high}]"
 
 
 def line(told):

@@ -226,6 +226,26 @@ def test_lines_and_tables_of_text_are_corpora_too(tmp_path, run, texts):
         want = labels
 
 
+def test_the_ratios_of_scaling_by_hand():
+    """Two rounds: 10 and 20 rows/s without Ray, 9 and 19 with one worker, 18 and 34.2 with two."""
+    rates = {None: (10, 20), 1: (9, 19), 2: (18, 34.2)}
+    runs = [
+        {
+            "file": "a/x.pt",
+            "rows": 4000,
+            "workers": workers,
+            "summary": {"rows_per_second": pair[i]},
+        }
+        for i in (0, 1)
+        for workers, pair in rates.items()
+    ]
+    assert list(scaling.ratios(runs)) == [
+        "x.pt, 4,000 rows: 1 worker on Ray / 1, no Ray = 0.925 [0.900, 0.950]",
+        "x.pt, 4,000 rows: 2 workers / 1 = 1.900 [1.800, 2.000]",
+    ]
+    assert list(scaling.ratios(runs[:1])) == []
+
+
 @pytest.mark.slow
 def test_ray_with_a_worker_that_is_killed(tmp_path, file, corpus):
     """Two workers here; one is killed with -9 half way: its part is run again by another."""
