@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""README's picture: sentences a second of us and the peers in each precision, from what
-benchmarks/peers.py measured end to end. The accuracy stands beside each speed.
+"""The pictures of README and docs as SVG: us and the peers in each precision, from what peers.py
+measured end to end, and the plots of a sweep.
 
     python benchmarks/picture.py outputs/bench.json docs/speed.svg
+    python benchmarks/picture.py outputs/sweep.json docs/sweep-throughput.svg --plot throughput
 """
 
 import statistics
@@ -15,7 +16,6 @@ import readings  # noqa: E402
 
 from albert_aie import UserError, arguments, command, files, need, plots  # noqa: E402
 
-TITLE = "Speed of us and other engines"
 # GitHub shows a picture on the reader's own background
 INK = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#f0f6fc}}</style>"
 BAR = 0.29  # inches
@@ -23,29 +23,46 @@ BAR = 0.29  # inches
 
 def parse_args(argv):
     parser = arguments.Parser(__doc__)
-    parser.add_argument("readings", help="the file that peers.py wrote (--output)")
-    parser.add_argument("picture", help="the SVG to write")
+    add = parser.add_argument
+    add("readings", help="the file that peers.py or sweep.py wrote (--output)")
+    add("picture", help="the SVG to write")
+    add("--plot", choices=tuple(PLOTS), default="engines", help="(default: %(default)s)")
     return parser.parse_args(argv)
 
 
 def run(args):
     need("the picture", "matplotlib")
-    report = readings.read(args.readings)
+    script = "peers.py" if args.plot == "engines" else "sweep.py"
+    report = readings.read(args.readings, script)
     try:
-        bars, machine = made(report), report["machine"]
-        where = f"{machine['cores']} cores of {machine['cpu']}"
+        size, draw, *given = PLOTS[args.plot](report)
     except (LookupError, TypeError, AttributeError) as error:
-        raise readings.refused(args.readings, error) from None
-    if not bars:
-        raise UserError(f"{args.readings}: nothing in it was measured end to end; run all settings")
+        raise readings.refused(args.readings, error, script) from None
+    if not given[0]:
+        raise UserError(f"{args.readings}: nothing in it was measured for --plot {args.plot}")
     arguments.check_outputs(args.picture)
-    size = 8.6, 1 + BAR * len(bars)
-    svg = plots.svg(TITLE, size, draw, bars, where)
+    svg = plots.svg(args.plot, size, draw, *given)
     start = svg.index(">") + 1
     with files.replacing(args.picture) as temporary:
         temporary.write_text(svg[:start] + INK + svg[start:], encoding="utf-8")
     print(f"wrote {args.picture}")
     return 0
+
+
+def engines(report):
+    """What is needed to draw the bars of bench.json: (size in inches, function, what it takes)."""
+    bars, machine = made(report), report["machine"]
+    where = f"{machine['cores']} cores of {machine['cpu']}"
+    return (8.6, 1 + BAR * len(bars)), draw, bars, where
+
+
+def swept(draw):
+    """The same of a plot of a sweep's cells."""
+    return lambda report: (
+        (7.2, 4.4),
+        draw,
+        [result for result in report["results"] if "error" not in result],
+    )
 
 
 def made(report):
@@ -84,6 +101,14 @@ def draw(axes, bars, where):
     axes.set_yticks([place for place, _ in shown], [name for _, (name, *_) in shown])
     axes.invert_yaxis()
     axes.set(xlabel=f"sentences a second, text to logits; {where}", xlim=(0, 1.35 * most))
+
+
+PLOTS = {
+    "engines": engines,
+    "throughput": swept(plots.throughput),
+    "latency": swept(plots.latency),
+    "accuracy": swept(plots.tradeoff),
+}
 
 
 if __name__ == "__main__":

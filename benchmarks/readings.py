@@ -27,17 +27,17 @@ VARIANT = ("kind", "precision", "sorted", "device", "attention", "compile")  # t
 BASELINE = ("transformers", "fp32", False, "cpu", "eager", False)
 
 
-def read(path):
-    """What bench.json holds. Raises UserError."""
+def read(path, script="peers.py"):
+    """What a file of that script's --output holds. Raises UserError."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise refused(path, error) from None
+        raise refused(path, error, script) from None
 
 
-def refused(path, error):
-    """UserError for a file in which something of bench.json is missing."""
-    return UserError(f"{path}: no readings of benchmarks/peers.py ({error!r}); name its --output")
+def refused(path, error, script="peers.py"):
+    """UserError for a file in which something is missing."""
+    return UserError(f"{path}: no readings of benchmarks/{script} ({error!r}); name its --output")
 
 
 def interval(ratios, draws=2000):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import ROOT
+from test_page import swept
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import cells  # noqa: E402
@@ -221,6 +222,24 @@ def test_the_picture_shows_the_medians_and_their_accuracy(tmp_path, bench, capsy
     assert script(picture, bench, svg) == 0 and "wrote" in capsys.readouterr().out
     assert "16.0  (58/80 right)" in svg.read_text() and "2 cores of EPYC" in svg.read_text()
     assert svg.read_text().index("prefers-color-scheme") < svg.read_text().index("58/80")
+
+
+@pytest.mark.parametrize(
+    "plot, words",
+    [
+        ("throughput", ("batch size, rows", "sentences a second", "fp32 plain 64")),
+        ("latency", ("batch size, rows", "milliseconds a batch", "int8 packed 64")),
+        ("accuracy", ("accuracy", "sentences a second, end to end", "int8 plain")),
+    ],
+)
+def test_the_pictures_of_a_sweep(tmp_path, capsys, plot, words):
+    file, svg = tmp_path / "sweep.json", tmp_path / "sweep.svg"
+    file.write_text(json.dumps(swept()))
+    assert script(picture, file, svg, "--plot", plot) == 0
+    assert all(word in svg.read_text() for word in words), svg.read_text()
+    file.write_text(json.dumps({**swept(), "results": []}))
+    before = svg.read_text()
+    assert script(picture, file, svg, "--plot", plot) == 2 and svg.read_text() == before
 
 
 @pytest.mark.parametrize(

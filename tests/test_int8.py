@@ -6,6 +6,7 @@ import shutil
 import numpy
 import pytest
 import torch
+from glue_sets import write_model, write_set
 from helpers import ROOT, needs_nncf, refused
 from test_equalise import twin
 
@@ -30,6 +31,27 @@ def test_int8_is_read_back_and_passes_its_gate(tmp_path, tiny, sst2, export, eva
     assert "precision int8 (read back)" in run.out and "872 of 872 sentences scored" in run.out
     manifest = json.loads((tmp_path / "eval.json").read_text())["manifest"]
     assert manifest["precision"] == "int8" and manifest["versions"]["nncf"]
+
+
+@pytest.mark.parametrize("name", ["MRPC", "QNLI"])
+@pytest.mark.parametrize("given", [{"pack": True}, {"max_seq_length": (32, 64, 128)}])
+def test_pairs_packed_or_of_several_lengths_pass_the_gate(
+    tmp_path, sst2, export, evaluate, name, given
+):
+    """Pairs of real sentences, generated in the layout of a task; both scripts see every row."""
+    needs_nncf()
+    lines = (sst2 / "dev.tsv").read_text(encoding="utf-8").split("\n")[1:401]
+    texts = [line.split("\t")[0] for line in lines]
+    data = write_set(tmp_path / "data", name, list(zip(texts, texts[7:] + texts[:7])))
+    model = write_model(tmp_path / "model", name)
+    both = {"task_name": name, "data_dir": data, "pth_dir": model}
+    chosen = {**INT8, "batch_size": 4, "max_seq_length": 128, **given}
+    run = export(**both, **chosen, save_dir=tmp_path / "file", compare_cpu=True)
+    assert run.code == 0 and "compare_cpu PASS" in run.out, run.out + run.err
+    assert "400 sentences" in run.out and "(gate 8)" in run.out
+    file = next((tmp_path / "file").glob("*.pt"))
+    run = evaluate(**both, aie_model_dir=file, output_dir=tmp_path)
+    assert "precision int8 (read back)" in run.out and "400 of 400" in run.out, run.out + run.err
 
 
 def test_calibration_on_dev_is_said_aloud(tmp_path, tiny, sentences, export):
