@@ -107,23 +107,29 @@ def reliability(axes, bins):
 
 
 def kinds(done):
-    """{precision, rows, length: its cells by batch size}."""
+    """{(precision, rows, length): its cells by batch size}."""
     found = {}
     for result in sorted(done, key=lambda result: result["cell"][3]):
         _, rows, length, _ = result["cell"]
         precision = result["evaluations"][0]["precision"]
-        found.setdefault(f"{precision} {rows} {length}", []).append(result)
+        found.setdefault((precision, rows, length), []).append(result)
     return found
 
 
 def by_batch(axes, done, value, label):
+    """A line of each kind: its colour tells the precision, its mark the length, dashes packed
+    rows."""
     several = kinds(done)
-    for number, (name, cells) in enumerate(several.items()):
+    precisions, _, lengths = (list(dict.fromkeys(column)) for column in zip(*several))
+    for (precision, rows, length), cells in several.items():
         sizes = [result["cell"][3] for result in cells]
         drawn = [[value(e) for e in result["evaluations"]] for result in cells]
         middle = [float(numpy.median(of)) for of in drawn]
-        colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
-        axes.plot(sizes, middle, color=colour, marker=mark, label=name)
+        colour = COLOURS[precisions.index(precision) % len(COLOURS)]
+        mark = MARKS[lengths.index(length) % len(MARKS)]
+        line = {"plain": "-", "packed": "--"}[rows]
+        name = f"{precision} {rows} {length}"
+        axes.plot(sizes, middle, color=colour, marker=mark, linestyle=line, label=name)
         axes.fill_between(
             sizes,
             *map(list, zip(*((min(of), max(of)) for of in drawn))),

@@ -36,12 +36,12 @@ def run(args):
     report = readings.read(args.readings, script)
     try:
         size, draw, *given = PLOTS[args.plot](report)
+        svg = plots.svg(args.plot, size, draw, *given) if given[0] else None
     except (LookupError, TypeError, AttributeError) as error:
         raise readings.refused(args.readings, error, script) from None
-    if not given[0]:
+    if svg is None:
         raise UserError(f"{args.readings}: nothing in it was measured for --plot {args.plot}")
     arguments.check_outputs(args.picture)
-    svg = plots.svg(args.plot, size, draw, *given)
     start = svg.index(">") + 1
     with files.replacing(args.picture) as temporary:
         temporary.write_text(svg[:start] + INK + svg[start:], encoding="utf-8")

@@ -196,6 +196,11 @@ def test_what_the_plots_of_a_sweep_show():
     plots.throughput(axes[0], done)
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes[0].get_lines()}
     assert drawn["fp32 plain 64"] == [[1, 21], [8, 21]] and drawn["int8 packed 64"] == [[1, 31]]
+    styles = {
+        line.get_label(): (line.get_color(), line.get_marker(), line.get_linestyle())
+        for line in axes[0].get_lines()
+    }
+    assert len(set(styles.values())) == len(styles) == 4
     plots.tradeoff(axes[1], done)
     gates = sorted(line.get_ydata()[0] for line in axes[1].get_lines())
     assert gates == pytest.approx([0.8 - 0.005, 0.8 - 1e-4])
