@@ -145,7 +145,8 @@ def run(args):
     engine = backends.get(target.backend)
     graph_name = graph.choose(args.graph, engine.GRAPH, args.pack, args.prefix_dir)
     checkpoint = read_checkpoint(args).named(task, args.label_map)
-    asked = args.batch_size, lengths, args.pack, args.slots
+    form = engine.form(target.precision)
+    asked = args.batch_size, lengths, args.pack, args.slots, graph.ladder(graph_name, form)
     shapes, told = fitting.choose(checkpoint, args.data_dir, task, *asked)
     if told:
         command.say("ladder", told)
@@ -163,8 +164,7 @@ def run(args):
         examples = examples.first(args.compare_rows)
         command.note(examples.note)
         command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
-    together = graph.serves(graph_name, engine.form(target.precision))
-    plan = [shapes] if together else [(shape,) for shape in shapes]
+    plan = [shapes] if graph.serves(graph_name, form) else [(shape,) for shape in shapes]
     paths = [Path(args.save_dir) / artifact.file_name(each) for each in plan]
     arguments.check_outputs(*paths, args.compare_output)
 

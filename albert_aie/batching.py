@@ -30,6 +30,18 @@ class Shape(NamedTuple):
         return f"batch {self.batch_size} x {self.max_seq_length} tokens{packed}"
 
 
+class Ladder(NamedTuple):
+    """What the lengths of single sentences cost an engine: `step` tokens lie between two of them at
+    least, and there are `most` at most."""
+
+    step: int
+    most: int
+
+
+FEW = Ladder(4, 12)  # a program a length, of tens of MB each
+EVERY = Ladder(2, 128)  # one program for all lengths
+
+
 TOKENS = 3  # of the shortest sentence: [CLS], one piece, [SEP]
 
 
@@ -61,8 +73,14 @@ def told(shapes):
         return str(shapes[0])
     sizes, lengths = (sorted({shape[i] for shape in shapes}) for i in (0, 1))
     packed = f", up to {shapes[-1].slots} sentences a row" if shapes[-1].slots else ""
-    sizes, lengths = (" ".join(map(str, numbers)) for numbers in (sizes, lengths))
-    return f"batch {sizes} x {lengths} tokens{packed}"
+    return f"batch {listed(sizes)} x {listed(lengths)} tokens{packed}"
+
+
+def listed(numbers, most=12):
+    """Ascending numbers as text; of many the first and the last, and how many they are."""
+    if len(numbers) > most:
+        return f"{numbers[0]} to {numbers[-1]} ({len(numbers)} lengths)"
+    return " ".join(map(str, numbers))
 
 
 class Batch(NamedTuple):

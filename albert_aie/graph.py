@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import UserError
+from . import UserError, batching
 from .upstream import HF_LAYER, UpstreamAlbert, require, upstream_model
 
 MASKED = -10000.0
@@ -38,6 +38,8 @@ class Form(NamedTuple):
     # weights serves every shape: for an engine that can make a constant of them again, or that
     # does not care.
     free_sizes: bool = False
+    # The lengths that --max_seq_length auto chooses from, where one program serves all shapes.
+    ladder: batching.Ladder = batching.FEW
 
 
 PLAIN = Form()
@@ -71,6 +73,11 @@ def choose(asked, default, packed, upstream_dir):
 def serves(graph_name, form):
     """Whether one program takes several shapes."""
     return graph_name == "fused" and form.free_sizes
+
+
+def ladder(graph_name, form):
+    """The Ladder of a graph: few lengths where each is a program of its own."""
+    return form.ladder if serves(graph_name, form) else batching.FEW
 
 
 def build(checkpoint, graph_name, shape, upstream_dir=None, form=PLAIN):

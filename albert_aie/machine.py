@@ -63,18 +63,26 @@ PACKAGES += ("sentencepiece", "tokenizers", "openvino", "nncf", "onnxruntime")
 def describe(devices=tuple(CARDS)):
     """JSON object of the machine: its processor, memory in bytes, how busy it is, and what the
     vendor's tool says of the first card of `devices` (None where there is no such tool)."""
-    lines = _lines("/proc/cpuinfo")
-    facts = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
-    flags = facts.get("flags", facts.get("Features", "")).split()
     return {
         "platform": platform.platform(),
-        "cpu": facts.get("model name") or platform.processor() or platform.machine(),
+        "cpu": _cpu().get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "isa": [name for name in ISA if name in flags],
+        "isa": isa(),
         "memory_bytes": memory(),
         "load": os.getloadavg()[0],
         "card": next(filter(None, map(_card, devices)), None),
     }
+
+
+def isa():
+    """Those of ISA that the processor has."""
+    flags = _cpu().get("flags", _cpu().get("Features", "")).split()
+    return [name for name in ISA if name in flags]
+
+
+def _cpu():
+    lines = (line.partition(":") for line in _lines("/proc/cpuinfo"))
+    return {key.strip(): value.strip() for key, _, value in lines}
 
 
 def _card(device):

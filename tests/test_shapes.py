@@ -9,7 +9,7 @@ import pytest
 from helpers import refused, rewrite, write_checkpoint
 
 from albert_aie import artifact, batching, fitting
-from albert_aie.batching import Shape, batches
+from albert_aie.batching import EVERY, Ladder, Shape, batches
 from albert_aie.checkpoint import load
 from albert_aie.encoding import Encoded
 from albert_aie.tasks import SST2
@@ -114,20 +114,31 @@ def test_shapes_that_a_single_sentence_can_take():
 # How they are chosen
 
 
-def test_a_ladder_leaves_the_least_padding(monkeypatch):
+def test_a_ladder_leaves_the_least_padding():
     """Known by trying them all: of 3 rungs over these lengths."""
-    monkeypatch.setattr(fitting, "RUNGS", 3)
     lengths = [5, 5, 5, 9, 10, 11, 12, 20, 21, 22, 30, 50, 300]
     rungs = [*range(8, 64, 4)]
     every = [(a, b, 64) for a in rungs for b in rungs if a < b]
     best = min(every, key=lambda ladder: fitting.padding(lengths, ladder))
-    made = fitting.ladder(lengths, 64)
+    made = fitting.ladder(lengths, 64, Ladder(4, 3))
     assert fitting.padding(lengths, made) == fitting.padding(lengths, best) and len(made) == 3
 
 
 def test_a_ladder_has_no_rung_without_a_sentence():
     assert fitting.ladder([20, 20, 18], 128) == [20, 128]
     assert fitting.ladder([3], 5) == [5] and fitting.ladder([128] * 3, 128) == [128]
+
+
+def test_a_ladder_keeps_the_step_of_its_engine():
+    """Every 16 tokens from 16 on, every 2 from 8 on; at most so many."""
+    lengths = [*range(3, 129)]
+    assert fitting.ladder(lengths, 128, Ladder(16, 99)) == [*range(16, 129, 16)]
+    assert fitting.ladder(lengths, 128, EVERY) == [*range(8, 129, 2)]
+    assert len(fitting.ladder(lengths, 128, Ladder(16, 4))) == 4
+    assert len(fitting.ladder(lengths, 128)) == 12
+    assert batching.told(batching.shapes([1], range(8, 129, 2))) == (
+        "batch 1 x 8 to 128 (61 lengths) tokens"
+    )
 
 
 def test_padding_of_a_ladder():
@@ -157,7 +168,7 @@ def test_auto_and_slots_come_from_the_training_sentences(tmp_path, tiny, phrases
     found = fitting.training_lengths(load(tiny).tokenizer.load(), phrases, SST2)
     given = {"pth_dir": tiny, "data_dir": phrases, "save_dir": tmp_path, "batch_size": 2, **ON}
     run = export(max_seq_length="auto", **given)
-    rungs = fitting.ladder(found, 128)
+    rungs = fitting.ladder(found, 128, EVERY)
     share = 100 * fitting.padding(found, rungs)
     words = f"ladder {' '.join(map(str, rungs))} tokens, {share:.1f} % padding on training data"
     assert run.code == 0 and words in run.said, run.out + run.err
@@ -198,6 +209,7 @@ LADDERS = (
     {"batch_size": [1, 8], "max_seq_length": [12, 16, 24, 40, 64]},
     {"batch_size": 5, "max_seq_length": [32, 64]},
     {"batch_size": 3, "max_seq_length": 64, "pack": True},
+    {"batch_size": [2, 6], "max_seq_length": [*range(8, 65, 2)]},
 )
 
 

@@ -18,7 +18,7 @@ import time
 
 import numpy
 
-from .. import UserError, first_line, ir, last_line, quantise
+from .. import UserError, batching, first_line, ir, last_line, machine, quantise
 from ..machine import THREADS
 from . import (
     Compiled,
@@ -38,6 +38,12 @@ OPTIONS = (
     Option("threads", "threads, on a CPU", ("evaluate",), minimum=1, maximum=THREADS),
     Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=THREADS),
 )
+# AMX multiplies 16 rows at a time: 20 tokens take as long as 32, and 40 longer than 48.
+TILES = batching.Ladder(16, 8)
+# An fp32 file of more lengths is one program with a free length: 1.02 to 1.08 times the time of
+# one that was compiled for the length, and less than rounding lengths up to few. In bf16 and int8 a
+# free length costs 1.2 and 1.5 times the time (docs/performance.md).
+LENGTHS = 12
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -96,7 +102,9 @@ def _check_bf16(precision, what, fix):
 def form(precision):
     from ..graph import Form
 
-    return Form(split_qkv=True, erf_gelu=precision != "fp32", free_sizes=True)
+    whole = precision == "fp32"
+    ladder = batching.EVERY if whole else TILES if "amx_tile" in machine.isa() else batching.FEW
+    return Form(split_qkv=True, erf_gelu=not whole, free_sizes=True, ladder=ladder)
 
 
 def compile(module, inputs, target, calibration=None):
@@ -147,6 +155,8 @@ class Runner:
             self._options["INFERENCE_NUM_THREADS"] = chosen["threads"]
         self._core = openvino.Core()
         self._programs, self._lock = {}, threading.Lock()
+        lengths = {shape.max_seq_length for shape in artifact.own_shapes}
+        self._free = target.precision == "fp32" and len(lengths) > LENGTHS
         weights = numpy.frombuffer(artifact.blob("ir.bin"), dtype=numpy.uint8)
         with self._errors():
             self._model = self._core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
@@ -169,10 +179,12 @@ class Runner:
     def _program(self, shape):
         """(compiled model, its infer requests that are idle, one a stream) for a Shape; made when
         it is first asked for, because each costs time and memory."""
+        if self._free:
+            shape = shape._replace(max_seq_length=0)
         with self._lock:
             if shape not in self._programs:
                 with self._errors():
-                    model = _reshaped(self._model, shape, self._artifact)
+                    model = self._sized(shape)
                     compiled = self._core.compile_model(model, "CPU", self._options)
                 idle = queue.SimpleQueue()
                 for _ in range(int(compiled.get_property("NUM_STREAMS"))):
@@ -180,10 +192,21 @@ class Runner:
                 self._programs[shape] = compiled, idle
             return self._programs[shape]
 
+    def _sized(self, shape):
+        """The model for a Shape; one of length 0 is for every length of the file."""
+        if shape.max_seq_length:
+            return _reshaped(self._model, shape, self._artifact)
+        from openvino import Dimension
+
+        model = self._model.clone()
+        length = Dimension(1, self._artifact.own_shapes[-1].max_seq_length)
+        model.reshape({port: [shape.batch_size, length] for port in model.inputs})
+        return model
+
     def _any(self):
         """A compiled model: what they have in common is read back from it."""
-        shape = next(iter(self._programs), self._artifact.own_shapes[0])
-        return self._program(shape)[0]
+        made = next(iter(self._programs.values()), None)
+        return (made or self._program(self._artifact.own_shapes[0]))[0]
 
     @property
     def precision(self):

@@ -3,7 +3,7 @@ traced, because the mask's dtype is baked in by the trace (`.half()` on a traced
 
 import time
 
-from .. import UserError, last_line
+from .. import UserError, batching, last_line
 from ..machine import THREADS, lacks_memory
 from . import (
     Compiled,
@@ -53,7 +53,7 @@ def check(target):
 def form(precision):
     from ..graph import Form
 
-    return Form(free_sizes=True)
+    return Form(free_sizes=True, ladder=batching.EVERY)
 
 
 def compile(module, inputs, target, calibration=None):
