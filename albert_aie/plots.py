@@ -141,16 +141,20 @@ def by_batch(axes, done, value, label):
     sizes = sorted({result["cell"][3] for result in done})
     axes.set_xticks(sizes, map(str, sizes))
     axes.minorticks_off()
-    axes.set(xlabel="batch size, rows", ylabel=label, ylim=(0, None))
-    axes.legend(fontsize="x-small", ncols=1 + len(several) // 7)
+    axes.set(xlabel="batch size, rows", ylabel=label)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "handlelength": 3.2}
+    axes.legend(fontsize="x-small", ncols=max(1, len(several) // 3), **below)
 
 
 def throughput(axes, done):
     by_batch(axes, done, lambda e: e["samples_per_second"]["end_to_end"], "sentences a second")
+    axes.set_ylim(0, None)
 
 
 def latency(axes, done):
     by_batch(axes, done, lambda e: e["latency_ms"]["p50"], "milliseconds a batch")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:,g}")
 
 
 def tradeoff(axes, done):

@@ -59,7 +59,7 @@ def engines(report):
 def swept(draw):
     """The same of a plot of a sweep's cells."""
     return lambda report: (
-        (7.2, 4.4),
+        (7.2, 4.8),
         draw,
         [result for result in report["results"] if "error" not in result],
     )
