@@ -7,7 +7,7 @@ import numpy
 import pytest
 import torch
 from glue_sets import write_model, write_set
-from helpers import ROOT, needs_nncf, refused
+from helpers import ROOT, TINY, needs_nncf, refused
 from test_equalise import twin
 
 from albert_aie import artifact, calibration, compare, ir, recipes, smoothing
@@ -215,6 +215,43 @@ def test_smoothing_moves_outlier_channels_and_changes_no_result():
     new = group[0].nodes[0].input_value(1).get_node().get_data()
     ratio = new[0] / weight[0]
     assert ratio[7] > 3 * numpy.median(ratio)
+
+
+def test_attention_s_output_is_left_to_the_weights():
+    """Two layers of attention and one shared product behind: no scale stands between them."""
+    openvino = pytest.importorskip("openvino")
+    ops = ir.part("opset13")
+    draw = numpy.random.default_rng(1)
+    weight = ops.constant(draw.standard_normal((8, 8)).astype(numpy.float32))
+    x = ops.parameter([1, 2, 5, 4], numpy.float32, name="x")
+    out = x
+    for _ in range(2):
+        seen = ops.scaled_dot_product_attention(out, out, out)
+        rows = ops.transpose(seen, ops.constant(numpy.array([0, 2, 1, 3])))
+        rows = ops.reshape(rows, ops.constant(numpy.array([1, 5, 8])), False)
+        rows = ops.matmul(rows, weight, False, True)
+        out = ops.reshape(rows, ops.constant(numpy.array([1, 2, 5, 4])), False)
+    model = openvino.Model([out], [x])
+    model.inputs[0].get_tensor().set_names({"x"})
+    assert [len(group) for group in smoothing.products(model)] == [2]
+    smoothing.smooth(model, [{"x": draw.standard_normal((1, 2, 5, 4)).astype(numpy.float32)}])
+    assert "Multiply" not in {node.get_type_name() for node in model.get_ordered_ops()}
+
+
+def test_embeddings_stay_in_floating_point(tmp_path, tiny, sst2, export):
+    """A table in int8 would be made anew, in fp32, by each shape that is compiled."""
+    needs_nncf()
+    openvino = pytest.importorskip("openvino")
+    given = {**INT8, "batch_size": 2, "max_seq_length": 32}
+    assert export(pth_dir=tiny, data_dir=sst2, save_dir=tmp_path, **given).code == 0
+    saved = artifact.open_pt(tmp_path / "albert_seq32_bs2.pt")
+    weights = numpy.frombuffer(saved.blob("ir.bin"), numpy.uint8)
+    model = openvino.Core().read_model(saved.blob("ir.xml"), openvino.Tensor(weights))
+    nodes = model.get_ordered_ops()
+    tables = [n.input_value(0).get_node() for n in nodes if n.get_type_name() == "Gather"]
+    words = [node for node in tables if list(node.output(0).shape)[:1] == [TINY["vocab_size"]]]
+    assert [node.get_type_name() for node in words] == ["Constant"]
+    assert any(node.get_type_name() == "FakeQuantize" for node in nodes)
 
 
 @pytest.mark.slow  # six quantisations of a base-size checkpoint
