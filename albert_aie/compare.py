@@ -55,8 +55,9 @@ class Comparison:
 
     @property
     def lost(self):
-        """The reference's metric less that of the compiled file; 0 where there are no labels."""
-        return 0.0 if self.metric is None else self.reference_value - self.value
+        """The reference's metric less that of the compiled file; 0 where there are no labels.
+        Without the rounding of floats: 199 of 400 less 197 of 400 is 0.005 and no more."""
+        return 0.0 if self.metric is None else round(self.reference_value - self.value, 12)
 
     @property
     def allowed_flips(self):

@@ -48,7 +48,7 @@ def test_pairs_packed_or_of_several_lengths_pass_the_gate(
     chosen = {**INT8, "batch_size": 4, "max_seq_length": 128, **given}
     run = export(**both, **chosen, save_dir=tmp_path / "file", compare_cpu=True)
     assert run.code == 0 and "compare_cpu PASS" in run.out, run.out + run.err
-    assert "400 sentences" in run.out and "(gate 8)" in run.out
+    assert "400 sentences" in run.out and "(gate 4)" in run.out
     file = next((tmp_path / "file").glob("*.pt"))
     run = evaluate(**both, aie_model_dir=file, output_dir=tmp_path)
     assert "precision int8 (read back)" in run.out and "400 of 400" in run.out, run.out + run.err
@@ -86,6 +86,10 @@ def test_the_gates_of_every_precision_can_fail():
             assert result.passed == (relative_ok and flips <= allowed)
     assert compared(8, "int8", [1] * 1000).passed is False  # 8, all lost: 0.8 points
     assert compared(8, "int8", [0] * 4 + [1] * 996).passed is True  # 4 won, 4 lost
+    # 5 of 1,000 lost, from 995 right to 990: just what the gate lets pass, whatever floats make of it
+    assert 0.995 - 0.99 > 0.005
+    assert compared(5, "int8", [1] * 995 + [0] * 5).passed is True
+    assert compared(6, "int8", [1] * 995 + [0] * 5).passed is False
     nothing = reference * numpy.nan
     assert compare.compare(nothing, reference, None, "int8").passed is False
 
