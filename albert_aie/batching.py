@@ -41,7 +41,6 @@ class Ladder(NamedTuple):
 FEW = Ladder(4, 12)  # a program a length, of tens of MB each
 EVERY = Ladder(2, 128)  # one program for all lengths
 
-
 TOKENS = 3  # of the shortest sentence: [CLS], one piece, [SEP]
 
 
@@ -73,14 +72,14 @@ def told(shapes):
         return str(shapes[0])
     sizes, lengths = (sorted({shape[i] for shape in shapes}) for i in (0, 1))
     packed = f", up to {shapes[-1].slots} sentences a row" if shapes[-1].slots else ""
-    return f"batch {listed(sizes)} x {listed(lengths)} tokens{packed}"
+    return f"batch {' '.join(map(str, sizes))} x {listed(lengths)} tokens{packed}"
 
 
-def listed(numbers, most=12):
-    """Ascending numbers as text; of many the first and the last, and how many they are."""
-    if len(numbers) > most:
-        return f"{numbers[0]} to {numbers[-1]} ({len(numbers)} lengths)"
-    return " ".join(map(str, numbers))
+def listed(lengths):
+    """Ascending lengths as text; of many the first and the last, and how many they are."""
+    if len(lengths) > FEW.most:
+        return f"{lengths[0]} to {lengths[-1]} ({len(lengths)} lengths)"
+    return " ".join(map(str, lengths))
 
 
 class Batch(NamedTuple):

@@ -17,9 +17,11 @@ PACKED = 1024  # of them are packed to choose slots
 LEAST = 8  # tokens of the shortest rung
 
 
-def choose(checkpoint, data_dir, task, batch_sizes, lengths=None, pack=False, slots=None, form=FEW):
+def choose(
+    checkpoint, data_dir, task, batch_sizes, lengths=None, pack=False, slots=None, allowed=FEW
+):
     """(tuple of Shape, what is to be said of a ladder): from the flags, and from the lengths of
-    training sentences where they leave `lengths` or the slots of packed rows open; `form` is the
+    training sentences where they leave `lengths` or the slots of packed rows open; `allowed` is the
     Ladder that suits the engine. Raises UserError for lengths that the checkpoint has no positions
     for, and for a ladder without sentences."""
     limit, text = checkpoint.config.max_position_embeddings, ""
@@ -35,7 +37,7 @@ def choose(checkpoint, data_dir, task, batch_sizes, lengths=None, pack=False, sl
                 f"--max_seq_length {AUTO}: {data_dir} has no training sentences to choose from; "
                 "name the lengths, such as 16 32 64 128"
             )
-        lengths = ladder(found, min(LONGEST, limit), form)
+        lengths = ladder(found, min(LONGEST, limit), allowed)
         empty = 100 * padding(found, lengths)
         text = f"{batching.listed(lengths)} tokens, {empty:.1f} % padding on training data"
     elif pack and not slots:
@@ -56,15 +58,15 @@ def training_lengths(tokenizer, data_dir, task):
     return [len(tokenizer.encode(sentence).ids) for sentence in sentences]
 
 
-def ladder(lengths, longest, form=FEW):
+def ladder(lengths, longest, allowed=FEW):
     """The lengths, `longest` the last, that leave the least padding when each of the sentences with
-    these `lengths` takes the shortest one that holds it; of as many as `form` (a Ladder) allows."""
-    rungs = [*range(max(LEAST, form.step), longest, form.step), longest]
+    these `lengths` takes the shortest one that holds it; of as many as `allowed` (a Ladder) has."""
+    rungs = [*range(max(LEAST, allowed.step), longest, allowed.step), longest]
     counts, _ = numpy.histogram([min(n, longest) for n in lengths], [0, *(r + 0.5 for r in rungs)])
     below = [0, *numpy.cumsum(counts).tolist()]  # sentences that the first i rungs hold
     # best[i]: (positions computed for these sentences, how many rungs, they) if rung i is the last
     best = [(below[i + 1] * rung, 1, (rung,)) for i, rung in enumerate(rungs)]
-    for _ in range(min(form.most, len(rungs)) - 1):
+    for _ in range(min(allowed.most, len(rungs)) - 1):
         best = [
             min([best[i], *(_with(best[j], rung, below[i + 1] - below[j + 1]) for j in range(i))])
             for i, rung in enumerate(rungs)

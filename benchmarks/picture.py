@@ -32,10 +32,10 @@ def parse_args(argv):
 
 def run(args):
     need("the picture", "matplotlib")
-    script = "peers.py" if args.plot == "engines" else "sweep.py"
+    script, prepare = PLOTS[args.plot]
     report = readings.read(args.readings, script)
     try:
-        size, draw, *given = PLOTS[args.plot](report)
+        size, draw, *given = prepare(report)
         svg = plots.svg(args.plot, size, draw, *given) if given[0] else None
     except (LookupError, TypeError, AttributeError) as error:
         raise readings.refused(args.readings, error, script) from None
@@ -103,11 +103,11 @@ def draw(axes, bars, where):
     axes.set(xlabel=f"sentences a second, text to logits; {where}", xlim=(0, 1.35 * most))
 
 
-PLOTS = {
-    "engines": engines,
-    "throughput": swept(plots.throughput),
-    "latency": swept(plots.latency),
-    "accuracy": swept(plots.tradeoff),
+PLOTS = {  # the script that wrote the file, and what is drawn of it
+    "engines": ("peers.py", engines),
+    "throughput": ("sweep.py", swept(plots.throughput)),
+    "latency": ("sweep.py", swept(plots.latency)),
+    "accuracy": ("sweep.py", swept(plots.tradeoff)),
 }
 
 

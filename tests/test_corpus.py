@@ -249,7 +249,7 @@ def test_the_ratios_of_scaling_by_hand():
 @pytest.mark.slow
 def test_ray_with_a_worker_that_is_killed(tmp_path, file, corpus):
     """Two workers here; one is killed with -9 half way: its part is run again by another."""
-    pytest.importorskip("ray", reason="needs ray: pip install 'ray[data]'")
+    pytest.importorskip("ray", reason="needs ray: pip install -e .[ray]")
     given = {"aie_model_dir": file, "input": corpus, "part_rows": 2, "output_dir": tmp_path / "out"}
     command = [sys.executable, str(ROOT / "run_aie_corpus.py"), *flags(**given, ray="local")]
     child = subprocess.Popen(
@@ -276,7 +276,7 @@ def test_ray_with_a_worker_that_is_killed(tmp_path, file, corpus):
 def test_two_nodes_of_which_one_is_killed(tmp_path, file, corpus):
     """`ray start` twice on loopback, one worker a node; half way all processes of the node without
     the head are killed with -9: its part is run again on the other."""
-    pytest.importorskip("ray", reason="needs ray: pip install ray")
+    pytest.importorskip("ray", reason="needs ray: pip install -e .[ray]")
     token = {"RAY_AUTH_TOKEN": "0123456789abcdef" * 2, "RAY_AUTH_MODE": "token"}
     environment = {**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0"}
     with socket.socket() as free:
@@ -308,22 +308,24 @@ def test_two_nodes_of_which_one_is_killed(tmp_path, file, corpus):
         until = time.monotonic() + 180
         while child.poll() is None and time.monotonic() < until:
             if not killed and len(list((tmp_path / "out").glob("part-*.parquet"))) > 40:
-                there = scaling.family(other.pid)
-                assert any("ray::Actor" in name_of(pid) for pid in there)
-                for pid in there:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                assert any("ray::Actor" in name_of(pid) for pid in scaling.family(other.pid))
+                kill_family(other)
                 killed = True
             time.sleep(0.05)
         said = (tmp_path / "log2").read_text()
         assert killed and child.returncode == 0, said
     finally:
         for process in started:
-            for pid in scaling.family(process.pid) if process.poll() is None else ():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            if process.poll() is None:
+                kill_family(process)
             process.wait(timeout=30)
     assert [key for key, _ in written(tmp_path / "out")] == list(range(ROWS))
+
+
+def kill_family(process):
+    for pid in scaling.family(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def name_of(pid):

@@ -43,7 +43,7 @@ TILES = batching.Ladder(16, 8)
 # An fp32 file of more lengths is one program with a free length: 1.02 to 1.08 times the time of
 # one that was compiled for the length, and less than rounding lengths up to few. In bf16 and int8 a
 # free length costs 1.2 and 1.5 times the time (docs/performance.md).
-LENGTHS = 12
+LENGTHS = batching.FEW.most
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
