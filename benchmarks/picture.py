@@ -37,7 +37,7 @@ def run(args):
     try:
         size, draw, *given = prepare(report)
         svg = plots.svg(args.plot, size, draw, *given) if given[0] else None
-    except (LookupError, TypeError, AttributeError) as error:
+    except readings.WRONG as error:
         raise readings.refused(args.readings, error, script) from None
     if svg is None:
         raise UserError(f"{args.readings}: nothing in it was measured for --plot {args.plot}")

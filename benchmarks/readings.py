@@ -23,6 +23,8 @@ from albert_aie import UserError
 PRECISIONS = ("fp32", "bf16", "int8", "fp16")
 SIZE = 2048  # of the square product that is the ceiling
 VARIANT = ("kind", "precision", "sorted", "device", "attention", "compile")  # the rest is searched
+# what reading figures from a file of something else, or from none, can raise
+WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 # what skilled users begin with: transformers' eager fp32, every row padded in full
 BASELINE = ("transformers", "fp32", False, "cpu", "eager", False)
 

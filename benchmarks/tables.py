@@ -39,7 +39,7 @@ def run(args):
     report = readings.read(args.readings)
     try:
         text, rows = tables(report), readme_rows(report)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except readings.WRONG as error:
         raise readings.refused(args.readings, error) from None
     if not args.readme:
         print(text)

@@ -243,11 +243,20 @@ def test_the_pictures_of_a_sweep(tmp_path, capsys, plot, words):
 
 
 @pytest.mark.parametrize(
-    "text", ["{}", "[1]", '{"engines": [], "machine": {"cpu": "", "cores": 2}}']
+    "seconds, text",
+    [
+        (None, "{}"),
+        (None, "[1]"),
+        (None, '{"engines": [], "machine": {"cpu": "", "cores": 2}}'),
+        ([], None),
+        ([0.0, 0.0], None),
+    ],
 )
-def test_a_picture_of_nothing_is_refused_and_the_old_one_kept(tmp_path, capsys, text):
+def test_a_picture_of_nothing_is_refused_and_the_old_one_kept(tmp_path, capsys, seconds, text):
     file, svg = tmp_path / "x.json", tmp_path / "speed.svg"
-    file.write_text(text)
+    report = {**hand_made(), "machine": {"cpu": "EPYC", "cores": 2}}
+    report["engines"][0]["end_to_end"]["seconds"] = seconds
+    file.write_text(text or json.dumps(report))
     svg.write_text("old")
     assert script(picture, file, svg) == 2 and svg.read_text() == "old"
     assert capsys.readouterr().err.count("\n") == 1
