@@ -64,8 +64,6 @@ def parse_args(argv):
 
 
 def run(args):
-    from albert_aie import compare, metrics, page, report, results, text
-
     arguments.check_comparison(args)
     own = own_text.check(args)
     saved = artifact.open_all(args.aie_model_dir)
@@ -75,6 +73,13 @@ def run(args):
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
     if own and not own_text.measured(args):
         return answer(args, saved, target)
+    return measure(args, saved, target, task)
+
+
+def measure(args, saved, target, task):
+    """Predictions and figures of labelled or own text."""
+    from albert_aie import compare, metrics, page, report, results, text
+
     arguments.folders(args, task)
     if args.compare_cpu and not args.pth_dir:
         raise UserError(
@@ -82,7 +87,7 @@ def run(args):
         )
     metrics.check(task)
     names = saved.classes(args.label_map)
-    if own:
+    if args.text or args.input:
         examples, write_answers = own_text.read(args, task.of(names))
     else:
         examples = datasets.read(args.data_dir, args.split or "dev", task)

@@ -184,6 +184,7 @@ def open_pt(path):
         except ValueError:
             raise UserError(f"{path}: its manifest is not JSON; {AGAIN}") from None
         _check_format(manifest, path)
+        backends.ahead(manifest.get("backend"))
         _verify(archive, manifest, path)
         key = untrue(manifest)
         if key:

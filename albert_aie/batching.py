@@ -143,6 +143,12 @@ def batches(encoded, *shapes):
         yield from (_fill(rows, shape) for rows, shape in min(plans, key=_positions))
 
 
+def of_any_rows(shapes):
+    """The same shapes, and each with one row: of a program that takes any number of rows a few
+    sentences cost no more than their own."""
+    return tuple(dict.fromkeys((*(s._replace(batch_size=1) for s in shapes), *shapes)))
+
+
 def by_batch_size(shapes):
     """Lists of the shapes of each batch size."""
     sizes = sorted({shape.batch_size for shape in shapes})

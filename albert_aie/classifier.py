@@ -12,6 +12,7 @@ from typing import NamedTuple, Optional
 import numpy
 
 from . import UserError, artifact, backends
+from .batching import of_any_rows
 from .encoding import texts
 from .evaluate import evaluate, finite
 
@@ -38,7 +39,8 @@ class Classifier:
     setting that cannot be used.
 
     Thread-safe: calls from several threads take turns. Each call fills batches of the file's
-    shapes; a text that comes alone takes the shortest that holds it."""
+    shapes; a text that comes alone takes the shortest that holds it. Where the backend's program
+    takes any number of rows, texts that do not fill a batch are run singly."""
 
     def __init__(self, file, label_map=None, **options):
         opened = isinstance(file, artifact.Artifact)
@@ -64,7 +66,11 @@ class Classifier:
         """(list of Answer, how many sentences were cut to the file's length)."""
         if not sentences:
             return [], 0
-        found = self.evaluate(sentences, warmup=0, one_at_a_time=len(sentences) == 1)
+        shapes = self.saved.shapes
+        if self.runner.any_rows:
+            shapes = of_any_rows(shapes)
+        alone = len(sentences) == 1
+        found = self.evaluate(sentences, warmup=0, one_at_a_time=alone, shapes=shapes)
         return answers(found.logits, self.names), found.truncated
 
     @property

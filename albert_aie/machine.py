@@ -1,8 +1,6 @@
 """What this machine is, and what it can take: memory and threads."""
 
 import contextlib
-import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -102,7 +100,10 @@ def versions():
 
 def version(package):
     """Its version, or where it lies if pip knows nothing of it; None if it is not here. Imports
-    nothing."""
+    none of it."""
+    import importlib.metadata  # here, for it takes 20 ms
+    import importlib.util
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -11,6 +11,7 @@ from helpers import refused, rewrite, write_checkpoint
 from albert_aie import artifact, batching, fitting
 from albert_aie.batching import EVERY, Ladder, Shape, batches
 from albert_aie.checkpoint import load
+from albert_aie.classifier import Classifier, softmax
 from albert_aie.encoding import Encoded
 from albert_aie.tasks import SST2
 
@@ -271,6 +272,32 @@ def test_one_sentence_at_a_time_takes_the_shortest_row(tmp_path, tiny, sentences
     assert len(made["one_at_a_time"]["sentence_latencies_ms"]) == len(texts)
     words = "--one_at_a_time, --streams 2: one sentence keeps one stream busy"
     assert refused(evaluate(one_at_a_time=True, streams=2, **given), words)
+
+
+@pytest.mark.parametrize(
+    "graph, given, took",
+    [
+        ("fused", {"batch_size": [4], "max_seq_length": [16]}, [[(1, 16)] * 3, [(4, 16), (1, 16)]]),
+        ("fused", {"batch_size": [4], "pack": True}, [[(1, 32)], [(1, 32)] * 2]),
+        ("upstream", {"batch_size": [4], "max_seq_length": [16]}, [[(4, 16)], [(4, 16)] * 2]),
+    ],
+)
+def test_a_few_texts_cost_their_own_rows(tmp_path, tiny, export, graph, given, took):
+    """Three texts and five, for a batch of four: where the program takes any number of rows."""
+    given = {"max_seq_length": [32], **given}
+    export(pth_dir=tiny, save_dir=tmp_path, graph=graph, **given, **ON)
+    (file,) = tmp_path.glob("*.pt")
+    texts = ["a fine film", "dull", "the plot is thin", "fine", "a dull film"]
+    with Classifier(file) as classify:
+        shapes, run = [], classify.runner.run
+        classify.runner.run = lambda batch: shapes.append(batch.shape[:2]) or run(batch)
+        for number, wanted in zip((3, 5), took):
+            shapes.clear()
+            found = classify(texts[:number])
+            assert sorted(shapes) == sorted(wanted)
+            whole = classify.evaluate(texts[:number], warmup=0)
+            for one, logits in zip(found, softmax(whole.logits)):
+                assert list(one.probabilities.values()) == pytest.approx(logits.tolist(), abs=1e-6)
 
 
 def test_files_that_are_used_together_are_of_one_model(tmp_path, tiny, sentences, export, evaluate):

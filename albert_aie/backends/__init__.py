@@ -3,6 +3,7 @@
 TITLE                          of its group of flags in --help
 PRECISIONS                     {precision: what the engine calls it}
 GRAPH                          the graph that is traced unless --graph says otherwise
+LOADS                          the package that `load` imports
 OPTIONS                        the settings that it alone understands, each with a flag (Option)
 unavailable(device) -> Unavailable or None      why this machine cannot run it there
 default_precision(device) -> str
@@ -17,15 +18,19 @@ load(artifact, target) -> a runner with
     run(batch) -> Output       one Batch of a compiled shape; from `streams` threads at a time
     precision, device, threads, streams         read back from the engine
     precision_is               "read back", or "as compiled" where the engine cannot be asked
+    any_rows                   whether it takes batches of another number of rows as well
     close()
 """
 
+import contextlib
 import importlib
+import threading
 from typing import NamedTuple, Optional
 
 import numpy
 
 from .. import UserError
+from ..batching import of_any_rows
 
 # In this order `--backend auto` tries them: a new backend is a file here and a line in this table.
 ORDER = (("aie", "npu"), ("torchscript", "cuda"), ("openvino", "cpu"), ("torchscript", "cpu"))
@@ -93,6 +98,18 @@ def get(name):
     return importlib.import_module(f"{__name__}.{name}")
 
 
+def ahead(name):
+    """Imports in another thread what the backend `name` loads a file with. What fails there fails
+    again, and is told, where it is needed."""
+
+    def load():
+        with contextlib.suppress(Exception):
+            importlib.import_module(get(name).LOADS)
+
+    if name in NAMES:
+        threading.Thread(target=load).start()
+
+
 def pick(name="auto", device=None):
     """(backend name, device, why) for --backend and --device; "auto" is the first of ORDER that
     this machine can run. Raises UserError, with how to fix it, if none can."""
@@ -132,7 +149,11 @@ class Several:
     def __init__(self, runners, artifact):
         self._all = runners
         files = (artifact, *artifact.more)
-        self._by = {shape: r for r, file in zip(runners, files) for shape in file.own_shapes}
+        self.any_rows = all(runner.any_rows for runner in runners)
+        self._by = {}
+        for shapes_of in [of_any_rows] * self.any_rows + [tuple]:  # a file's own shapes are its own
+            for runner, file in zip(runners, files):
+                self._by.update((shape, runner) for shape in shapes_of(file.own_shapes))
         first = runners[0]
         self.precision, self.precision_is = first.precision, first.precision_is
         self.device, self.threads, self.streams = first.device, first.threads, first.streams
@@ -193,10 +214,11 @@ def check_precision(target):
         )
 
 
-def check_shape(batch, artifact):
+def check_shape(batch, artifact, any_rows=False):
     """A trace does not enforce the shape it was made with; we do. Raises ValueError (a bug)."""
+    known = of_any_rows(artifact.own_shapes) if any_rows else artifact.own_shapes
     for array in batch.inputs:
-        fits = batch.shape in artifact.own_shapes and array.shape == batch.shape.inputs
+        fits = batch.shape in known and array.shape == batch.shape.inputs
         if not fits or array.dtype != numpy.int64:
             raise ValueError(
                 f"batch of {array.shape} {array.dtype} for a file of {artifact.own_shapes} int64"

@@ -28,6 +28,7 @@ PACKAGES = ("torch_aie", "mindietorch")
 TITLE = "Ascend (--backend aie)"
 PRECISIONS = {"fp16": "FP16", "fp32": "FP32"}  # names of the package's PrecisionPolicy
 INPUT_DTYPES = ("int32", "int64")
+LOADS = "torch"
 GRAPH = "upstream"  # albert_pytorch's model is what is known to compile on a 310P3
 OPTIONS = (
     Option("device_id", "number of the card", ("export", "evaluate"), 0, minimum=0),
@@ -133,6 +134,7 @@ class Runner:
     # the engine cannot be asked what it computes in: it is the policy of the file
     precision_is = "as compiled"
     streams = 1
+    any_rows = False
     threads = 1
 
     def __init__(self, artifact, aie, device_id):

@@ -33,6 +33,7 @@ from . import (
 
 TITLE = "OpenVINO"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": None}  # int8: see _hint
+LOADS = "openvino"
 GRAPH = "fused"
 OPTIONS = (
     Option("threads", "threads, on a CPU", ("evaluate",), minimum=1, maximum=THREADS),
@@ -161,6 +162,8 @@ class Runner:
         with self._errors():
             self._model = self._core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
             _check_model(self._model, artifact)
+            # not so --graph upstream, nor a file of format version 2 or less
+            self.any_rows = self._model.is_dynamic()
             if artifact.manifest["precision"] == "bf16":
                 ir.widen(self._model)
 
@@ -221,7 +224,7 @@ class Runner:
         return int(self._any().get_property("NUM_STREAMS"))
 
     def run(self, batch):
-        check_shape(batch, self._artifact)
+        check_shape(batch, self._artifact, self.any_rows)
         _, idle = self._program(batch.shape)
         request = idle.get()
         start = time.perf_counter()

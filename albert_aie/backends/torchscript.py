@@ -20,6 +20,7 @@ from . import (
 
 TITLE = "TorchScript"
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+LOADS = "torch"
 GRAPH = "fused"
 OPTIONS = (
     Option(
@@ -81,6 +82,7 @@ def load(artifact, target):
 class Runner:
     precision_is = "read back"
     streams = 1
+    any_rows = False
 
     def __init__(self, artifact, device):
         import torch
