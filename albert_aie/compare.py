@@ -113,9 +113,6 @@ def compare(got, reference, examples, precision, name="", tokenizer="", other_id
     regression = examples is not None and examples.task.regression
     lost = ~(finite(got) & finite(reference))
     got64, reference64 = got.astype(numpy.float64), reference.astype(numpy.float64)
-    centred, wanted = (
-        x if regression else x - x.mean(1, keepdims=True) for x in (got64, reference64)
-    )
     difference = numpy.abs(got64 - reference64)
     norms = numpy.linalg.norm(got64, axis=1) * numpy.linalg.norm(reference64, axis=1)
     cosines = (got64 * reference64).sum(1) / numpy.maximum(norms, 1e-12)
@@ -126,7 +123,7 @@ def compare(got, reference, examples, precision, name="", tokenizer="", other_id
     return Comparison(
         sentences=len(got),
         not_finite=int(lost.sum()),
-        relative=float(numpy.linalg.norm(centred - wanted) / numpy.linalg.norm(wanted)),
+        relative=relative_error(got64, reference64),
         flips=int((lost | (got.argmax(1) != reference.argmax(1))).sum()),  # of one output none
         max_abs=float(difference.max()),
         mean_abs=float(difference.mean()),
@@ -140,6 +137,15 @@ def compare(got, reference, examples, precision, name="", tokenizer="", other_id
         tokenizer=tokenizer,
         other_ids=other_ids,
     )
+
+
+def relative_error(got, reference):
+    """||got - reference|| / ||reference|| of two float [sentences, output] arrays of logits, each
+    sentence's less their mean, which no softmax sees; of one output as it is."""
+    a, b = (x.astype(numpy.float64) for x in (got, reference))
+    if a.shape[1] > 1:
+        a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
+    return float(numpy.linalg.norm(a - b) / numpy.linalg.norm(b))
 
 
 def checkpoint_of(saved, pth_dir, tokenizer_file=None, upstream_dir=None):

@@ -11,6 +11,7 @@ import numpy
 
 from . import references
 from .classifier import Classifier
+from .compare import relative_error
 from .quantise import ALL, RECIPES
 
 
@@ -31,12 +32,8 @@ class Tried(NamedTuple):
 def tried(recipe, got, reference, rate):
     """Tried, from two float32 [sentences, class] arrays of logits. What is not finite flips."""
     lost = ~numpy.isfinite(got).all(1)
-    a, b = (x.astype(numpy.float64) for x in (got, reference))
-    if a.shape[1] > 1:
-        a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
     flips = int((lost | (got.argmax(1) != reference.argmax(1))).sum())
-    relative = float(numpy.linalg.norm(a - b) / numpy.linalg.norm(b))
-    return Tried(recipe, flips, len(got), relative, rate)
+    return Tried(recipe, flips, len(got), relative_error(got, reference), rate)
 
 
 def search(attempt, percent):

@@ -19,6 +19,7 @@ import numpy  # noqa: E402
 
 from albert_aie import UserError, arguments, command, need, results, some  # noqa: E402
 from albert_aie.batching import Shape, told  # noqa: E402
+from albert_aie.compare import relative_error  # noqa: E402
 from albert_aie.metrics import METRICS  # noqa: E402
 
 CHANCE = 0.05  # a difference that is less likely than this by chance is called one
@@ -32,15 +33,22 @@ FACTS += [("precision",), ("threads",), ("streams",), ("machine", "cpu"), ("mach
 
 
 class Run(NamedTuple):
-    """A folder of results: eval.json, and the rows of predictions.tsv without its header."""
+    """A folder of results: eval.json, and the header and the rows of predictions.tsv."""
 
     folder: Path
     result: dict
+    columns: list
     rows: list
 
     @property
     def predictions(self):
         return [row[1] for row in self.rows]
+
+    @property
+    def logits(self):
+        """float64 [sentences, class]; [sentences, 0] of a regression, whose prediction it is."""
+        places = [i for i, name in enumerate(self.columns) if name.startswith("logit_")]
+        return numpy.array([[row[i] for i in places] for row in self.rows], numpy.float64)
 
     @property
     def right(self):
@@ -95,8 +103,8 @@ def read(folder):
         raise UserError(
             f"{paths[1]}: is not of the run that {paths[0].name} describes; run it again"
         )
-    _, *rows = table.decode().rstrip("\n").split("\n")
-    return Run(Path(folder), result, [row.split("\t") for row in rows])
+    columns, *rows = (row.split("\t") for row in table.decode().rstrip("\n").split("\n"))
+    return Run(Path(folder), result, columns, rows)
 
 
 def check_comparable(old, new):
@@ -171,6 +179,8 @@ def quality(old, new):
             f"{after['value']:.4f} ({after['correct']}/{after['total']})\n"
             f"exact McNemar p = {p:.4f}: {more} than chance",
         )
+    if old.logits.shape == new.logits.shape and old.logits.size:
+        text += f"\nrelative error of the logits {relative_error(new.logits, old.logits):.2e}"
     yield "predictions", text
     for name in old.result["metrics"]:
         if name != "accuracy" and name in new.result["metrics"]:

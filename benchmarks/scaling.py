@@ -1,14 +1,16 @@
 #!/usr/bin/env python
-"""Time and memory of run_aie_corpus.py against the size of the corpus: in one process, and on Ray
-with one worker and more, each of them of --threads threads.
+"""Time and memory of run_aie_corpus.py against the size of the corpus: in one process, on Ray with
+one worker and more, and as many processes without Ray at once, each of them of --threads threads.
 
     python benchmarks/scaling.py --aie_model_dir plain.pt packed.pt --data_dir SST-2
     python benchmarks/scaling.py --aie_model_dir packed.pt --data_dir SST-2 --rows 4000 --repeat 3
 
 The corpus is made from the task's train file, again and again, as Parquet with a key. After each
-run every key must stand in the output once. Ratios are paired within a round, with the 95 %
-bootstrap interval of their median. Memory is the most that all processes of a run held
-together (PSS: what several share is counted once), Ray's own included.
+run every key must stand in the output once. Processes at once have a corpus of that size each and
+know nothing of each other: what they reach together is what the machine gives to so many, and what
+Ray can be held to. Ratios are paired within a round, with the 95 % bootstrap interval of their
+median. Memory is the most that all processes of a run held together (PSS: what several share is
+counted once), Ray's own included.
 """
 
 import contextlib
@@ -21,6 +23,8 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from subprocess import PIPE
+from typing import NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
@@ -35,6 +39,21 @@ ROWS = [1000, 10000, 100000, 1000000]
 FILES = 8  # of a corpus
 PAUSE = 0.25  # seconds between two looks at the memory
 HEADER = ("file", "rows", "workers", "rows/s", "run s", "start s", "all s", "peak MB")
+
+
+class Kind(NamedTuple):
+    """How a corpus is run."""
+
+    workers: int
+    ray: bool
+
+    def __str__(self):
+        if self.ray:
+            return f"{self.workers} on Ray"
+        return "1, no Ray" if self.workers == 1 else f"{self.workers} at once, no Ray"
+
+
+ALONE = Kind(1, False)
 
 
 def parse_args(argv):
@@ -58,14 +77,13 @@ def run(args):
     task = artifact.open_pt(args.aie_model_dir[0]).task
     sentences = datasets.read(args.data_dir, "train", task).sentences
     everything = {"machine": host.machine(), "command": args.command, "runs": []}
+    kinds = sorted({ALONE, *(Kind(n, ray) for n in args.workers for ray in (False, True))})
     with tempfile.TemporaryDirectory() as folder:
         for rows in args.rows:
             write_corpus(Path(folder, str(rows)), sentences, task.text, rows)
-        wanted = itertools.product(
-            range(args.repeat), args.aie_model_dir, args.rows, [None, *args.workers]
-        )
-        for round_, file, rows, workers in wanted:
-            told = measure(args, Path(folder, str(rows)), file, rows, workers)
+        wanted = itertools.product(range(args.repeat), args.aie_model_dir, args.rows, kinds)
+        for round_, file, rows, kind in wanted:
+            told = measure(args, Path(folder, str(rows)), file, rows, kind)
             everything["runs"].append({"round": round_, **told})
             command.note(", ".join(map(str, line(told))))
     if args.output:
@@ -97,24 +115,39 @@ def write_corpus(folder, sentences, columns, rows):
         writer.close()
 
 
-def measure(args, corpus, file, rows, workers):
-    """What a run of the script came to; `workers` None is without Ray."""
+def measure(args, corpus, file, rows, kind):
+    """What a run of the script came to, or several at once; rows/s are the sum of theirs."""
+    copies = 1 if kind.ray else kind.workers
+    flags = [f"--aie_model_dir={file}", f"--input={corpus}", f"--threads={args.threads}"]
+    flags += [f"--part_rows={args.part_rows}", "--quiet"]
+    flags += ["--ray=local", f"--workers={kind.workers}"] if kind.ray else []
     with tempfile.TemporaryDirectory() as folder:
-        flags = [f"--aie_model_dir={file}", f"--input={corpus}", f"--output_dir={folder}/out"]
-        flags += [f"--threads={args.threads}", f"--part_rows={args.part_rows}", "--quiet"]
-        flags += ["--ray=local", f"--workers={workers}"] if workers else []
+        outputs = [Path(folder, str(number)) for number in range(copies)]
         command_line = [sys.executable, str(host.ROOT / "run_aie_corpus.py"), *flags]
         started = time.monotonic()
-        process = subprocess.Popen(command_line, stderr=subprocess.PIPE, text=True)
-        with peak(process.pid) as memory:
-            _, said = process.communicate()
+        begun = [
+            subprocess.Popen([*command_line, f"--output_dir={output}"], stderr=PIPE, text=True)
+            for output in outputs
+        ]
+        with peak([process.pid for process in begun]) as memory:
+            said = [process.communicate()[1].strip() for process in begun]
         seconds = time.monotonic() - started
-        if process.returncode:
-            raise UserError(f"{file}, {rows} rows: {said.strip()}; see the run's own message")
-        summary = json.loads(Path(folder, "out", "_summary.json").read_text(encoding="utf-8"))
-        check_keys(Path(folder, "out"), rows)
-    told = {"file": str(file), "rows": rows, "workers": workers, "all_seconds": seconds}
-    return {**told, "peak_bytes": max(memory, default=None), "summary": summary}
+        failed = [words for process, words in zip(begun, said) if process.returncode]
+        if failed:
+            raise UserError(f"{file}, {rows} rows: {failed[0]}; see the run's own message")
+        for output in outputs:
+            check_keys(output, rows)
+        summaries = [json.loads(Path(o, "_summary.json").read_text("utf-8")) for o in outputs]
+    return {
+        "file": str(file),
+        "rows": rows,
+        "workers": kind.workers,
+        "ray": kind.ray,
+        "all_seconds": seconds,
+        "peak_bytes": max(memory, default=None),
+        "rows_per_second": sum(each["rows_per_second"] for each in summaries),
+        "summaries": summaries,
+    }
 
 
 def check_keys(folder, rows):
@@ -131,14 +164,14 @@ def check_keys(folder, rows):
 
 
 @contextlib.contextmanager
-def peak(pid):
-    """`with peak(pid) as memory:` a list of what a process and all that it started hold together,
-    in bytes, looked at again and again."""
+def peak(pids):
+    """`with peak(pids) as memory:` a list of what processes and all that they started hold
+    together, in bytes, looked at again and again."""
     memory, over = [], threading.Event()
 
     def look():
         while not over.wait(PAUSE):
-            memory.append(sum(map(held, family(pid))))
+            memory.append(sum(held(one) for pid in pids for one in family(pid)))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -171,31 +204,33 @@ def held(pid):
 
 
 def ratios(runs):
-    """Lines: rows/s, start-up excluded, of what differs in one thing, paired within the rounds:
-    one worker on Ray against none, and more workers on Ray against one."""
+    """Lines: rows/s, start-up excluded, paired within the rounds: of one worker on Ray to none, of
+    more workers on Ray and of as many processes to one of them, and of Ray to the processes."""
     rates = {}
     for told in runs:
-        kind = told["file"], told["rows"], told["workers"]
-        rates.setdefault(kind, []).append(told["summary"]["rows_per_second"])
-    for (file, rows, workers), measured in rates.items():
-        base = rates.get((file, rows, None if workers == 1 else 1)) if workers else None
-        if base:
-            ratio = readings.interval([one / other for one, other in zip(measured, base)])
-            middle, low, high = (f"{value:.3f}" for value in ratio)
-            what = "1 worker on Ray / 1, no Ray" if workers == 1 else f"{workers} workers / 1"
-            name = os.path.basename(file)
-            yield f"{name}, {rows:,} rows: {what} = {middle} [{low}, {high}]"
+        run = told["file"], told["rows"]
+        kinds = rates.setdefault(run, {})
+        kinds.setdefault(Kind(told["workers"], told["ray"]), []).append(told["rows_per_second"])
+    for (file, rows), kinds in rates.items():
+        for kind, measured in kinds.items():
+            for base in dict.fromkeys((Kind(1, kind.ray), Kind(kind.workers, False))):
+                if base == kind or base not in kinds:
+                    continue
+                paired = [one / other for one, other in zip(measured, kinds[base])]
+                middle, low, high = (f"{value:.3f}" for value in readings.interval(paired))
+                name = f"{os.path.basename(file)}, {rows:,} rows"
+                yield f"{name}: {kind} / {base} = {middle} [{low}, {high}]"
 
 
 def line(told):
-    summary = told["summary"]
+    summaries = told["summaries"]
     return (
         os.path.basename(told["file"]),
         f"{told['rows']:,}",
-        f"{told['workers']} on Ray" if told["workers"] else "1, no Ray",
-        f"{summary['rows_per_second']:,.1f}",
-        f"{summary['seconds']:.1f}",
-        f"{summary['startup_seconds']:.1f}",
+        str(Kind(told["workers"], told["ray"])),
+        f"{told['rows_per_second']:,.1f}",
+        f"{max(each['seconds'] for each in summaries):.1f}",
+        f"{max(each['startup_seconds'] for each in summaries):.1f}",
         f"{told['all_seconds']:.1f}",
         f"{told['peak_bytes'] / 1e6:,.0f}" if told["peak_bytes"] else "-",
     )

@@ -172,6 +172,36 @@ def test_what_changed_is_named(evaluated, compared):
     assert "peak 4 -> 5 MB" in run.out
 
 
+def test_runs_without_labels_and_how_far_their_logits_are_apart(
+    tmp_path, tiny, sentences, export, evaluate, compared
+):
+    """The logits of one sentence less their mean are (-d, d): made a quarter greater they are 0.25
+    apart, and in one sentence of two turned round 2 of their norm of sqrt(2) times 1: sqrt(2)."""
+    assert export(pth_dir=tiny, save_dir=tmp_path, **SMALL).code == 0
+    data = tmp_path / "SST-2"
+    data.mkdir()
+    data.joinpath("test.tsv").write_text("index\tsentence\n0\tfine\n1\tdull\n", encoding="utf-8")
+    for name, logits in (("a", [-1, 1, 3, 1]), ("b", [-1, 1.5, 3.5, 1]), ("c", [-1, 1, 1, 3])):
+        given = {"data_dir": data, "split": "test", "output_dir": tmp_path / name}
+        assert evaluate(aie_model_dir=tmp_path / "albert_seq32_bs4.pt", **given).code == 0
+        path = tmp_path / name / "predictions.tsv"
+        header, *rows = [line.split("\t") for line in path.read_text().splitlines()]
+        places = [header.index(f"logit_{name}") for name in ("negative", "positive")]
+        for row, numbers in zip(rows, zip(logits[::2], logits[1::2])):
+            for place, number in zip(places, numbers):
+                row[place] = str(float(number))
+            row[1] = ("negative", "positive")[numbers[1] > numbers[0]]
+        table = "".join("\t".join(row) + "\n" for row in (header, *rows))
+        path.write_text(table, encoding="utf-8")
+        edit(tmp_path / name, predictions_sha256=hashlib.sha256(table.encode()).hexdigest())
+    run = compared(tmp_path / "a", tmp_path / "b")
+    assert run.code == 0 and "0 of 2 predictions differ" in run.out and "accuracy" not in run.out
+    assert "relative error of the logits 2.50e-01" in run.out
+    run = compared(tmp_path / "a", tmp_path / "c")
+    assert "1 of 2 predictions differ" in run.out
+    assert "relative error of the logits 1.41e+00" in run.out
+
+
 def test_fewer_scored_sentences_and_a_metric_without_a_test(evaluated, compared):
     old, new = evaluated
     edit(new, sentences_scored=9)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pyarrow
@@ -16,6 +17,7 @@ from helpers import ROOT, Run, flags, refused
 from pyarrow import parquet
 
 import run_aie_corpus
+from albert_aie import UserError
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import scaling  # noqa: E402
@@ -227,23 +229,42 @@ def test_lines_and_tables_of_text_are_corpora_too(tmp_path, run, texts):
 
 
 def test_the_ratios_of_scaling_by_hand():
-    """Two rounds: 10 and 20 rows/s without Ray, 9 and 19 with one worker, 18 and 34.2 with two."""
-    rates = {None: (10, 20), 1: (9, 19), 2: (18, 34.2)}
+    """Two rounds: 10 and 20 rows/s without Ray and 15 and 38 of two at once; 9 and 19 with one
+    worker on Ray, 18 and 34.2 with two."""
+    rates = {(1, False): (10, 20), (1, True): (9, 19), (2, False): (15, 38), (2, True): (18, 34.2)}
     runs = [
         {
             "file": "a/x.pt",
             "rows": 4000,
             "workers": workers,
-            "summary": {"rows_per_second": pair[i]},
+            "ray": ray,
+            "rows_per_second": pair[i],
         }
         for i in (0, 1)
-        for workers, pair in rates.items()
+        for (workers, ray), pair in rates.items()
     ]
     assert list(scaling.ratios(runs)) == [
-        "x.pt, 4,000 rows: 1 worker on Ray / 1, no Ray = 0.925 [0.900, 0.950]",
-        "x.pt, 4,000 rows: 2 workers / 1 = 1.900 [1.800, 2.000]",
+        "x.pt, 4,000 rows: 1 on Ray / 1, no Ray = 0.925 [0.900, 0.950]",
+        "x.pt, 4,000 rows: 2 at once, no Ray / 1, no Ray = 1.700 [1.500, 1.900]",
+        "x.pt, 4,000 rows: 2 on Ray / 1 on Ray = 1.900 [1.800, 2.000]",
+        "x.pt, 4,000 rows: 2 on Ray / 2 at once, no Ray = 1.050 [0.900, 1.200]",
     ]
     assert list(scaling.ratios(runs[:1])) == []
+
+
+def test_scaling_adds_up_processes_at_once(tmp_path, file, corpus):
+    """Each writes its own output; a corpus whose keys are not all there is told."""
+    scaling.write_corpus(tmp_path / "c", ["a fine film", "dull"], ["sentence"], 50)
+    args = types.SimpleNamespace(threads=1, part_rows=20)
+    told = scaling.measure(args, tmp_path / "c", file, 50, scaling.Kind(2, False))
+    rates = [summary["rows_per_second"] for summary in told["summaries"]]
+    assert len(rates) == 2 and told["rows_per_second"] == pytest.approx(sum(rates))
+    assert [summary["rows"] for summary in told["summaries"]] == [50, 50]
+    shown = scaling.line(told)
+    assert shown[:3] == (file.name, "50", "2 at once, no Ray")
+    assert shown[3] == f"{sum(rates):,.1f}" and float(shown[-1]) > 100
+    with pytest.raises(UserError, match="key 50 is missing or there twice"):
+        scaling.measure(args, tmp_path / "c", file, 51, scaling.ALONE)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import io
 import queue
 import threading
 import time
+from functools import cached_property
 
 import numpy
 
@@ -207,19 +208,20 @@ class Runner:
         return model
 
     def _any(self):
-        """A compiled model: what they have in common is read back from it."""
+        """A compiled model: what they have in common is read back from it, once, for the engine
+        answers when no batch is being computed."""
         made = next(iter(self._programs.values()), None)
         return (made or self._program(self._artifact.own_shapes[0]))[0]
 
-    @property
+    @cached_property
     def precision(self):
         return _precision_of(self._any())
 
-    @property
+    @cached_property
     def threads(self):
         return self._any().get_property("INFERENCE_NUM_THREADS")
 
-    @property
+    @cached_property
     def streams(self):
         return int(self._any().get_property("NUM_STREAMS"))
 
