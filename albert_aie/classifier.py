@@ -7,6 +7,7 @@ with Classifier("albert_seq128_bs32.pt") as classify:
 
 import queue
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Optional
 
 import numpy
@@ -52,9 +53,11 @@ class Classifier:
         backends.settings(target, "evaluate")
         self.classes = self.saved.classes(label_map)
         self.task = self.saved.task.of(self.classes)
-        self._tokenizer = self.saved.tokenizer.load()
         self._lock = threading.Lock()
-        self.runner = backends.load(self.saved, target)
+        with ThreadPoolExecutor(1) as pool:  # engines let go of Python's lock while they read
+            tokenizer = pool.submit(self.saved.tokenizer.load)
+            self.runner = backends.load(self.saved, target)
+        self._tokenizer = tokenizer.result()
 
     def __call__(self, sentences):
         """A list of Answer, one for each of the texts (or pairs of them, of a file for pairs), in

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 from typing import NamedTuple
@@ -126,8 +127,13 @@ def measure(args, corpus, file, rows, kind):
         command_line = [sys.executable, str(host.ROOT / "run_aie_corpus.py"), *flags]
         started = time.monotonic()
         begun = [
-            subprocess.Popen([*command_line, f"--output_dir={output}"], stderr=PIPE, text=True)
-            for output in outputs
+            subprocess.Popen(
+                [*command_line, f"--output_dir={output}"],
+                stderr=PIPE,
+                text=True,
+                preexec_fn=partial(keep_to, number, args.threads) if copies > 1 else None,
+            )
+            for number, output in enumerate(outputs)
         ]
         with peak([process.pid for process in begun]) as memory:
             said = [process.communicate()[1].strip() for process in begun]
@@ -148,6 +154,13 @@ def measure(args, corpus, file, rows, kind):
         "rows_per_second": sum(each["rows_per_second"] for each in summaries),
         "summaries": summaries,
     }
+
+
+def keep_to(number, threads):
+    """Gives this process cores that no other of its number has, as workers on Ray get them: engines
+    pin their threads, and would pin those of all processes to the same cores."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[number * threads :][:threads] or cores)
 
 
 def check_keys(folder, rows):

@@ -252,6 +252,16 @@ def test_the_ratios_of_scaling_by_hand():
     assert list(scaling.ratios(runs[:1])) == []
 
 
+def test_processes_at_once_have_cores_of_their_own(monkeypatch):
+    given = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5, 2, 3, 4}, raising=False)
+    keep = lambda pid, cores: given.append(cores)  # noqa: E731
+    monkeypatch.setattr(os, "sched_setaffinity", keep, raising=False)
+    for number in range(3):
+        scaling.keep_to(number, 2)
+    assert given == [[2, 3], [4, 5], [2, 3, 4, 5]]
+
+
 def test_scaling_adds_up_processes_at_once(tmp_path, file, corpus):
     """Each writes its own output; a corpus whose keys are not all there is told."""
     scaling.write_corpus(tmp_path / "c", ["a fine film", "dull"], ["sentence"], 50)
