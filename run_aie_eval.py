@@ -73,11 +73,11 @@ def run(args):
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
     if own and not own_text.measured(args):
         return answer(args, saved, target)
-    return measure(args, saved, target, task)
+    return measure(args, own, saved, target, task)
 
 
-def measure(args, saved, target, task):
-    """Predictions and figures of labelled or own text."""
+def measure(args, own, saved, target, task):
+    """Predictions and figures of a task's files, or of the user's `own` text."""
     from albert_aie import compare, metrics, page, report, results, text
 
     arguments.folders(args, task)
@@ -87,7 +87,7 @@ def measure(args, saved, target, task):
         )
     metrics.check(task)
     names = saved.classes(args.label_map)
-    if args.text or args.input:
+    if own:
         examples, write_answers = own_text.read(args, task.of(names))
     else:
         examples = datasets.read(args.data_dir, args.split or "dev", task)

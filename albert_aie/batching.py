@@ -143,9 +143,9 @@ def batches(encoded, *shapes):
         yield from (_fill(rows, shape) for rows, shape in min(plans, key=_positions))
 
 
-def of_any_rows(shapes):
-    """The same shapes, and each with one row: of a program that takes any number of rows a few
-    sentences cost no more than their own."""
+def with_one_row(shapes):
+    """The same shapes, and each with one row: where a program takes both, a few sentences cost no
+    more than their own rows."""
     return tuple(dict.fromkeys((*(s._replace(batch_size=1) for s in shapes), *shapes)))
 
 

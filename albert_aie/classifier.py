@@ -13,7 +13,7 @@ from typing import NamedTuple, Optional
 import numpy
 
 from . import UserError, artifact, backends
-from .batching import of_any_rows
+from .batching import with_one_row
 from .encoding import texts
 from .evaluate import evaluate, finite
 
@@ -41,7 +41,7 @@ class Classifier:
 
     Thread-safe: calls from several threads take turns. Each call fills batches of the file's
     shapes; a text that comes alone takes the shortest that holds it. Where the backend's program
-    takes any number of rows, texts that do not fill a batch are run singly."""
+    takes one row too, texts that do not fill a batch are run row by row."""
 
     def __init__(self, file, label_map=None, **options):
         opened = isinstance(file, artifact.Artifact)
@@ -70,8 +70,8 @@ class Classifier:
         if not sentences:
             return [], 0
         shapes = self.saved.shapes
-        if self.runner.any_rows:
-            shapes = of_any_rows(shapes)
+        if self.runner.one_row:
+            shapes = with_one_row(shapes)
         alone = len(sentences) == 1
         found = self.evaluate(sentences, warmup=0, one_at_a_time=alone, shapes=shapes)
         return answers(found.logits, self.names), found.truncated

@@ -139,6 +139,7 @@ def compare(got, reference, examples, precision, name="", tokenizer="", other_id
     )
 
 
+@numpy.errstate(all="ignore")  # NaN where a logit is not finite
 def relative_error(got, reference):
     """||got - reference|| / ||reference|| of two float [sentences, output] arrays of logits, each
     sentence's less their mean, which no softmax sees; of one output as it is."""

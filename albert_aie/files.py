@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from . import UserError, first_line
@@ -18,8 +19,11 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def check_readable(path):
-    """Raises UserError for a file that cannot be read, or that Git-LFS has not fetched yet."""
+    """Raises UserError for a file that cannot be read, or that Git-LFS has not fetched yet. A pipe
+    (`--input <(command)`) is not looked into: what is read of it is gone."""
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            return
         with open(path, "rb") as file:
             head = file.read(len(_LFS))
     except FileNotFoundError:

@@ -45,9 +45,13 @@ class Run(NamedTuple):
         return [row[1] for row in self.rows]
 
     @property
-    def logits(self):
-        """float64 [sentences, class]; [sentences, 0] of a regression, whose prediction it is."""
-        places = [i for i, name in enumerate(self.columns) if name.startswith("logit_")]
+    def outputs(self):
+        """The columns of the logits; none of a regression, whose prediction is its logit."""
+        return [name for name in self.columns if name.startswith("logit_")]
+
+    def logits(self, outputs):
+        """float64 [sentences, output] of those columns."""
+        places = [self.columns.index(name) for name in outputs]
         return numpy.array([[row[i] for i in places] for row in self.rows], numpy.float64)
 
     @property
@@ -179,8 +183,9 @@ def quality(old, new):
             f"{after['value']:.4f} ({after['correct']}/{after['total']})\n"
             f"exact McNemar p = {p:.4f}: {more} than chance",
         )
-    if old.logits.shape == new.logits.shape and old.logits.size:
-        text += f"\nrelative error of the logits {relative_error(new.logits, old.logits):.2e}"
+    if old.outputs and sorted(old.outputs) == sorted(new.outputs):  # in any order of the classes
+        apart = relative_error(new.logits(old.outputs), old.logits(old.outputs))
+        text += f"\nrelative error of the logits {apart:.2e}"
     yield "predictions", text
     for name in old.result["metrics"]:
         if name != "accuracy" and name in new.result["metrics"]:

@@ -175,8 +175,9 @@ def test_what_changed_is_named(evaluated, compared):
 def test_runs_without_labels_and_how_far_their_logits_are_apart(
     tmp_path, tiny, sentences, export, evaluate, compared
 ):
-    """The logits of one sentence less their mean are (-d, d): made a quarter greater they are 0.25
-    apart, and in one sentence of two turned round 2 of their norm of sqrt(2) times 1: sqrt(2)."""
+    """Less their mean the logits are (-1, 1) and (1, -1), of norm 2. All a quarter greater: 0.25
+    apart. The second turned round: its difference (2, -2) has the norm sqrt(8), sqrt(2) apart. A
+    model with its classes in another order has the columns in another order, and nothing else."""
     assert export(pth_dir=tiny, save_dir=tmp_path, **SMALL).code == 0
     data = tmp_path / "SST-2"
     data.mkdir()
@@ -200,6 +201,15 @@ def test_runs_without_labels_and_how_far_their_logits_are_apart(
     run = compared(tmp_path / "a", tmp_path / "c")
     assert "1 of 2 predictions differ" in run.out
     assert "relative error of the logits 1.41e+00" in run.out
+    path = tmp_path / "b" / "predictions.tsv"
+    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    one, other = (lines[0].index(f"logit_{name}") for name in ("negative", "positive"))
+    for line in lines:
+        line[one], line[other] = line[other], line[one]
+    table = "".join("\t".join(line) + "\n" for line in lines)
+    path.write_text(table, encoding="utf-8")
+    edit(tmp_path / "b", predictions_sha256=hashlib.sha256(table.encode()).hexdigest())
+    assert "relative error of the logits 2.50e-01" in compared(tmp_path / "a", tmp_path / "b").out
 
 
 def test_fewer_scored_sentences_and_a_metric_without_a_test(evaluated, compared):

@@ -562,3 +562,25 @@ def test_labels_of_random_weights_are_said_to_mean_nothing(tiny, tmp_path, expor
     assert export(pth_dir=tiny, save_dir=tmp_path, **made).code == 0
     run = evaluate(aie_model_dir=tmp_path / "albert_seq8_bs1.pt", text="fine")
     assert run.code == 0 and run.err == "note        random weights: the labels mean nothing\n"
+
+
+def test_a_pipe_is_read_whole(exported, evaluate):
+    """`--input <(command)`: no text of it is lost to a look at what kind of file it is."""
+
+    def piped(content):
+        read, write = os.pipe()
+        os.write(write, content)
+        os.close(write)
+        return f"/dev/fd/{read}"
+
+    if not os.path.isdir("/dev/fd"):
+        pytest.skip("needs /dev/fd")
+    run = evaluate(aie_model_dir=exported, input=piped(b"fine\ndull\n"), input_format="lines")
+    assert run.code == 0 and [line.split("\t")[2] for line in run.out.splitlines()] == [
+        "fine",
+        "dull",
+    ]
+    table = b"sentence,label\nfine,positive\ndull,negative\n"
+    given = {"input": piped(table), "input_format": "csv", "label_column": "label"}
+    run = evaluate(aie_model_dir=exported, **given)
+    assert run.code == 0 and "2 of 2 sentences scored" in run.out

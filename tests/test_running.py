@@ -31,7 +31,7 @@ class Engine:
     run takes `seconds` of the clock."""
 
     streams = 1
-    any_rows = False
+    one_row = False
 
     def __init__(self, clock, seconds=0.0, outputs=None):
         self.clock, self.seconds, self.outputs, self.runs = clock, seconds, outputs, 0

@@ -18,7 +18,7 @@ load(artifact, target) -> a runner with
     run(batch) -> Output       one Batch of a compiled shape; from `streams` threads at a time
     precision, device, threads, streams         read back from the engine
     precision_is               "read back", or "as compiled" where the engine cannot be asked
-    any_rows                   whether it takes batches of another number of rows as well
+    one_row                    whether it takes batches of one row too, whatever the file's shapes
     close()
 """
 
@@ -30,7 +30,7 @@ from typing import NamedTuple, Optional
 import numpy
 
 from .. import UserError
-from ..batching import of_any_rows
+from ..batching import with_one_row
 
 # In this order `--backend auto` tries them: a new backend is a file here and a line in this table.
 ORDER = (("aie", "npu"), ("torchscript", "cuda"), ("openvino", "cpu"), ("torchscript", "cpu"))
@@ -148,12 +148,12 @@ class Several:
 
     def __init__(self, runners, artifact):
         self._all = runners
-        files = (artifact, *artifact.more)
-        self.any_rows = all(runner.any_rows for runner in runners)
+        files = list(zip(runners, artifact.files))
+        self.one_row = all(runner.one_row for runner in runners)
         self._by = {}
-        for shapes_of in [of_any_rows] * self.any_rows + [tuple]:  # a file's own shapes are its own
-            for runner, file in zip(runners, files):
-                self._by.update((shape, runner) for shape in shapes_of(file.own_shapes))
+        if self.one_row:
+            self._by = {s: r for r, file in files for s in with_one_row(file.own_shapes)}
+        self._by.update({s: r for r, file in files for s in file.own_shapes})
         first = runners[0]
         self.precision, self.precision_is = first.precision, first.precision_is
         self.device, self.threads, self.streams = first.device, first.threads, first.streams
@@ -214,9 +214,9 @@ def check_precision(target):
         )
 
 
-def check_shape(batch, artifact, any_rows=False):
+def check_shape(batch, artifact, one_row=False):
     """A trace does not enforce the shape it was made with; we do. Raises ValueError (a bug)."""
-    known = of_any_rows(artifact.own_shapes) if any_rows else artifact.own_shapes
+    known = with_one_row(artifact.own_shapes) if one_row else artifact.own_shapes
     for array in batch.inputs:
         fits = batch.shape in known and array.shape == batch.shape.inputs
         if not fits or array.dtype != numpy.int64:

@@ -134,7 +134,7 @@ class Runner:
     # the engine cannot be asked what it computes in: it is the policy of the file
     precision_is = "as compiled"
     streams = 1
-    any_rows = False
+    one_row = False
     threads = 1
 
     def __init__(self, artifact, aie, device_id):

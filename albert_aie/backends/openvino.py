@@ -164,7 +164,7 @@ class Runner:
             self._model = self._core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
             _check_model(self._model, artifact)
             # not so --graph upstream, nor a file of format version 2 or less
-            self.any_rows = self._model.is_dynamic()
+            self.one_row = self._model.is_dynamic()
             if artifact.manifest["precision"] == "bf16":
                 ir.widen(self._model)
 
@@ -226,7 +226,7 @@ class Runner:
         return int(self._any().get_property("NUM_STREAMS"))
 
     def run(self, batch):
-        check_shape(batch, self._artifact, self.any_rows)
+        check_shape(batch, self._artifact, self.one_row)
         _, idle = self._program(batch.shape)
         request = idle.get()
         start = time.perf_counter()

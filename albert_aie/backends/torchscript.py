@@ -82,7 +82,7 @@ def load(artifact, target):
 class Runner:
     precision_is = "read back"
     streams = 1
-    any_rows = False
+    one_row = False
 
     def __init__(self, artifact, device):
         import torch
