@@ -102,14 +102,7 @@ def run(args):
     with corpus.locked(args.output_dir) as token:
         plan = planned(args, saved, inputs, form)
         found = look(args, plan)
-        job = corpus.Job(
-            os.path.abspath(args.output_dir),
-            token,
-            [os.path.abspath(path) for path in args.aie_model_dir],
-            args.label_map,
-            target.options,
-            args.on_bad_row == "skip",
-        )
+        job = job_of(args, token, target)
         tell_plan(plan, saved)
         done, tally, clock = work(args, job, plan, target.device, found)
         summary = conclude(args, saved, plan, done, tally, clock)
@@ -172,6 +165,18 @@ def planned(args, saved, inputs, form):
     return made
 
 
+def job_of(args, token, target):
+    """The corpus.Job of a run that holds the output folder with `token`."""
+    return corpus.Job(
+        os.path.abspath(args.output_dir),
+        token,
+        [os.path.abspath(path) for path in args.aie_model_dir],
+        args.label_map,
+        target.options,
+        args.on_bad_row == "skip",
+    )
+
+
 def look(args, plan):
     """{Part: Done} of what an earlier run has written."""
     found = {}
@@ -220,10 +225,7 @@ def work(args, job, plan, device, found):
     clock = {"started": time.monotonic(), "first": None, "rows": 0, "workers": 0}
     if not waiting:
         return done, tally, clock
-    if args.ray:
-        results = corpus_ray.on_ray(job, waiting, args.ray, device, args.workers, command.note)
-    else:
-        results = corpus.here(job, waiting)
+    results = answers(args, job, waiting, device)
     left = sum(part.span.rows for part in waiting)
     progress = Progress(plan.rows, plan.rows - left)
     with contextlib.closing(results), progress.bar:
@@ -241,6 +243,14 @@ def work(args, job, plan, device, found):
                 command.note(f"part {part.number} failed: {value}")
     clock["last"] = time.monotonic()
     return done, tally, clock
+
+
+def answers(args, job, waiting, device):
+    """Run the Parts of the deque `waiting`, and what is added to it meanwhile, here or on Ray:
+    yields as corpus.here does."""
+    if args.ray:
+        return corpus_ray.on_ray(job, waiting, args.ray, device, args.workers, command.note)
+    return corpus.here(job, waiting)
 
 
 class Progress:

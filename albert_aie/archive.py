@@ -73,10 +73,13 @@ class Archive:
             except Exception as error:
                 raise _damaged(name, error) from None
 
-    def sha256(self, names):
-        """{name: hex digest} of the content of entries. Raises Damaged where one cannot be read."""
+    def sha256(self, names, meanwhile=lambda: None):
+        """{name: hex digest} of the content of entries; meanwhile() is called while other threads
+        compute them. Raises Damaged where one cannot be read."""
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # hashlib lets the lock go
-            return dict(zip(names, pool.map(self._sha256, names)))
+            digests = pool.map(self._sha256, names)
+            meanwhile()
+            return dict(zip(names, digests))
 
     def _sha256(self, name):
         entry = self._entries[name]

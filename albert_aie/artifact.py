@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from . import UserError, backends, first_line, some
@@ -184,7 +184,6 @@ def open_pt(path):
         except ValueError:
             raise UserError(f"{path}: its manifest is not JSON; {AGAIN}") from None
         _check_format(manifest, path)
-        backends.ahead(manifest.get("backend"))
         _verify(archive, manifest, path)
         key = untrue(manifest)
         if key:
@@ -262,7 +261,8 @@ def _verify(archive, manifest, path):
     known = manifest.get("entries")
     if digest(manifest) != manifest.get("sha256") or not isinstance(known, dict):
         raise Damaged(f"{MANIFEST} is not as it was written")
-    found = archive.sha256([name for name in archive.names if name != MANIFEST])
+    names = [name for name in archive.names if name != MANIFEST]
+    found = archive.sha256(names, partial(backends.import_engine, manifest.get("backend")))
     wrong = [name for name in {**found, **known} if found.get(name) != known.get(name)]
     if wrong:
         raise Damaged(f"{some(wrong)} not as written")

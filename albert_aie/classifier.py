@@ -7,7 +7,6 @@ with Classifier("albert_seq128_bs32.pt") as classify:
 
 import queue
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Optional
 
 import numpy
@@ -54,10 +53,8 @@ class Classifier:
         self.classes = self.saved.classes(label_map)
         self.task = self.saved.task.of(self.classes)
         self._lock = threading.Lock()
-        with ThreadPoolExecutor(1) as pool:  # engines let go of Python's lock while they read
-            tokenizer = pool.submit(self.saved.tokenizer.load)
-            self.runner = backends.load(self.saved, target)
-        self._tokenizer = tokenizer.result()
+        self._tokenizer = self.saved.tokenizer.load()
+        self.runner = backends.load(self.saved, target)
 
     def __call__(self, sentences):
         """A list of Answer, one for each of the texts (or pairs of them, of a file for pairs), in

@@ -1,16 +1,13 @@
 #!/usr/bin/env python
-"""Time and memory of run_aie_corpus.py against the size of the corpus: in one process, on Ray with
-one worker and more, and as many processes without Ray at once, each of them of --threads threads.
+"""Time and memory of run_aie_corpus.py against the size of the corpus: in one process, and on Ray
+with one worker and more, each of --threads threads.
 
     python benchmarks/scaling.py --aie_model_dir plain.pt packed.pt --data_dir SST-2
-    python benchmarks/scaling.py --aie_model_dir packed.pt --data_dir SST-2 --rows 4000 --repeat 3
 
 The corpus is made from the task's train file, again and again, as Parquet with a key. After each
-run every key must stand in the output once. Processes at once have a corpus of that size each and
-know nothing of each other: what they reach together is what the machine gives to so many, and what
-Ray can be held to. Ratios are paired within a round, with the 95 % bootstrap interval of their
-median. Memory is the most that all processes of a run held together (PSS: what several share is
-counted once), Ray's own included.
+run every key must stand in the output once. Memory is the most that all processes of a run held
+together (PSS: what several share is counted once), Ray's own included. Rates of whole runs drift
+with the machine: corpus_turns.py compares them.
 """
 
 import contextlib
@@ -22,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 from typing import NamedTuple
@@ -31,7 +27,6 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import cells  # noqa: E402
 import host  # noqa: E402
-import readings  # noqa: E402
 
 from albert_aie import UserError, arguments, artifact, command, datasets, files  # noqa: E402
 from albert_aie.results import json_text  # noqa: E402
@@ -67,7 +62,6 @@ def parse_args(argv):
     add("--workers", nargs="+", default=[1, 2], help="on Ray (default: 1 2)", **whole)
     add("--threads", default=1, help="of each worker (default: 1)", **whole)
     add("--part_rows", default=8192, help="(default: 8192)", **whole)
-    add("--repeat", default=1, help="rounds (default: 1)", **whole)
     add("--output", metavar="FILE", help="write machine, versions and every run as JSON")
     add("--markdown", action="store_true", help="print the table as Markdown")
     return parser.parse_args(argv)
@@ -78,14 +72,13 @@ def run(args):
     task = artifact.open_pt(args.aie_model_dir[0]).task
     sentences = datasets.read(args.data_dir, "train", task).sentences
     everything = {"machine": host.machine(), "command": args.command, "runs": []}
-    kinds = sorted({ALONE, *(Kind(n, ray) for n in args.workers for ray in (False, True))})
+    kinds = [ALONE, *(Kind(n, True) for n in dict.fromkeys(args.workers))]
     with tempfile.TemporaryDirectory() as folder:
         for rows in args.rows:
             write_corpus(Path(folder, str(rows)), sentences, task.text, rows)
-        wanted = itertools.product(range(args.repeat), args.aie_model_dir, args.rows, kinds)
-        for round_, file, rows, kind in wanted:
+        for file, rows, kind in itertools.product(args.aie_model_dir, args.rows, kinds):
             told = measure(args, Path(folder, str(rows)), file, rows, kind)
-            everything["runs"].append({"round": round_, **told})
+            everything["runs"].append(told)
             command.note(", ".join(map(str, line(told))))
     if args.output:
         with files.replacing(args.output) as temporary:
@@ -93,7 +86,6 @@ def run(args):
     table = [line(told) for told in everything["runs"]]
     shown = cells.markdown if args.markdown else cells.aligned
     print("\n".join(shown(HEADER, table)))
-    print("\n".join(ratios(everything["runs"])))
     return 0
 
 
@@ -117,33 +109,21 @@ def write_corpus(folder, sentences, columns, rows):
 
 
 def measure(args, corpus, file, rows, kind):
-    """What a run of the script came to, or several at once; rows/s are the sum of theirs."""
-    copies = 1 if kind.ray else kind.workers
-    flags = [f"--aie_model_dir={file}", f"--input={corpus}", f"--threads={args.threads}"]
-    flags += [f"--part_rows={args.part_rows}", "--quiet"]
-    flags += ["--ray=local", f"--workers={kind.workers}"] if kind.ray else []
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder, str(number)) for number in range(copies)]
+    """What a run of the script came to."""
+    with tempfile.TemporaryDirectory() as output:
+        flags = [f"--aie_model_dir={file}", f"--input={corpus}", f"--output_dir={output}"]
+        flags += [f"--part_rows={args.part_rows}", f"--threads={args.threads}", "--quiet"]
+        flags += ["--ray=local", f"--workers={kind.workers}"] if kind.ray else []
         command_line = [sys.executable, str(host.ROOT / "run_aie_corpus.py"), *flags]
         started = time.monotonic()
-        begun = [
-            subprocess.Popen(
-                [*command_line, f"--output_dir={output}"],
-                stderr=PIPE,
-                text=True,
-                preexec_fn=partial(keep_to, number, args.threads) if copies > 1 else None,
-            )
-            for number, output in enumerate(outputs)
-        ]
-        with peak([process.pid for process in begun]) as memory:
-            said = [process.communicate()[1].strip() for process in begun]
+        with subprocess.Popen(command_line, stderr=PIPE, text=True) as process:
+            with peak(process.pid) as memory:
+                said = process.communicate()[1].strip()
         seconds = time.monotonic() - started
-        failed = [words for process, words in zip(begun, said) if process.returncode]
-        if failed:
-            raise UserError(f"{file}, {rows} rows: {failed[0]}; see the run's own message")
-        for output in outputs:
-            check_keys(output, rows)
-        summaries = [json.loads(Path(o, "_summary.json").read_text("utf-8")) for o in outputs]
+        if process.returncode:
+            raise UserError(f"{file}, {rows} rows: {said}; see the run's own message")
+        check_keys(Path(output), rows)
+        summary = json.loads(Path(output, "_summary.json").read_text("utf-8"))
     return {
         "file": str(file),
         "rows": rows,
@@ -151,16 +131,8 @@ def measure(args, corpus, file, rows, kind):
         "ray": kind.ray,
         "all_seconds": seconds,
         "peak_bytes": max(memory, default=None),
-        "rows_per_second": sum(each["rows_per_second"] for each in summaries),
-        "summaries": summaries,
+        "summary": summary,
     }
-
-
-def keep_to(number, threads):
-    """Gives this process cores that no other of its number has, as workers on Ray get them: engines
-    pin their threads, and would pin those of all processes to the same cores."""
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[number * threads :][:threads] or cores)
 
 
 def check_keys(folder, rows):
@@ -177,14 +149,14 @@ def check_keys(folder, rows):
 
 
 @contextlib.contextmanager
-def peak(pids):
-    """`with peak(pids) as memory:` a list of what processes and all that they started hold
-    together, in bytes, looked at again and again."""
+def peak(pid):
+    """`with peak(pid) as memory:` a list of what a process and all that it started hold together,
+    in bytes, looked at again and again."""
     memory, over = [], threading.Event()
 
     def look():
         while not over.wait(PAUSE):
-            memory.append(sum(held(one) for pid in pids for one in family(pid)))
+            memory.append(sum(map(held, family(pid))))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -216,34 +188,15 @@ def held(pid):
     return 0
 
 
-def ratios(runs):
-    """Lines: rows/s, start-up excluded, paired within the rounds: of one worker on Ray to none, of
-    more workers on Ray and of as many processes to one of them, and of Ray to the processes."""
-    rates = {}
-    for told in runs:
-        run = told["file"], told["rows"]
-        kinds = rates.setdefault(run, {})
-        kinds.setdefault(Kind(told["workers"], told["ray"]), []).append(told["rows_per_second"])
-    for (file, rows), kinds in rates.items():
-        for kind, measured in kinds.items():
-            for base in dict.fromkeys((Kind(1, kind.ray), Kind(kind.workers, False))):
-                if base == kind or base not in kinds:
-                    continue
-                paired = [one / other for one, other in zip(measured, kinds[base])]
-                middle, low, high = (f"{value:.3f}" for value in readings.interval(paired))
-                name = f"{os.path.basename(file)}, {rows:,} rows"
-                yield f"{name}: {kind} / {base} = {middle} [{low}, {high}]"
-
-
 def line(told):
-    summaries = told["summaries"]
+    summary = told["summary"]
     return (
         os.path.basename(told["file"]),
         f"{told['rows']:,}",
         str(Kind(told["workers"], told["ray"])),
-        f"{told['rows_per_second']:,.1f}",
-        f"{max(each['seconds'] for each in summaries):.1f}",
-        f"{max(each['startup_seconds'] for each in summaries):.1f}",
+        f"{summary['rows_per_second']:,.1f}",
+        f"{summary['seconds']:.1f}",
+        f"{summary['startup_seconds']:.1f}",
         f"{told['all_seconds']:.1f}",
         f"{told['peak_bytes'] / 1e6:,.0f}" if told["peak_bytes"] else "-",
     )

@@ -20,6 +20,7 @@ import run_aie_corpus
 from albert_aie import UserError
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import corpus_turns  # noqa: E402
 import scaling  # noqa: E402
 
 ROWS = 300
@@ -228,28 +229,40 @@ def test_lines_and_tables_of_text_are_corpora_too(tmp_path, run, texts):
         want = labels
 
 
-def test_the_ratios_of_scaling_by_hand():
+def test_scaling_finds_every_key_and_the_memory_held(tmp_path, file, corpus):
+    scaling.write_corpus(tmp_path / "c", ["a fine film", "dull"], ["sentence"], 50)
+    args = types.SimpleNamespace(threads=1, part_rows=20)
+    told = scaling.measure(args, tmp_path / "c", file, 50, scaling.ALONE)
+    assert told["summary"]["rows"] == 50 and told["summary"]["parts"] == 8
+    shown = scaling.line(told)
+    assert shown[:3] == (file.name, "50", "1, no Ray") and float(shown[-1]) > 100
+    with pytest.raises(UserError, match="key 50 is missing or there twice"):
+        scaling.measure(args, tmp_path / "c", file, 51, scaling.ALONE)
+
+
+def test_the_ratios_of_turns_by_hand():
     """Two rounds: 10 and 20 rows/s without Ray and 15 and 38 of two at once; 9 and 19 with one
     worker on Ray, 18 and 34.2 with two."""
     rates = {(1, False): (10, 20), (1, True): (9, 19), (2, False): (15, 38), (2, True): (18, 34.2)}
-    runs = [
-        {
-            "file": "a/x.pt",
-            "rows": 4000,
-            "workers": workers,
-            "ray": ray,
-            "rows_per_second": pair[i],
-        }
-        for i in (0, 1)
-        for (workers, ray), pair in rates.items()
+    rates = {scaling.Kind(*kind): pair for kind, pair in rates.items()}
+    assert list(corpus_turns.ratios(rates)) == [
+        "1 on Ray / 1, no Ray = 0.925 [0.900, 0.950]",
+        "2 at once, no Ray / 1, no Ray = 1.700 [1.500, 1.900]",
+        "2 on Ray / 1 on Ray = 1.900 [1.800, 2.000]",
+        "2 on Ray / 2 at once, no Ray = 1.050 [0.900, 1.200]",
     ]
-    assert list(scaling.ratios(runs)) == [
-        "x.pt, 4,000 rows: 1 on Ray / 1, no Ray = 0.925 [0.900, 0.950]",
-        "x.pt, 4,000 rows: 2 at once, no Ray / 1, no Ray = 1.700 [1.500, 1.900]",
-        "x.pt, 4,000 rows: 2 on Ray / 1 on Ray = 1.900 [1.800, 2.000]",
-        "x.pt, 4,000 rows: 2 on Ray / 2 at once, no Ray = 1.050 [0.900, 1.200]",
-    ]
-    assert list(scaling.ratios(runs[:1])) == []
+
+
+def test_a_turn_counts_while_no_worker_is_idle():
+    """Two workers, two parts each between the first and the last of each: 40 rows in 4 seconds."""
+    times = iter([1.0, 1.5, 2.5, 3.5, 4.5, 5.5, 9.0, 10.0])
+    done = types.SimpleNamespace(rows=10)
+    results = iter([(None, "ready", 1), (None, "ready", 2), *[(None, "done", done)] * 9])
+    assert corpus_turns.rate(results, 2, 2, clock=lambda: next(times)) == 40 / (5.5 - 1.5)
+    assert len(list(results)) == 1
+    part = types.SimpleNamespace(number=3)
+    with pytest.raises(UserError, match="part 3: no such file"):
+        corpus_turns.rate(iter([(part, "failed", "no such file")]), 1, 1)
 
 
 def test_processes_at_once_have_cores_of_their_own(monkeypatch):
@@ -258,23 +271,54 @@ def test_processes_at_once_have_cores_of_their_own(monkeypatch):
     keep = lambda pid, cores: given.append(cores)  # noqa: E731
     monkeypatch.setattr(os, "sched_setaffinity", keep, raising=False)
     for number in range(3):
-        scaling.keep_to(number, 2)
+        corpus_turns.keep_to(number, 2)
     assert given == [[2, 3], [4, 5], [2, 3, 4, 5]]
 
 
-def test_scaling_adds_up_processes_at_once(tmp_path, file, corpus):
-    """Each writes its own output; a corpus whose keys are not all there is told."""
-    scaling.write_corpus(tmp_path / "c", ["a fine film", "dull"], ["sentence"], 50)
-    args = types.SimpleNamespace(threads=1, part_rows=20)
-    told = scaling.measure(args, tmp_path / "c", file, 50, scaling.Kind(2, False))
-    rates = [summary["rows_per_second"] for summary in told["summaries"]]
-    assert len(rates) == 2 and told["rows_per_second"] == pytest.approx(sum(rates))
-    assert [summary["rows"] for summary in told["summaries"]] == [50, 50]
-    shown = scaling.line(told)
-    assert shown[:3] == (file.name, "50", "2 at once, no Ray")
-    assert shown[3] == f"{sum(rates):,.1f}" and float(shown[-1]) > 100
-    with pytest.raises(UserError, match="key 50 is missing or there twice"):
-        scaling.measure(args, tmp_path / "c", file, 51, scaling.ALONE)
+def test_a_crew_takes_turns_and_is_stopped_between_them(tmp_path, file, corpus):
+    args = types.SimpleNamespace(aie_model_dir=file, part_rows=20, threads=1, parts=1)
+    crew = corpus_turns.Crew(args, scaling.Kind(2, False), corpus, tmp_path)
+    try:
+        assert crew.turn() > 0
+        crew.stop()
+        until = time.monotonic() + 10
+        while set(states(crew)) != {"T"} and time.monotonic() < until:
+            time.sleep(0.01)
+        assert states(crew) == ["T", "T"]
+        crew.go_on()
+        assert crew.turn() > 0
+    finally:
+        crew.close()
+    assert [member.exitcode for member, _ in crew.members] == [0, 0]
+    args.aie_model_dir = tmp_path / "no.pt"
+    crew = corpus_turns.Crew(args, scaling.ALONE, corpus, tmp_path)
+    with pytest.raises(UserError, match="1, no Ray: .*no.pt: no such file"):
+        crew.turn()
+    crew.close()
+
+
+def states(crew):
+    stats = [Path(f"/proc/{member.pid}/stat").read_text() for member, _ in crew.members]
+    return [stat.rpartition(")")[2].split()[0] for stat in stats]
+
+
+@pytest.mark.slow
+def test_turns_of_all_kinds(tmp_path, file, sst2):
+    pytest.importorskip("ray", reason="needs ray: pip install -e .[ray]")
+    command = [sys.executable, str(ROOT / "benchmarks" / "corpus_turns.py")]
+    given = flags(aie_model_dir=file, data_dir=sst2, part_rows=8, parts=1, rounds=2)
+    output = f"--output={tmp_path / 'turns.json'}"
+    done = subprocess.run([*command, *given, output], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "turns.json").read_text())["runs"]
+    assert [(one["workers"], one["ray"]) for one in told] == [
+        (1, False),
+        (1, True),
+        (2, False),
+        (2, True),
+    ]
+    assert all(len(one["rows_per_second"]) == 2 for one in told)
+    assert done.stdout.count(" = ") == 4
 
 
 @pytest.mark.slow

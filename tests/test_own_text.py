@@ -521,6 +521,51 @@ print([name for name in ("torch", "transformers", "sklearn", "scipy") if name in
     assert run.out.splitlines()[1:] == ["[]"], run.err
 
 
+WATCHED = """
+import sys, threading
+class Watch:
+    def find_spec(self, name, *_):
+        if threading.current_thread() is not threading.main_thread():
+            print("imported beside:", name, file=sys.stderr)
+sys.meta_path.insert(0, Watch())
+import run_aie_eval
+sys.exit(run_aie_eval.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("backend", ["openvino", "torchscript"])
+def test_one_thread_alone_imports(tiny, tmp_path, export, sst2, backend):
+    """Two that import modules which import each other end in a deadlock of Python's import locks,
+    one run in fifty."""
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    given = {"pth_dir": tiny, "save_dir": tmp_path, "backend": backend}
+    assert export(**given, batch_size=2, max_seq_length=32).code == 0
+    file = f"--aie_model_dir={tmp_path / 'albert_seq32_bs2.pt'}"
+    (tmp_path / "a.txt").write_text("a fine film\ndull\n")
+    for what in ("--text=a fine film", f"--input={tmp_path / 'a.txt'}", f"--data_dir={sst2}"):
+        run = python("-c", WATCHED, file, what)
+        assert run.code == 0, run.err
+        assert "imported beside" not in run.err, run.err
+
+
+def test_nothing_is_told_to_openvinos_makers(tiny, tmp_path, monkeypatch):
+    """Their telemetry keeps a number of the user in ~/intel, and sends from a forked process."""
+    pytest.importorskip("openvino")
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("CI", "TF_BUILD", "JENKINS_URL", "PYTEST_CURRENT_TEST"):  # it is off in those
+        monkeypatch.delenv(name, raising=False)
+    given = ("--backend=openvino", "--batch_size=2", "--max_seq_length=32")
+    made = python("export_albert_aie.py", f"--pth_dir={tiny}", f"--save_dir={tmp_path}", *given)
+    assert made.code == 0, made.err
+    file = f"--aie_model_dir={tmp_path / 'albert_seq32_bs2.pt'}"
+    run = python("run_aie_eval.py", file, "--text=a fine film")
+    assert run.code == 0, run.err
+    assert not list(home.glob("intel*"))
+
+
 def test_what_was_cut_and_what_has_no_answer_is_counted(
     tiny, tmp_path, export, evaluate, monkeypatch
 ):

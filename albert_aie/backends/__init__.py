@@ -24,7 +24,6 @@ load(artifact, target) -> a runner with
 
 import contextlib
 import importlib
-import threading
 from typing import NamedTuple, Optional
 
 import numpy
@@ -98,16 +97,13 @@ def get(name):
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def ahead(name):
-    """Imports in another thread what the backend `name` loads a file with. What fails there fails
-    again, and is told, where it is needed."""
-
-    def load():
+def import_engine(name):
+    """Imports what the backend `name` loads a file with. What fails here fails again, and is told,
+    where it is needed. Not for a thread beside others that import: Python ends with a deadlock of
+    its import locks where two of them come to modules that import each other."""
+    if name in NAMES:
         with contextlib.suppress(Exception):
             importlib.import_module(get(name).LOADS)
-
-    if name in NAMES:
-        threading.Thread(target=load).start()
 
 
 def pick(name="auto", device=None):

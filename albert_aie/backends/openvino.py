@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import io
 import queue
+import sys
 import threading
 import time
 from functools import cached_property
@@ -31,6 +32,10 @@ from . import (
     contradiction,
     settings,
 )
+
+# OpenVINO and NNCF tell Google Analytics what they are used for, from a process that importing them
+# forks and the end of a script waits for; without this package of theirs they do not.
+sys.modules.setdefault("openvino_telemetry", None)
 
 TITLE = "OpenVINO"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": None}  # int8: see _hint
