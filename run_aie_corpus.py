@@ -234,6 +234,7 @@ def work(args, job, plan, device, found):
                 clock["first"] = clock["first"] or time.monotonic()
                 clock["workers"] = max(clock["workers"], value)
                 continue
+            clock["last"] = time.monotonic()  # here: Ray takes a second to end
             tally.add(part, outcome, value, waiting)
             if outcome == "done":
                 done[part] = value
@@ -241,7 +242,6 @@ def work(args, job, plan, device, found):
                 progress.add(value.rows)
             else:
                 command.note(f"part {part.number} failed: {value}")
-    clock["last"] = time.monotonic()
     return done, tally, clock
 
 

@@ -53,8 +53,6 @@ class Worker:
     compiled file."""
 
     def __init__(self, job):
-        from pyarrow import parquet  # noqa: F401 - half a second that is start-up, not the first part's
-
         self.job, self.folder = job, Path(job.folder)
         _check_shared(self.folder, job.token)
         self.plan = corpus_plan.load(job.folder)

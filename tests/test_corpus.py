@@ -18,6 +18,7 @@ from pyarrow import parquet
 
 import run_aie_corpus
 from albert_aie import UserError
+from albert_aie import corpus as corpus_module
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import corpus_turns  # noqa: E402
@@ -227,6 +228,24 @@ def test_lines_and_tables_of_text_are_corpora_too(tmp_path, run, texts):
         labels = pyarrow.concat_tables(parts).column("label").to_pylist()
         assert len(labels) == ROWS and want in (None, labels)
         want = labels
+
+
+def test_the_rate_ends_with_the_last_part(run, monkeypatch, tmp_path):
+    """Ray takes a second to end, which is no time of the rows."""
+    here = corpus_module.here
+
+    def slow_to_end(job, waiting):
+        try:
+            yield from here(job, waiting)
+        finally:
+            time.sleep(2)
+
+    monkeypatch.setattr(corpus_module, "here", slow_to_end)
+    started = time.monotonic()
+    assert run().code == 0
+    summary = json.loads((tmp_path / "out" / "_summary.json").read_text())
+    assert summary["seconds"] < time.monotonic() - started - 2
+    assert summary["rows_per_second"] == summary["rows"] / summary["seconds"]
 
 
 def test_scaling_finds_every_key_and_the_memory_held(tmp_path, file, corpus):
