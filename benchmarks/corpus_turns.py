@@ -5,7 +5,8 @@
 
 Four runs stay loaded: one process, one worker on Ray, --workers on Ray, and as many processes
 without Ray, which know nothing of each other: what those reach together is what the machine gives
-to so many, and what Ray can be held to. They take turns of a few seconds, in random order, and
+to so many, and what Ray can be held to. A process without Ray keeps to --threads cores of its own,
+as a worker on Ray does. They take turns of a few seconds, in random order, and
 whoever has no turn is stopped (SIGSTOP), so that what the machine does meanwhile meets all of them.
 In a turn each worker runs a part before the clock starts and one after it ends: none is idle while
 rows are counted. Ratios are paired within a round, with the 95 % bootstrap interval of their
@@ -33,7 +34,7 @@ import readings  # noqa: E402
 import scaling  # noqa: E402
 
 import run_aie_corpus  # noqa: E402
-from albert_aie import (  # noqa: E402  # noqa: E402
+from albert_aie import (  # noqa: E402
     UserError,
     arguments,
     artifact,
@@ -124,10 +125,7 @@ class Crew:
         context = get_context("spawn")
         for number in range(1 if kind.ray else kind.workers):
             output = folder / f"{kind.workers}{'ray' * kind.ray}{number}"
-            flags = [f"--aie_model_dir={args.aie_model_dir}", f"--input={corpus_folder}"]
-            flags += [f"--output_dir={output}", f"--part_rows={args.part_rows}"]
-            flags += [f"--threads={args.threads}", "--quiet"]
-            flags += ["--ray=local", f"--workers={kind.workers}"] if kind.ray else []
+            flags = scaling.flags(args, args.aie_model_dir, corpus_folder, output, kind)
             mine, theirs = context.Pipe()
             workers = kind.workers if kind.ray else 1
             given = theirs, flags, workers, args.parts, None if kind.ray else number
@@ -194,9 +192,23 @@ def _serve(pipe, args, workers, parts):
         job = run_aie_corpus.job_of(args, token, target)
         results = run_aie_corpus.answers(args, job, waiting, target.device)
         with contextlib.closing(results):
+            begin(results, waiting, again, workers)
             while pipe.recv():
                 waiting.extend(itertools.islice(again, workers * (parts + 2)))
                 pipe.send(rate(results, workers, parts))
+
+
+def begin(results, waiting, parts, workers):
+    """Run some of the endless `parts` until each worker is ready, and none of them is left."""
+    ready, left = 0, workers
+    waiting.extend(itertools.islice(parts, workers))
+    while ready < workers or left:
+        if not left:  # results would end
+            waiting.append(next(parts))
+            left += 1
+        outcome, _ = told(results)
+        ready += outcome == "ready"
+        left -= outcome == "done"
 
 
 def rate(results, workers, parts, clock=time.monotonic):
@@ -204,13 +216,20 @@ def rate(results, workers, parts, clock=time.monotonic):
     of workers * (parts + 2) that are run."""
     ended = []
     while len(ended) < workers * (parts + 2):
-        part, outcome, value = next(results)
-        if outcome in ("failed", "refused"):
-            raise UserError(f"part {part.number}: {value}")
+        outcome, value = told(results)
         if outcome == "done":
             ended.append((clock(), value.rows))
     (start, _), *counted = ended[workers - 1 : workers * (parts + 1)]
     return sum(rows for _, rows in counted) / (counted[-1][0] - start)
+
+
+def told(results):
+    """("ready", how many workers) or ("done", corpus.Done). Raises UserError for a part that
+    failed."""
+    part, outcome, value = next(results)
+    if outcome in ("failed", "refused"):
+        raise UserError(f"part {part.number}: {value}")
+    return outcome, value
 
 
 def keep_to(number, threads):

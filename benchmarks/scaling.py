@@ -111,10 +111,8 @@ def write_corpus(folder, sentences, columns, rows):
 def measure(args, corpus, file, rows, kind):
     """What a run of the script came to."""
     with tempfile.TemporaryDirectory() as output:
-        flags = [f"--aie_model_dir={file}", f"--input={corpus}", f"--output_dir={output}"]
-        flags += [f"--part_rows={args.part_rows}", f"--threads={args.threads}", "--quiet"]
-        flags += ["--ray=local", f"--workers={kind.workers}"] if kind.ray else []
-        command_line = [sys.executable, str(host.ROOT / "run_aie_corpus.py"), *flags]
+        given = flags(args, file, corpus, output, kind)
+        command_line = [sys.executable, str(host.ROOT / "run_aie_corpus.py"), *given]
         started = time.monotonic()
         with subprocess.Popen(command_line, stderr=PIPE, text=True) as process:
             with peak(process.pid) as memory:
@@ -133,6 +131,13 @@ def measure(args, corpus, file, rows, kind):
         "peak_bytes": max(memory, default=None),
         "summary": summary,
     }
+
+
+def flags(args, file, corpus, output, kind):
+    """Of run_aie_corpus.py."""
+    given = [f"--aie_model_dir={file}", f"--input={corpus}", f"--output_dir={output}"]
+    given += [f"--part_rows={args.part_rows}", f"--threads={args.threads}", "--quiet"]
+    return given + ["--ray=local", f"--workers={kind.workers}"] * kind.ray
 
 
 def check_keys(folder, rows):

@@ -1,6 +1,7 @@
 """run_aie_corpus.py: every row exactly once, whatever was killed, cut short or changed."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import types
+from collections import deque
 from pathlib import Path
 
 import pyarrow
@@ -282,6 +284,16 @@ def test_a_turn_counts_while_no_worker_is_idle():
     part = types.SimpleNamespace(number=3)
     with pytest.raises(UserError, match="part 3: no such file"):
         corpus_turns.rate(iter([(part, "failed", "no such file")]), 1, 1)
+
+
+def test_no_turn_begins_before_each_worker_is_ready():
+    """The second of two workers is ready after two parts; one more keeps the run alive, and none is
+    left for the first turn."""
+    waiting, part = deque(), types.SimpleNamespace(number=1)
+    events = ["ready", "done", "done", "ready", "done", "done"]
+    results = ((part, outcome, None) for outcome in events)
+    corpus_turns.begin(results, waiting, itertools.repeat(part), 2)
+    assert len(waiting) == 3 and list(results) == [(part, "done", None)]
 
 
 def test_processes_at_once_have_cores_of_their_own(monkeypatch):

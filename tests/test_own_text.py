@@ -536,7 +536,7 @@ sys.exit(run_aie_eval.main(sys.argv[1:]))
 @pytest.mark.parametrize("backend", ["openvino", "torchscript"])
 def test_one_thread_alone_imports(tiny, tmp_path, export, sst2, backend):
     """Two that import modules which import each other end in a deadlock of Python's import locks,
-    one run in fifty."""
+    now and then."""
     if backend == "openvino":
         pytest.importorskip("openvino")
     given = {"pth_dir": tiny, "save_dir": tmp_path, "backend": backend}
