@@ -126,6 +126,7 @@ def warm_up(runner, shapes, one_at_a_time=False, runs=WARMUP, progress=lambda st
     if not runs:
         return
     shapes = single_shapes(shapes) if one_at_a_time else shapes
+    runner.prepare(shapes)
     for shape in progress(shapes, desc="warm up", unit="shape"):
         few = [Encoded([0] * shape.max_seq_length)] * shape.batch_size
         batch = next(batches(few, shape))

@@ -57,6 +57,58 @@ def widen(model):
     passes.run_passes(model)
 
 
+def branches(models):
+    """One model of several that take int64 [rows, length] each and differ in the length alone,
+    which ascends; of one itself. It asks for the length and runs the one that is for it: the engine
+    holds once what is alike in them, such as the weights in the layout of its kernels. The models
+    are used up."""
+    if len(models) == 1:
+        return models[0]
+    lengths = [model.input(0).shape[1] for model in models]
+    return _chosen([_freed(model) for model in models], lengths)
+
+
+def _chosen(models, lengths):
+    """The same of models whose length is free: a tree of choices between two."""
+    if len(models) == 1:
+        return models[0]
+    import openvino
+
+    ops, half = part("opset13"), len(models) // 2
+    left, right = (_chosen(models[i], lengths[i]) for i in (slice(half), slice(half, None)))
+    inputs = [_like(port, port.get_partial_shape()) for port in left.inputs]
+    length = ops.gather(ops.shape_of(inputs[0]), numpy.int64(1), numpy.int64(0))
+    choice = ops.if_op(ops.less_equal(length, numpy.int64(lengths[half - 1])).output(0))
+    choice.set_then_body(left)
+    choice.set_else_body(right)
+    for given, *taken in zip(inputs, left.get_parameters(), right.get_parameters()):
+        choice.set_input(given.output(0), *taken)
+    result = choice.set_output(left.get_results()[0], right.get_results()[0])
+    return openvino.Model([ops.result(result)], inputs)
+
+
+def _freed(model):
+    """The model with a free length outside; inside it stays fixed."""
+    import openvino
+
+    ops, inputs = part("opset13"), []
+    for port, fixed in zip(model.inputs, model.get_parameters()):
+        rows, length = port.shape
+        free = _like(port, openvino.PartialShape([rows, -1]))
+        shaped = ops.reshape(free, numpy.array([rows, length]), False)
+        for target in fixed.output(0).get_target_inputs():
+            target.replace_source_output(shaped.output(0))
+        inputs.append(free)
+    return openvino.Model(model.get_results(), inputs)
+
+
+def _like(port, shape):
+    """A parameter of that shape, of a port's type and names."""
+    made = part("opset13").parameter(shape, port.get_element_type())
+    made.output(0).get_tensor().set_names(port.get_names())
+    return made
+
+
 def serialise(model):
     """{"ir.xml": bytes, "ir.bin": bytes}, weights as they are."""
     import openvino

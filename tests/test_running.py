@@ -35,6 +35,11 @@ class Engine:
 
     def __init__(self, clock, seconds=0.0, outputs=None):
         self.clock, self.seconds, self.outputs, self.runs = clock, seconds, outputs, 0
+        self.prepared = None
+
+    def prepare(self, shapes):
+        assert self.runs == 0, "before the first batch"
+        self.prepared = list(shapes)
 
     def run(self, batch):
         self.runs += 1
@@ -139,6 +144,7 @@ def test_one_sentence_at_a_time_is_timed_from_text_to_label(clock):
     assert made.logits.tolist() == [[11, 1], [12, 1]]
     assert made.single == [12.0, 12.0] and made.end_to_end == 24.0 and made.tokenize == 4.0
     assert engine.runs == 2 * 3 + 2 and made.shapes == {Shape(1, 6): 2}
+    assert engine.prepared == [Shape(1, 6), Shape(2, 12)], "those that can come"
     assert (made.rows, made.positions, made.tokens) == (2, 12, 7)
     assert run(Engine(clock), Words(clock), FIVE).single is None
 

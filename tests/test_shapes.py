@@ -169,7 +169,7 @@ def test_auto_and_slots_come_from_the_training_sentences(tmp_path, tiny, phrases
     found = fitting.training_lengths(load(tiny).tokenizer.load(), phrases, SST2)
     given = {"pth_dir": tiny, "data_dir": phrases, "save_dir": tmp_path, "batch_size": 2, **ON}
     run = export(max_seq_length="auto", **given)
-    rungs = fitting.ladder(found, 128, EVERY)
+    rungs = fitting.ladder(found, 128)
     share = 100 * fitting.padding(found, rungs)
     words = f"ladder {' '.join(map(str, rungs))} tokens, {share:.1f} % padding on training data"
     assert run.code == 0 and words in run.said, run.out + run.err
@@ -312,6 +312,60 @@ def test_an_engine_is_not_asked_while_it_computes(tmp_path, tiny, export, monkey
         after = classify.evaluate(texts)
         assert classify.runner.streams == 2 and len(after.forward) == 20
         assert (before.logits == after.logits).all()
+
+
+RUNGS = 4, 6, 8, 11, 12, 16
+
+
+def programs(engine):
+    """The distinct programs of a runner on OpenVINO, each a list of its shapes."""
+    made = {}
+    for shape, (compiled, _) in engine._programs.items():
+        made.setdefault(id(compiled), []).append(shape)
+    return sorted(made.values())
+
+
+def test_lengths_are_compiled_alone_for_a_few_texts_and_together_for_many(tmp_path, tiny, export):
+    """A length that comes alone, the next two, then all as branches of one program: with the logits
+    of their own, to the bit."""
+    sizes = {"batch_size": [1, 4], "max_seq_length": RUNGS}
+    export(pth_dir=tiny, save_dir=tmp_path, **sizes, **ON)
+    (file,) = tmp_path.glob("*.pt")
+    shapes = [Shape(rows, length) for rows in (1, 4) for length in RUNGS]
+    few = {
+        shape: next(batches([Encoded([2, *range(9, 9 + shape[1] - 2), 3])] * shape[0], shape))
+        for shape in shapes
+    }
+    own = {}
+    for shape in shapes:
+        with Classifier(file) as classify:
+            own[shape] = classify.runner.run(few[shape]).logits
+            assert programs(classify.runner) == [[shape]]
+    one, other = [shapes[: len(RUNGS)], shapes[len(RUNGS) :]]
+    with Classifier(file) as classify:
+        for number, shape in enumerate(one, 1):
+            assert (classify.runner.run(few[shape]).logits == own[shape]).all()
+            assert len(programs(classify.runner)) == (number if number < 4 else 1)
+        for shape in one:
+            assert (classify.runner.run(few[shape]).logits == own[shape]).all()
+        assert programs(classify.runner) == [one]
+    with Classifier(file) as classify:
+        classify.runner.prepare(shapes)
+        assert programs(classify.runner) == [one, other]
+        before = dict(classify.runner._programs)
+        classify.runner.prepare(shapes[3:])
+        assert all((classify.runner.run(few[s]).logits == own[s]).all() for s in shapes)
+        assert classify.runner._programs == before
+
+
+def test_files_of_several_shapes_are_each_made_ready(tmp_path, tiny, export):
+    for length in ([4, 8], [16]):
+        run = export(pth_dir=tiny, save_dir=tmp_path, batch_size=2, max_seq_length=length, **ON)
+        assert run.code == 0
+    with Classifier([*tmp_path.glob("*.pt")]) as classify:
+        classify.evaluate(["a fine film", "dull"] * 3)
+        made = sorted(sum((programs(runner) for runner in classify.runner._all), []))
+        assert made == [[Shape(2, 4), Shape(2, 8)], [Shape(2, 16)]]
 
 
 def test_files_that_are_used_together_are_of_one_model(tmp_path, tiny, sentences, export, evaluate):

@@ -15,6 +15,8 @@ compile(module, inputs, target, calibration) -> Compiled
                                3 of the largest shape; `calibration()`: Batches of real sentences,
                                for int8 alone
 load(artifact, target) -> a runner with
+    prepare(shapes)            makes ready for batches of all of these Shapes; one that was not
+                               named is made ready for when it comes
     run(batch) -> Output       one Batch of a compiled shape; from `streams` threads at a time
     precision, device, threads, streams         read back from the engine
     precision_is               "read back", or "as compiled" where the engine cannot be asked
@@ -153,6 +155,10 @@ class Several:
         first = runners[0]
         self.precision, self.precision_is = first.precision, first.precision_is
         self.device, self.threads, self.streams = first.device, first.threads, first.streams
+
+    def prepare(self, shapes):
+        for runner in self._all:
+            runner.prepare([shape for shape in shapes if self._by[shape] is runner])
 
     def run(self, batch):
         return self._by[batch.shape].run(batch)

@@ -150,6 +150,9 @@ class Runner:
         self._stream = self._try(lambda: aie.npu.Stream(self.device))
         self.precision = artifact.manifest["precision"]
 
+    def prepare(self, shapes):
+        """Nothing to do: the file's program is compiled."""
+
     def run(self, batch):
         """One stream, synchronised before each reading of the clock and before the result is
         read."""

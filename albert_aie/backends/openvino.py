@@ -47,10 +47,8 @@ OPTIONS = (
 )
 # AMX multiplies 16 rows at a time: 20 tokens take as long as 32, and 40 longer than 48.
 TILES = batching.Ladder(16, 8)
-# An fp32 file of more lengths is one program with a free length: 1.02 to 1.08 times the time of
-# one that was compiled for the length, and less than rounding lengths up to few. In bf16 and int8 a
-# free length costs 1.2 and 1.5 times the time (docs/performance.md).
-LENGTHS = batching.FEW.most
+# A few texts need few lengths: so many are compiled each by itself, in a part of a second.
+ALONE = 3
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -110,7 +108,7 @@ def form(precision):
     from ..graph import Form
 
     whole = precision == "fp32"
-    ladder = batching.EVERY if whole else TILES if "amx_tile" in machine.isa() else batching.FEW
+    ladder = batching.FEW if whole or "amx_tile" not in machine.isa() else TILES
     return Form(split_qkv=True, erf_gelu=not whole, free_sizes=True, ladder=ladder)
 
 
@@ -162,8 +160,11 @@ class Runner:
             self._options["INFERENCE_NUM_THREADS"] = chosen["threads"]
         self._core = openvino.Core()
         self._programs, self._lock = {}, threading.Lock()
-        lengths = {shape.max_seq_length for shape in artifact.own_shapes}
-        self._free = target.precision == "fp32" and len(lengths) > LENGTHS
+        self._lengths = sorted({shape.max_seq_length for shape in artifact.own_shapes})
+        # All lengths as branches of one program hold their weights once and find them in the cache:
+        # 1.06 times as fast in bf16, 1.09 in fp32, and twelve lengths take half of the memory. int8
+        # is slower in a branch, for its passes make another graph there (docs/performance.md).
+        self._branches = target.precision != "int8"
         weights = numpy.frombuffer(artifact.blob("ir.bin"), dtype=numpy.uint8)
         with self._errors():
             self._model = self._core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
@@ -185,32 +186,31 @@ class Runner:
                 f"export it again with the version installed here ({openvino.__version__})"
             ) from None
 
+    def prepare(self, shapes):
+        with self._lock:
+            for alike in batching.by_batch_size(shapes):
+                if not self._programs.keys() >= set(alike):
+                    self._make(alike)
+
     def _program(self, shape):
         """(compiled model, its infer requests that are idle, one a stream) for a Shape; made when
         it is first asked for, because each costs time and memory."""
-        if self._free:
-            shape = shape._replace(max_seq_length=0)
         with self._lock:
             if shape not in self._programs:
-                with self._errors():
-                    model = self._sized(shape)
-                    compiled = self._core.compile_model(model, "CPU", self._options)
-                idle = queue.SimpleQueue()
-                for _ in range(int(compiled.get_property("NUM_STREAMS"))):
-                    idle.put(compiled.create_infer_request())
-                self._programs[shape] = compiled, idle
+                alike = [shape._replace(max_seq_length=length) for length in self._lengths]
+                alone = sum(other in self._programs for other in alike)
+                self._make(alike if self._branches and alone >= ALONE else [shape])
             return self._programs[shape]
 
-    def _sized(self, shape):
-        """The model for a Shape; one of length 0 is for every length of the file."""
-        if shape.max_seq_length:
-            return _reshaped(self._model, shape, self._artifact)
-        from openvino import Dimension
-
-        model = self._model.clone()
-        length = Dimension(1, self._artifact.own_shapes[-1].max_seq_length)
-        model.reshape({port: [shape.batch_size, length] for port in model.inputs})
-        return model
+    def _make(self, shapes):
+        for group in [shapes] if self._branches else [[shape] for shape in shapes]:
+            with self._errors():
+                model = ir.branches([_reshaped(self._model, s, self._artifact) for s in group])
+                compiled = self._core.compile_model(model, "CPU", self._options)
+            idle = queue.SimpleQueue()
+            for _ in range(int(compiled.get_property("NUM_STREAMS"))):
+                idle.put(compiled.create_infer_request())
+            self._programs.update(dict.fromkeys(group, (compiled, idle)))
 
     def _any(self):
         """A compiled model: what they have in common is read back from it, once, for the engine

@@ -98,6 +98,9 @@ class Runner:
             prepack(self._program.graph, rows, self.precision)
         self.threads = torch.get_num_threads() if device == "cpu" else 1
 
+    def prepare(self, shapes):
+        """Nothing to do: the file's program is compiled."""
+
     def run(self, batch):
         check_shape(batch, self._artifact)
         with self._torch.inference_mode():
