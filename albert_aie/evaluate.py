@@ -126,8 +126,9 @@ def warm_up(runner, shapes, one_at_a_time=False, runs=WARMUP, progress=lambda st
     if not runs:
         return
     shapes = single_shapes(shapes) if one_at_a_time else shapes
+    steps = progress(shapes, desc="warm up", unit="shape")  # is seen while the engine compiles
     runner.prepare(shapes)
-    for shape in progress(shapes, desc="warm up", unit="shape"):
+    for shape in steps:
         few = [Encoded([0] * shape.max_seq_length)] * shape.batch_size
         batch = next(batches(few, shape))
         for _ in range(runs):
