@@ -38,8 +38,8 @@ class Ladder(NamedTuple):
     most: int
 
 
-FEW = Ladder(4, 12)  # a program a length, of tens of MB each
-EVERY = Ladder(2, 128)  # one program for all lengths
+FEW = Ladder(4, 12)  # each length is compiled: a part of a second and some MB or tens of them
+EVERY = Ladder(2, 128)  # one program takes any length
 
 TOKENS = 3  # of the shortest sentence: [CLS], one piece, [SEP]
 

@@ -12,6 +12,7 @@ from test_equalise import twin
 
 from albert_aie import artifact, calibration, compare, ir, recipes, smoothing
 from albert_aie.checkpoint import load
+from albert_aie.classifier import Classifier
 from albert_aie.datasets import Examples
 from albert_aie.tasks import SST2
 from albert_aie.upstream import to_upstream
@@ -52,6 +53,11 @@ def test_pairs_packed_or_of_several_lengths_pass_the_gate(
     file = next((tmp_path / "file").glob("*.pt"))
     run = evaluate(**both, aie_model_dir=file, output_dir=tmp_path)
     assert "precision int8 (read back)" in run.out and "400 of 400" in run.out, run.out + run.err
+    with Classifier(file) as classify:
+        shapes = classify.saved.shapes
+        classify.runner.prepare(shapes)
+        programs = {id(compiled) for compiled, _ in classify.runner._programs.values()}
+        assert len(programs) == len(shapes), "a branch would be slower"
 
 
 def test_calibration_on_dev_is_said_aloud(tmp_path, tiny, sentences, export):
