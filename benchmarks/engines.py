@@ -244,6 +244,7 @@ class Ours:
         options = {"streams": spec.streams} if name == "openvino" else {}
         target = backends.Target(name, spec.device, spec.precision, options)
         self.runner = backends.load(self.saved, target)
+        self.runner.prepare(self.saved.shapes)
 
     def sentences(self, texts):
         return evaluate(self.runner, self.saved, self.tokenizer, texts, warmup=0).logits
