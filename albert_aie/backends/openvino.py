@@ -190,7 +190,7 @@ class Runner:
         with self._lock:
             for alike in batching.by_batch_size(shapes):
                 if not self._programs.keys() >= set(alike):
-                    self._make(alike)
+                    self._make(sorted(alike))
 
     def _program(self, shape):
         """(compiled model, its infer requests that are idle, one a stream) for a Shape; made when
@@ -203,7 +203,8 @@ class Runner:
             return self._programs[shape]
 
     def _make(self, shapes):
-        for group in [shapes] if self._branches else [[shape] for shape in shapes]:
+        alone = [[shape] for shape in shapes if shape not in self._programs]
+        for group in [shapes] if self._branches else alone:
             with self._errors():
                 model = ir.branches([_reshaped(self._model, s, self._artifact) for s in group])
                 compiled = self._core.compile_model(model, "CPU", self._options)
