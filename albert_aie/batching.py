@@ -1,6 +1,7 @@
 """Token ids -> batches of one fixed shape, and their outputs back in the sentences' order."""
 
 import bisect
+import functools
 import itertools
 from typing import NamedTuple, Optional
 
@@ -155,15 +156,23 @@ def by_batch_size(shapes):
     return [[shape for shape in shapes if shape.batch_size == size] for size in sizes]
 
 
+def alone(sentence, shapes):
+    """The one Batch of an Encoded that comes alone: what `batches` makes of it, in a quarter of the
+    time, for the shape of each length is found once. `shapes` is a tuple."""
+    return _fill([[(0, sentence)]], _shape_alone(len(sentence.ids), shapes))
+
+
 def single_shapes(shapes):
     """Those that a sentence which comes alone can take, in their order."""
-    lengths = sorted({shape.max_seq_length for shape in shapes})
-    chosen = {
-        next(batches([Encoded([0] * length)], *shapes)).shape
-        for shorter, longest in zip([TOKENS - 1, *lengths], lengths)
-        for length in range(shorter + 1, longest + 1)
-    }
+    longest = max(shape.max_seq_length for shape in shapes)
+    lengths = range(TOKENS, longest + 1)
+    chosen = {_shape_alone(length, tuple(shapes)) for length in lengths}
     return [shape for shape in shapes if shape in chosen]
+
+
+@functools.lru_cache(maxsize=4096)
+def _shape_alone(length, shapes):
+    return next(batches([Encoded([0] * length)], *shapes)).shape
 
 
 def _number(sentence):

@@ -10,7 +10,7 @@ from typing import Optional
 import numpy
 
 from . import UserError, artifact, backends, process
-from .batching import batches, by_batch_size, scatter, single_shapes, told
+from .batching import alone, batches, by_batch_size, scatter, single_shapes, told
 from .encoding import Encoded
 
 # Batches run before the clock starts: engines allocate, specialise and pick kernels in their first.
@@ -68,19 +68,18 @@ def evaluate(
     The next batches are tokenised and filled by another thread while the device works, so the
     stages add up to more than end_to_end. With `one_at_a_time` a sentence is tokenised when the
     last has its label, in this thread."""
-    shapes = shapes or saved.shapes
+    shapes = tuple(shapes or saved.shapes)
     warm_up(runner, shapes, one_at_a_time, warmup, progress)
     length = max(shape.max_seq_length for shape in shapes)
     seconds, lengths, truncated = [], [], []
 
-    def encoded(sentences):
-        for sentence in sentences:
-            start = time.perf_counter()
-            found = tokenizer.encode(sentence, length)
-            seconds.append(time.perf_counter() - start)
-            lengths.append(len(found.ids))
-            truncated.append(found.truncated)
-            yield found
+    def encode(sentence):
+        start = time.perf_counter()
+        found = tokenizer.encode(sentence, length)
+        seconds.append(time.perf_counter() - start)
+        lengths.append(len(found.ids))
+        truncated.append(found.truncated)
+        return found
 
     # what is not scored stays NaN
     logits = numpy.full((len(sentences), saved.num_labels), numpy.nan, numpy.float32)
@@ -90,15 +89,14 @@ def evaluate(
         single = []
         for number, sentence in enumerate(progress(sentences, desc="evaluate", unit="sentence")):
             begun = time.perf_counter()
-            (batch,) = batches(encoded([sentence]), *shapes)
-            output = runner.run(batch)
-            scatter(output.logits, batch, logits[number : number + 1])
-            logits[number].argmax()
+            batch, output, answer = run_alone(runner, encode(sentence), shapes)
+            logits[number] = answer
+            answer.argmax()
             single.append(time.perf_counter() - begun)
             used[batch.shape] += 1
             outputs.append(output._replace(logits=None))
     else:
-        made = batches(encoded(sentences), *shapes)
+        made = batches(map(encode, sentences), *shapes)
         results = _run(runner, _ahead(made, 2 * runner.streams))
         total = _number_of_batches(shapes, len(sentences))
         for batch, output in progress(results, desc="evaluate", total=total, unit="batch"):
@@ -119,6 +117,13 @@ def evaluate(
         end_to_end=end_to_end,
         single=single,
     )
+
+
+def run_alone(runner, sentence, shapes):
+    """(Batch, Output, logits float32 [class]) of one Encoded, in the shape that it takes alone."""
+    batch = alone(sentence, shapes)
+    output = runner.run(batch)
+    return batch, output, output.logits[0] if batch.slots is None else output.logits[0, 0]
 
 
 def warm_up(runner, shapes, one_at_a_time=False, runs=WARMUP, progress=lambda steps, **_: steps):

@@ -34,7 +34,8 @@ class SentencePiece:
         try:
             self._spm = sentencepiece.SentencePieceProcessor(model_proto=model)
             pieces = self._spm.get_piece_size()
-            self._spm.id_to_piece(list(range(pieces)))  # a damaged file's need not be UTF-8
+            # a damaged file's need not be UTF-8
+            named = self._spm.id_to_piece(list(range(pieces)))
         except (RuntimeError, TypeError, UnicodeDecodeError):
             raise UserError(
                 f"{name}: not a sentencepiece model; use ALBERT's 30k-clean.model"
@@ -45,6 +46,9 @@ class SentencePiece:
                     f"{name}: piece {wanted} is not {piece}, so it is no ALBERT vocabulary; "
                     "use the checkpoint's own sentencepiece model (30k-clean.model)"
                 )
+        # what `_pieces` may take apart; what stands for an unknown piece, only the text tells
+        self._unsure = {i for i, piece in enumerate(named) if _is_number(piece)}
+        self._unsure.add(self._spm.unk_id())
         self.vocab_size = max([pieces - 1, *self._added.values()]) + 1
         longest_first = sorted(map(re.escape, self._added), key=len, reverse=True)
         self._split = re.compile("(" + "|".join(longest_first) + ")").split
@@ -63,8 +67,13 @@ class SentencePiece:
             if number is not None:
                 yield number
             else:
-                for piece in self._pieces(clean(part, **self._options)):
-                    yield self._spm.piece_to_id(piece)
+                yield from self._text_ids(clean(part, **self._options))
+
+    def _text_ids(self, text):
+        ids = self._spm.encode(text)
+        if self._unsure.isdisjoint(ids):
+            return ids
+        return [self._spm.piece_to_id(piece) for piece in self._pieces(text)]
 
     def _parts(self, text):
         """(part of the text, its id if it is an added token): as transformers' slow tokenizer
@@ -81,10 +90,8 @@ class SentencePiece:
                 yield part, None
 
     def _pieces(self, text):
-        # A piece that ends in digit + comma is encoded again without the comma, which stands alone
-        # ("1994," in prose).
         for piece in self._spm.encode(text, out_type=str):
-            if len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit():
+            if _is_number(piece):
                 number = self._spm.encode(piece[:-1].replace(WORD_START, ""), out_type=str)
                 if not piece.startswith(WORD_START) and number[0].startswith(WORD_START):
                     number[:1] = [number[0][1:]] if number[0] != WORD_START else []
@@ -92,6 +99,12 @@ class SentencePiece:
                 yield ","
             else:
                 yield piece
+
+
+def _is_number(piece):
+    """Whether it ends in digit + comma, as "1994," in prose: such a piece is encoded again without
+    the comma, which then stands alone."""
+    return len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit()
 
 
 class _Unaccented(dict):

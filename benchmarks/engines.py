@@ -25,7 +25,7 @@ from readings import SIZE
 
 from albert_aie import artifact, backends
 from albert_aie.batching import Batch, pack
-from albert_aie.evaluate import evaluate
+from albert_aie.evaluate import evaluate, run_alone
 from albert_aie.flops import executed_flops_per_row, flops_per_row
 from albert_aie.references import transformers_model
 
@@ -250,8 +250,8 @@ class Ours:
         return evaluate(self.runner, self.saved, self.tokenizer, texts, warmup=0).logits
 
     def one(self, text):
-        given = self.runner, self.saved, self.tokenizer, [text]
-        return evaluate(*given, warmup=0, one_at_a_time=True).logits
+        sentence = self.tokenizer.encode(text, self.shape.max_seq_length)
+        return run_alone(self.runner, sentence, self.saved.shapes)[2]
 
     def dense(self, batch_size):
         """Of the one shape that the file has: batch_size rows of LENGTH."""

@@ -218,10 +218,11 @@ def check_precision(target):
 
 def check_shape(batch, artifact, one_row=False):
     """A trace does not enforce the shape it was made with; we do. Raises ValueError (a bug)."""
-    known = with_one_row(artifact.own_shapes) if one_row else artifact.own_shapes
+    known = batch.shape in artifact.own_shapes or (
+        one_row and batch.shape in with_one_row(artifact.own_shapes)
+    )
     for array in batch.inputs:
-        fits = batch.shape in known and array.shape == batch.shape.inputs
-        if not fits or array.dtype != numpy.int64:
+        if not known or array.shape != batch.shape.inputs or array.dtype != numpy.int64:
             raise ValueError(
                 f"batch of {array.shape} {array.dtype} for a file of {artifact.own_shapes} int64"
             )
