@@ -8,10 +8,13 @@ dev from text to logits; `one_at_a_time`, its sentences singly in the file's ord
 text to class. Each engine has a process of its own and works alone; a round visits
 all in random order, those of one precision and batch size side by side. Rates are medians over the
 rounds, ratios are paired within a round, intervals are a bootstrap. Accuracy and flips
-(against a peer in fp32) stand beside every speed. Exit code 1: an engine failed; 2: wrong input.
+(against a peer in fp32) stand beside every speed. Exit code 1: an engine failed; 2: wrong input;
+130: it was ended early (Ctrl+C, SIGTERM), and tells what the whole rounds say until then.
 """
 
+import contextlib
 import random
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -38,6 +41,7 @@ from albert_aie import (  # noqa: E402
 from albert_aie.results import json_text  # noqa: E402
 
 PART = 50  # sentences that an engine answers one by one before the next has its turn
+INTERRUPTED = 130  # exit code
 EVERY = 8  # transformers' engines see every 8th sentence: they take minutes for all
 
 
@@ -82,16 +86,22 @@ def run(args):
     print(f"torch {here['packages']['torch']}; CUDA {here['cuda'] or 'none'}")
     if here["load"] > 0.5:
         print("note        the machine is not quiet: read the ratios, not the rates")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ended_as_by_the_keyboard():
         specs, whole["notes"] = plan.engines(args, Path(folder))
         for note in whole["notes"]:
             print(f"note        {note}")
         workers = [job.Worker(spec) for spec in specs]
         try:
-            whole["engines"] = measure(args, workers, sentences, whole["lengths"])
+            interrupted = not measured(args, workers, sentences)
+            whole["engines"] = entries(workers, whole["lengths"])
         finally:
             for worker in workers:
                 worker.pool.shutdown()
+    if interrupted:
+        if not any(readings.was_measured(engine) for engine in whole["engines"]):
+            command.note("ended before its first round was whole; nothing was written")
+            return INTERRUPTED
+        command.note("ended early: the figures are those of the rounds that were whole")
     readings.score(whole["engines"], labels)
     whole["failed"] = [f"{w.spec.label}: {w.error}" for w in workers if w.error]
     print(tables(whole))
@@ -100,7 +110,17 @@ def run(args):
     with files.replacing(args.output) as temporary:
         temporary.write_text(json_text(whole), encoding="utf-8")
     print(f"wrote       {args.output}")
-    return 1 if whole["failed"] else 0
+    return INTERRUPTED if interrupted else 1 if whole["failed"] else 0
+
+
+@contextlib.contextmanager
+def ended_as_by_the_keyboard():
+    """SIGTERM is a Ctrl+C: the engines' processes end with this one, and no reading is lost."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def facts(args, sentences):
@@ -113,20 +133,40 @@ def facts(args, sentences):
     return dict(lengths=lengths, nominal_flops_per_row=nominal, sentences_per_row=per_row)
 
 
-def measure(args, workers, sentences, lengths):
-    """The engines of bench.json; those that failed are left out."""
+def measured(args, workers, sentences):
+    """Whether it came to its end; if not, the workers have the readings of whole rounds alone."""
     order = random.Random(0)
-    search(workers, sentences)
-    if "dense" in args.settings:
-        dense(args, workers, order)
-    if "end_to_end" in args.settings:
-        end_to_end(args, workers, sentences, order)
-    if "one_at_a_time" in args.settings:
-        one_at_a_time(args, workers, sentences, order)
+    try:
+        search(workers, sentences)
+        if "dense" in args.settings:
+            dense(args, workers, order)
+        if "end_to_end" in args.settings:
+            end_to_end(args, workers, sentences, order)
+        if "one_at_a_time" in args.settings:
+            one_at_a_time(args, workers, sentences, order)
+    except KeyboardInterrupt:
+        keep_whole_rounds([worker for worker in workers if not worker.error])
+        return False
+    return True
+
+
+def keep_whole_rounds(workers):
+    """Takes away the readings of a round that some engine has not had."""
+    for setting in plan.SETTINGS:
+        mine = [worker for worker in workers if setting in worker.spec.settings]
+        lists = [seconds for worker in mine for seconds in worker.readings(setting)]
+        whole = min(map(len, lists), default=0)
+        for seconds in lists:
+            del seconds[whole:]
+
+
+def entries(workers, lengths):
+    """The engines of bench.json; those that failed are left out."""
     engines = []
     for worker in workers:
         entry = {**worker.spec.fields(), "load": worker.load, "memory": worker.ask(job.memory)}
-        for batch_size, reading in worker.dense.items():
+        dense = {size: reading for size, reading in worker.dense.items() if reading["seconds"]}
+        for batch_size, reading in dense.items():
             reading["flops"] = worker.ask(job.flops, [plan.LENGTH] * int(batch_size))
         if worker.end_to_end["seconds"]:
             worker.end_to_end["flops"] = worker.ask(job.flops, seen(worker, lengths))
@@ -134,7 +174,7 @@ def measure(args, workers, sentences, lengths):
         if worker.one_at_a_time["mean"]:
             entry["one_at_a_time"] = worker.one_at_a_time
         if not worker.error:
-            engines.append({**entry, "dense": worker.dense})
+            engines.append({**entry, "dense": dense})
     return engines
 
 
@@ -166,10 +206,12 @@ def dense(args, workers, order):
             sizes = own.get(worker.spec.kind, args.batch_sizes)
             steps += [(worker, size) for size in sizes if size in args.batch_sizes]
     for worker, batch_size in steps:
+        worker.dense[str(batch_size)] = {"seconds": []}
+    for worker, batch_size in steps:
         worker.ask(job.dense, batch_size, args.seconds)  # warm-up
     for worker, batch_size in rounds("dense", steps, args.dense_rounds, order):
-        entry = worker.dense.setdefault(str(batch_size), {"seconds": []})
-        entry["seconds"].append(worker.ask(job.dense, batch_size, args.seconds))
+        seconds = worker.ask(job.dense, batch_size, args.seconds)
+        worker.dense[str(batch_size)]["seconds"].append(seconds)
 
 
 def end_to_end(args, workers, sentences, order):
@@ -215,7 +257,7 @@ def add_round(worker, answers, sentences):
         return
     times, classes = (sum(lists, []) for lists in zip(*answers))
     figures = report.distribution(times)
-    for name in ("mean", "p50", "p90"):
+    for name in readings.FIGURES:
         worker.one_at_a_time[name].append(figures[name])
     worker.one_at_a_time |= {"sentences": sentences, "every": 1, "predictions": classes}
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from albert_aie import UserError
 
 PRECISIONS = ("fp32", "bf16", "int8", "fp16")
+FIGURES = ("mean", "p50", "p90")  # of sentences that come one at a time
 SIZE = 2048  # of the square product that is the ceiling
 VARIANT = ("kind", "precision", "sorted", "device", "attention", "compile")  # the rest is searched
 # what reading figures from a file of something else, or from none, can raise
@@ -76,6 +77,10 @@ def score(engines, labels):
         entry["flips"] = None
         if reference is not None:
             entry["flips"] = sum(a != b for a, b in zip(predictions, reference[::every]))
+
+
+def was_measured(engine):
+    return bool("end_to_end" in engine or "one_at_a_time" in engine or engine["dense"])
 
 
 def timed(report, batch=None):

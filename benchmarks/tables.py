@@ -19,7 +19,6 @@ from albert_aie import UserError, arguments, command  # noqa: E402
 EXECUTED = "GFLOP/s executed (of ceiling)"
 TEXT = ["engine", "sentences/s (range)", "x eager padded", "accuracy", "flips", EXECUTED]
 TEXT += ["load s", "peak MB"]
-SINGLE = ["mean", "p50", "p90"]
 BEGIN, END = "<!-- results: make readme -->", "<!-- end of results -->"
 README = {
     "en": ["engine", "sentences/s", "x eager padded", "x best peer", "accuracy", "flips"],
@@ -80,17 +79,17 @@ def text_table(report, pairs):
 def one_at_a_time(report):
     """Milliseconds a sentence, and how many times faster ours is than the peer that is best in
     that very figure."""
-    pairs = {name: readings.timed_singly(report, name) for name in SINGLE}
+    pairs = {name: readings.timed_singly(report, name) for name in readings.FIGURES}
     if not pairs["mean"]:
         return
     yield "\nOne sentence at a time: SST-2 dev in the file's order, text to class, ms\n"
-    yield from head(["engine", *SINGLE, "accuracy", "flips", "load s", "peak MB"])
+    yield from head(["engine", *readings.FIGURES, "accuracy", "flips", "load s", "peak MB"])
     for engine, _ in pairs["mean"][::-1]:
         entry = engine["one_at_a_time"]
-        cells = [f"{1000 * statistics.median(entry[name]):.2f}" for name in SINGLE]
+        cells = [f"{1000 * statistics.median(entry[name]):.2f}" for name in readings.FIGURES]
         cells += [*correct(entry), f"{engine['load']:.1f}", f"{engine['memory']:.0f}"]
         yield row(engine["label"], *cells)
-    for name in SINGLE:
+    for name in readings.FIGURES:
         yield from verdicts(f"one at a time, {name},", pairs[name])
 
 

@@ -1,11 +1,14 @@
 """An engine in a process of its own: none may slow another down, or find its work half done."""
 
 import os
+import signal
 import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+
+from readings import FIGURES
 
 from albert_aie import first_line, machine
 
@@ -21,9 +24,17 @@ class Worker:
     def __init__(self, spec):
         self.spec, self.error = spec, None
         self.end_to_end, self.dense = {"seconds": []}, {}
-        self.one_at_a_time = {"mean": [], "p50": [], "p90": []}
+        self.one_at_a_time = {name: [] for name in FIGURES}
         self.pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         self.load = self.ask(make, spec)
+
+    def readings(self, setting):
+        """The lists of a setting that have an entry a round."""
+        if setting == "dense":
+            return [reading["seconds"] for reading in self.dense.values()]
+        if setting == "end_to_end":
+            return [self.end_to_end["seconds"]]
+        return [self.one_at_a_time[name] for name in FIGURES]
 
     def ask(self, job, *given):
         """What job(*given) answers, or None with `error` set for good."""
@@ -37,6 +48,8 @@ class Worker:
 def make(spec):
     """Seconds until it could run."""
     global engine
+    # a terminal's Ctrl+C reaches every process: the parent ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdout = sys.stderr = open(os.devnull, "w")
     start = time.perf_counter()
     import engines

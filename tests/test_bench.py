@@ -4,7 +4,9 @@ import copy
 import json
 import os
 import random
+import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +23,7 @@ import plan  # noqa: E402
 import readings  # noqa: E402
 import sweep  # noqa: E402
 import tables  # noqa: E402
+import worker  # noqa: E402
 
 from albert_aie import command  # noqa: E402
 
@@ -355,6 +358,97 @@ def test_an_engine_that_fails_is_named_and_the_others_are_kept(tmp_path, tiny, s
     assert "FAILED      ours broken: UserError: nowhere.pt" in capsys.readouterr().out
     report = json.loads((tmp_path / "bench.json").read_text())
     assert len(report["failed"]) == 1 and [e["label"] for e in report["engines"]] == ["good"]
+
+
+class Canned(worker.Worker):
+    """Answers by hand; the reading with the number `ends` is a Ctrl+C."""
+
+    ends, asked = 0, 0
+
+    def __init__(self, spec):
+        self.pool = SimpleNamespace(submit=self.submit, shutdown=lambda: None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(worker, "ProcessPoolExecutor", lambda *_, **__: self.pool)
+            super().__init__(spec)
+
+    def submit(self, job, *given):
+        if job in (worker.dense, worker.sentences, worker.singles):
+            Canned.asked += 1
+            if Canned.asked == self.ends:
+                raise KeyboardInterrupt
+        number = float(Canned.asked)
+        of_texts = {worker.sentences: (number, [0] * 8), worker.singles: ([number] * 8, [0] * 8)}
+        return SimpleNamespace(result=lambda: of_texts.get(job, number))
+
+
+@pytest.mark.parametrize(
+    "setting, ends, kept",
+    [
+        ("dense", 8, {"a": [3.0, 5.0], "b": [4.0, 6.0]}),  # 1 and 2 warm up
+        ("end_to_end", 7, {"a": [2.0, 4.0], "b": [3.0, 5.0]}),  # 1 warms up ours, the search none
+        ("one_at_a_time", 8, {"a": [3.0, 5.0], "b": [4.0, 6.0]}),
+        ("dense", 4, {}),
+        ("end_to_end", 1, {}),
+        ("one_at_a_time", 3, {}),
+    ],
+)
+def test_a_run_that_is_ended_keeps_its_whole_rounds(
+    tmp_path, tiny, sst2, capsys, monkeypatch, setting, ends, kept
+):
+    """Readings are their numbers here, so that none of a broken round can pass for a whole one."""
+    kinds = {"a": "openvino", "b": "ours"}
+    specs = [plan.Engine(kinds[n], n, "fp32", (setting,), batch_size=8) for n in kinds]
+    monkeypatch.setattr(plan, "engines", lambda args, folder: (specs, []))
+    monkeypatch.setattr(worker, "Worker", Canned)
+    monkeypatch.setattr(Canned, "ends", ends)
+    monkeypatch.setattr(Canned, "asked", 0)
+    monkeypatch.setattr(peers.random, "Random", lambda seed: InOrder())
+    output = tmp_path / "bench.json"
+    output.write_text("of another run")
+    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", 8, "--batch_sizes", 8]
+    assert script(peers, *flags, "--settings", setting, "--output", output) == 130
+    assert "rounds that were whole" in (error := capsys.readouterr().err) or not kept, error
+    if not kept:
+        assert "nothing was written" in error and output.read_text() == "of another run"
+        return
+    engines = {e["label"]: e for e in json.loads(output.read_text())["engines"]}
+    lists = {
+        "dense": lambda e: e["dense"]["8"]["seconds"],
+        "end_to_end": lambda e: e["end_to_end"]["seconds"],
+        "one_at_a_time": lambda e: e["one_at_a_time"]["p90"],
+    }
+    assert {name: lists[setting](engine) for name, engine in engines.items()} == kept
+
+
+class InOrder(random.Random):
+    def __init__(self):
+        super().__init__(0)
+
+    def shuffle(self, items):
+        items.sort(key=lambda step: step[0].spec.label)
+
+    def sample(self, items, count):
+        return list(items)
+
+    def random(self):
+        return 0.5
+
+
+@pytest.mark.slow
+def test_a_run_that_is_terminated_takes_its_engines_with_it(tmp_path, tiny, sst2):
+    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", "8", "--rounds", "100000"]
+    flags += ["--settings", "one_at_a_time", "--engines", "transformers eager fp32"]
+    output = tmp_path / "bench.json"
+    started = [sys.executable, "benchmarks/peers.py", *map(str, flags), "--output", str(output)]
+    ran = subprocess.Popen(started, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE)
+    time.sleep(40)  # its engine is there, and some rounds are done
+    ran.terminate()
+    _, error = ran.communicate(timeout=60)
+    assert ran.returncode == 130 and b"rounds that were whole" in error, error
+    with pytest.raises(ProcessLookupError):
+        os.killpg(ran.pid, 0)
+    (engine,) = json.loads(output.read_text())["engines"]
+    assert len(engine["one_at_a_time"]["mean"]) >= 1
 
 
 def test_only_the_engines_that_were_asked_for(monkeypatch, tmp_path):

@@ -149,6 +149,12 @@ def test_one_sentence_at_a_time_is_timed_from_text_to_label(clock):
     assert run(Engine(clock), Words(clock), FIVE).single is None
 
 
+def test_one_sentence_at_a_time_stands_in_the_first_slot_of_a_packed_row(clock):
+    made = run(Engine(clock), Words(clock), FIVE, Shape(2, 12, 3), one_at_a_time=True)
+    assert made.logits.tolist() == [[11, 1], [12, 1], [13, 1], [14, 1], [15, 1]]
+    assert made.shapes == {Shape(2, 12, 3): 5} and len(made.single) == 5
+
+
 @pytest.mark.parametrize("shape, total", [(Shape(2, 6), 3), (Shape(2, 6, 2), None)])
 def test_progress_is_told_what_there_is_to_do(clock, shape, total):
     told = []

@@ -5,10 +5,11 @@ import json
 import random
 import shutil
 
+import numpy
 import pytest
 from helpers import refused, rewrite, write_checkpoint
 
-from albert_aie import artifact, batching, fitting
+from albert_aie import artifact, backends, batching, fitting, machine
 from albert_aie.batching import EVERY, Ladder, Shape, batches
 from albert_aie.checkpoint import load
 from albert_aie.classifier import Classifier, softmax
@@ -104,6 +105,10 @@ def test_every_sentence_once_with_its_own_tokens(seed):
             assert batch.input_ids[row][own].tolist() == sentences[number].ids
             seen.append(number)
     assert sorted(seen) == list(range(len(sentences)))
+    for sentence in sentences[:20]:
+        batch, (same,) = batching.alone(sentence, tuple(shapes)), batches([sentence], *shapes)
+        assert (batch.shape, *batch[4:]) == (same.shape, *same[4:])
+        assert numpy.array_equal(batch.inputs, same.inputs)
 
 
 def test_shapes_that_a_single_sentence_can_take():
@@ -140,6 +145,22 @@ def test_a_ladder_keeps_the_step_of_its_engine():
     assert batching.told(batching.shapes([1], range(8, 129, 2))) == (
         "batch 1 x 8 to 128 (61 lengths) tokens"
     )
+
+
+@pytest.mark.parametrize(
+    "precision, isa, steps",
+    [
+        ("fp32", {"avx2"}, (4, 16)),
+        ("fp32", {"avx2", "amx_tile"}, (4, 16)),
+        ("bf16", {"avx2", "amx_tile"}, (16, 8)),
+        ("int8", {"avx2", "amx_tile"}, (16, 5)),
+        ("int8", {"avx2"}, (4, 12)),
+    ],
+)
+def test_a_ladder_suits_the_processor(monkeypatch, precision, isa, steps):
+    """AMX multiplies 16 rows at a time, in bf16 and int8; lengths in int8 share no memory."""
+    monkeypatch.setattr(machine, "isa", lambda: isa)
+    assert backends.get("openvino").form(precision).ladder == steps
 
 
 def test_padding_of_a_ladder():
