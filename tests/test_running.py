@@ -44,7 +44,7 @@ class Engine:
     def run(self, batch):
         self.runs += 1
         self.clock.now += self.seconds
-        slots = 1 + max(batch.slots or [0])
+        slots = max(1, batch.shape.slots)
         logits = numpy.zeros((*batch.input_ids.shape[:1], slots, 2), numpy.float32)
         for row, (ids, mask) in enumerate(zip(batch.input_ids, batch.attention_mask)):
             for slot in range(mask.max()):

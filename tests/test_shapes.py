@@ -4,6 +4,7 @@ together, and one sentence at a time."""
 import json
 import random
 import shutil
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -109,6 +110,37 @@ def test_every_sentence_once_with_its_own_tokens(seed):
         batch, (same,) = batching.alone(sentence, tuple(shapes)), batches([sentence], *shapes)
         assert (batch.shape, *batch[4:]) == (same.shape, *same[4:])
         assert numpy.array_equal(batch.inputs, same.inputs)
+
+
+@pytest.mark.parametrize(
+    "shape, one_row, fits",
+    [
+        (Shape(2, 8), False, True),
+        (Shape(1, 8), True, True),
+        (Shape(1, 8), False, False),
+        (Shape(3, 8), True, False),
+        (Shape(2, 4), True, False),
+        (Shape(2, 8, 2), False, False),
+    ],
+)
+def test_a_runner_takes_the_shapes_of_its_file(shape, one_row, fits):
+    artifact, (batch,) = SimpleNamespace(own_shapes=(Shape(2, 8),)), batches(encoded(3), shape)
+    if fits:
+        return backends.check_shape(batch, artifact, one_row)
+    with pytest.raises(ValueError, match="for a file of"):
+        backends.check_shape(batch, artifact, one_row)
+
+
+@pytest.mark.parametrize(
+    "ids", [numpy.zeros((2, 7), numpy.int64), numpy.zeros((2, 8), numpy.int32)]
+)
+def test_a_runner_takes_arrays_of_the_batch_s_shape_in_int64(ids):
+    artifact, (batch,) = (
+        SimpleNamespace(own_shapes=(Shape(2, 8),)),
+        batches(encoded(3), Shape(2, 8)),
+    )
+    with pytest.raises(ValueError, match="for a file of"):
+        backends.check_shape(batch._replace(token_type_ids=ids), artifact)
 
 
 def test_shapes_that_a_single_sentence_can_take():

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from helpers import ROOT
+from test_folders import small_vocabulary
 
 from albert_aie import datasets
 from albert_aie.spm import SentencePiece
@@ -29,6 +30,13 @@ def test_tokens_of_sst2_equal_upstreams(tokenizer, sst2, split):
 @pytest.mark.parametrize("case", GOLDEN["tricky"], ids=lambda case: repr(case["text"]))
 def test_tokens_of_tricky_text_equal_upstreams(tokenizer, case):
     assert tokenizer.encode(case["text"])[0] == case["ids"]
+
+
+def test_an_unknown_number_and_its_comma_are_two_tokens():
+    """As albert_pytorch takes them apart, also where one unknown piece stands for both."""
+    tokenizer = SentencePiece(small_vocabulary())
+    assert tokenizer.encode("fox 1994 dog").ids.count(1) == 1
+    assert tokenizer.encode("fox 1994, dog").ids.count(1) == 2
 
 
 def test_truncation_keeps_cls_and_sep_and_says_so(tokenizer):
