@@ -80,6 +80,7 @@ def score(engines, labels):
 
 
 def was_measured(engine):
+    """Whether an engine of bench.json has a reading of any setting."""
     return bool("end_to_end" in engine or "one_at_a_time" in engine or engine["dense"])
 
 

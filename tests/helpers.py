@@ -1,5 +1,6 @@
 """What the tests share and is no fixture: places, small checkpoints, scripts as processes."""
 
+import io
 import json
 import os
 import shutil
@@ -203,3 +204,21 @@ def fused_logits(checkpoint, encoded, shape, graph_name="fused", upstream_dir=No
     """float32 [sentences, class] of the traced graph."""
     program = traced(checkpoint, shape, graph_name, upstream_dir)
     return logits(program, encoded, shape, checkpoint.config.num_labels)
+
+
+def small_vocabulary():
+    """A sentencepiece model with ALBERT's special pieces and a few dozen in all."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the quick brown fox jumps over the lazy dog"] * 10),
+        model_writer=model,
+        vocab_size=40,
+        hard_vocab_limit=False,
+        pad_id=0,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+        minloglevel=2,
+    )
+    return model.getvalue()

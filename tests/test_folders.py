@@ -2,7 +2,6 @@
 told what it is."""
 
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -11,9 +10,16 @@ from pathlib import Path
 import numpy
 import pytest
 import safetensors.torch
-import sentencepiece
 import torch
-from helpers import SPM, TINY, fused_logits, refused, tokens, write_checkpoint
+from helpers import (
+    SPM,
+    TINY,
+    fused_logits,
+    refused,
+    small_vocabulary,
+    tokens,
+    write_checkpoint,
+)
 
 from albert_aie import UserError, folders, references
 from albert_aie.batching import Shape
@@ -206,24 +212,6 @@ def test_a_config_with_a_byte_order_mark_is_read(tmp_path, tiny, mark):
     path = folder / "config.json"
     path.write_bytes(mark + path.read_bytes())
     assert load(folder).config == load(tiny).config
-
-
-def small_vocabulary():
-    """A sentencepiece model with ALBERT's special pieces and a few dozen in all."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the quick brown fox jumps over the lazy dog"] * 10),
-        model_writer=model,
-        vocab_size=40,
-        hard_vocab_limit=False,
-        pad_id=0,
-        unk_id=1,
-        bos_id=-1,
-        eos_id=-1,
-        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
-        minloglevel=2,
-    )
-    return model.getvalue()
 
 
 def test_the_pretrained_folder_that_fits_is_taken(tmp_path, tiny):

@@ -4,8 +4,7 @@ import hashlib
 import json
 
 import pytest
-from helpers import ROOT
-from test_folders import small_vocabulary
+from helpers import ROOT, small_vocabulary
 
 from albert_aie import datasets
 from albert_aie.spm import SentencePiece
