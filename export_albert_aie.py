@@ -9,20 +9,22 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from albert_aie import (
     UserError,
     arguments,
     backends,
-    batching,
+    choose_shapes,
     command,
     datasets,
-    fitting,
     machine,
     references,
     tasks,
 )
+from albert_aie.batching import Shape, batches, packed
 from albert_aie.compare import GATES
+from albert_aie.encoding import Encoded
 
 
 def parse_args(argv):
@@ -61,39 +63,7 @@ def parse_args(argv):
     )
     add("--verbose", action="store_true", help="print more; eval.json has it all")
     arguments.add_quiet(add)
-    add = parser.add_argument_group("shape").add_argument
-    add(
-        "--batch_size",
-        nargs="+",
-        type=arguments.at_least(1),
-        default=[32],
-        metavar="N",
-        help="rows of a batch; several make a shape each (default: 32)",
-    )
-    add(
-        "--max_seq_length",
-        nargs="+",
-        type=arguments.length,
-        default=[arguments.LONGEST],
-        metavar="N",
-        help="tokens of a row, [CLS] and [SEP] included; several make a shape each, and a sentence "
-        f"takes the shortest that holds it; {arguments.AUTO}: a ladder up to {arguments.LONGEST}, "
-        "chosen from the lengths of the training sentences in --data_dir (default: "
-        f"{arguments.LONGEST})",
-    )
-    add(
-        "--pack",
-        action="store_true",
-        help="rows that carry several sentences each, so that almost no padding is computed: "
-        "albert_seq{S}_bs{B}_packed.pt",
-    )
-    add(
-        "--slots",
-        type=arguments.at_least(1),
-        metavar="N",
-        help="with --pack: sentences that a row can carry (default: what computes least for the "
-        "training sentences in --data_dir; one for every 8 tokens where there are none)",
-    )
+    arguments.add_shape(parser)
     add = parser.add_argument_group("backend").add_argument
     add(
         "--backend",
@@ -105,7 +75,8 @@ def parse_args(argv):
     add(
         "--precision",
         choices=tuple(GATES),
-        help="default: the backend's (docs/backends.md); fp32 with --random_weights",
+        help="default: bf16 or fp16 where this machine computes it at least 1.1 times as fast as "
+        "fp32, which is timed; fp32 with --random_weights",
     )
     add(
         "--calibration",
@@ -138,18 +109,13 @@ def run(args):
 
     arguments.check_comparison(args)
     task = args.task_name
-    lengths = arguments.lengths(args)
-    # what contradicts itself is refused before any work
-    batching.shapes(args.batch_size, lengths or [arguments.LONGEST], args.pack, args.slots)
     target = choose_target(args)
     engine = backends.get(target.backend)
     graph_name = graph.choose(args.graph, engine.GRAPH, args.pack, args.prefix_dir)
+    free_sizes = graph.has_free_sizes(graph_name, engine.form(target.precision))
+    shapes = arguments.shapes(args, free_sizes)
     checkpoint = read_checkpoint(args).named(task, args.label_map)
-    form = engine.form(target.precision)
-    asked = args.batch_size, lengths, args.pack, args.slots, graph.ladder(graph_name, form)
-    shapes, told = fitting.choose(checkpoint, args.data_dir, task, *asked)
-    if told:
-        command.say("ladder", told)
+    arguments.check_length(shapes, checkpoint.config)
     for shape in shapes:
         machine.check_memory(shape, target.device, checkpoint.config.intermediate_size)
     sentences, held_out = [], []
@@ -164,30 +130,34 @@ def run(args):
         examples = examples.first(args.compare_rows)
         command.note(examples.note)
         command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
-    plan = [shapes] if graph.serves(graph_name, form) else [(shape,) for shape in shapes]
-    paths = [Path(args.save_dir) / artifact.file_name(each) for each in plan]
+    paths = [Path(args.save_dir) / artifact.file_name(shape) for shape in shapes]
     arguments.check_outputs(*paths, args.compare_output)
 
-    for path, each in zip(paths, plan):
-        if not export(path, checkpoint, target, each, graph_name, args, sentences, held_out):
+    model = Model(checkpoint, graph_name, free_sizes, sentences, held_out)
+    for path, shape in zip(paths, shapes):
+        if not export(path, model, target, shape, args):
             return 1
     if not args.compare_cpu:
         return 0
     saved = artifact.open_all(paths)
-    told, logits = zip(*evaluate.logits_in_fresh_process(paths, target, examples.sentences))
-    made = compare.against_reference(
+    found = evaluate.logits_in_fresh_process(paths, saved.target, examples.sentences)
+    names, logits = zip(*found)
+    comparisons = compare.against_reference(
         logits, saved, checkpoint, examples, args.prefix_dir, command.bar
     )
-    return command.conclude(made, args, told)
+    return command.conclude(comparisons, args, names)
 
 
 def choose_target(args):
+    """The Target; its precision is the first that may be the default where --precision leaves it
+    open (see `compile_fastest`)."""
     backend, device, why = backends.pick(args.backend, args.device)
-    default = "fp32" if args.random_weights else backends.get(backend).default_precision(device)
+    engine = backends.get(backend)
+    default = "fp32" if args.random_weights else engine.candidates(device)[0]
     options = arguments.options(args, "export")
     target = backends.Target(backend, device, args.precision or default, options)
     backends.settings(target, "export")
-    backends.get(backend).check(target)
+    engine.check(target)
     for flag in ("calibration", "max_flips"):
         if getattr(args, flag) is not None and target.precision != "int8":
             raise UserError(f"--{flag}: means something with --precision int8 only; leave it out")
@@ -211,36 +181,48 @@ def read_checkpoint(args):
     return found
 
 
-def export(path, checkpoint, target, shapes, graph_name, args, sentences, held_out):
-    """Build, trace, compile and save; int8 takes its ranges from `sentences`. Whether a file was
-    written: not where --max_flips finds no recipe."""
-    from albert_aie import artifact, calibration, equalise, graph, manifest, recipes
+class Model(NamedTuple):
+    """What is compiled: a Checkpoint as the graph of that name. int8 takes its ranges from
+    `sentences`, and --max_flips counts on those `held_out`."""
 
-    engine = backends.get(target.backend)
-    ranges = partial(calibration.batches, checkpoint.tokenizer.load(), sentences, shapes)
+    checkpoint: object
+    graph_name: str
+    free_sizes: bool
+    sentences: list
+    held_out: list
+
+
+def export(path, model, target, shape, args):
+    """Build, trace, compile and save. Whether a file was written: not where --max_flips finds no
+    recipe."""
+    from albert_aie import artifact, manifest, recipes
+
     started = time.perf_counter()
     steps = command.bar(total=2, desc="trace and compile", unit="step")
-    form = engine.form(target.precision)
-    source = equalise.equalise(checkpoint) if target.precision == "int8" else checkpoint
-    module = graph.build(source, graph_name, shapes[-1], args.prefix_dir, form)
-    inputs = graph.example_inputs(checkpoint.config, shapes[-1])
 
     def make(target):
-        """A function of a path that saves the file."""
-        compiled = engine.compile(module, inputs, target, ranges)
-        told = manifest.describe(checkpoint, compiled, target, graph_name, shapes, args.task_name)
+        """(a function of a path that saves the file, its precision, the line about that)."""
+        target, compiled, faster = compile_fastest(model, target, shape, args)
+        description = manifest.describe(
+            model.checkpoint,
+            compiled,
+            target,
+            model.graph_name,
+            shape,
+            model.free_sizes,
+            faster,
+            args.task_name,
+        )
+        save = partial(artifact.save, compiled=compiled, manifest=description)
+        return partial(save, tokenizer=model.checkpoint.tokenizer), target.precision, faster
 
-        def save(path):
-            artifact.save(path, compiled, told, checkpoint.tokenizer)
-
-        return save
-
-    steps.update()
     if args.max_flips is None:
-        save = make(target)
+        save, precision, faster = make(target)
     else:
-        given = checkpoint, target, shapes[-1].max_seq_length, held_out, args.prefix_dir
-        save, tried = recipes.fastest(make, path.name, args.max_flips, *given, command.bar)
+        given = model.checkpoint, target, shape.max_seq_length, model.held_out, args.prefix_dir
+        (save, precision, faster), tried = recipes.fastest(
+            make, path.name, args.max_flips, *given, command.bar
+        )
         command.say("tried", "\n".join(recipes.table(tried)))
         if save is None:
             steps.close()
@@ -249,15 +231,78 @@ def export(path, checkpoint, target, shapes, graph_name, args, sentences, held_o
                 "allow more by --max_flips, or take --precision bf16 or fp32"
             )
             return False
+    steps.update()
     save(path)
     steps.close()
     seconds = time.perf_counter() - started
-    shape = batching.told(shapes)
-    command.say("compiled", f"{graph_name} graph, {target.precision}, {shape}, {seconds:.1f} s")
+    if faster:
+        command.say("precision", describe_choice(precision, faster))
+    command.say("compiled", f"{model.graph_name} graph, {precision}, {shape}, {seconds:.1f} s")
     command.say("wrote", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    if checkpoint.random:
+    if model.checkpoint.random:
         command.note("random weights: this file measures speed; no accuracy is printed for it")
     return True
+
+
+def compile_fastest(model, target, shape, args):
+    """(Target, Compiled, what backends.faster has measured or None). Where --precision leaves it
+    open, of the precisions that may be the default that which this machine computes fast enough;
+    of int8, what is computed in floating point is chosen so."""
+    engine = backends.get(target.backend)
+    names = (target.precision,) if args.precision or args.random_weights else None
+    names = names or engine.candidates(target.device)
+    compiled = {
+        name: compile_model(model, target._replace(precision=name), shape, args) for name in names
+    }
+    if target.precision == "int8":
+        compiled = dict.fromkeys(engine.candidates(target.device), compiled["int8"])
+    elif len(names) == 1:
+        return target, compiled[names[0]], None
+    faster = backends.faster(target.backend, compiled, target.device, timed_batch(model, shape))
+    chosen = backends.fastest(faster)
+    if target.precision == "int8":
+        options = {**compiled[chosen].options, "floating": chosen}
+        return target, compiled[chosen]._replace(options=options), faster
+    return target._replace(precision=chosen), compiled[chosen], faster
+
+
+def compile_model(model, target, shape, args):
+    """Compiled in the target's precision."""
+    from albert_aie import calibration, equalise, graph
+
+    engine, checkpoint = backends.get(target.backend), model.checkpoint
+    form = engine.form(target.precision)
+    source = equalise.equalise(checkpoint) if target.precision == "int8" else checkpoint
+    module = graph.build(source, model.graph_name, shape, args.prefix_dir, form)
+    # a program of free sizes is traced on little, which is quicker
+    traced = Shape(2, min(16, shape.max_seq_length)) if model.free_sizes else shape
+    inputs = graph.example_inputs(checkpoint.config, traced)
+    grid = engine.grid(target.precision) if model.free_sizes else None
+    rows = choose_shapes.choose([shape], grid)
+    ranges = partial(calibration.batches, checkpoint.tokenizer.load(), model.sentences, rows)
+    return engine.compile(module, inputs, target, ranges)
+
+
+def timed_batch(model, shape):
+    """The Batch on which precisions are timed: full rows, a quarter of what one call computes."""
+    if model.free_sizes:
+        length = min(choose_shapes.ROW, shape.max_seq_length)
+        shape = packed(max(1, min(shape.batch_size, choose_shapes.CALL // 2 // length)), length)
+    full = [Encoded([0] * shape.max_seq_length)] * shape.batch_size
+    return next(batches(full, shape))
+
+
+def describe_choice(precision, faster):
+    """The line about a precision that was chosen by its time."""
+    others = [name for name in faster if name != precision]
+    ratio = max(faster[name] for name in others)
+    if precision == "int8":
+        names = ", ".join(f"{name} {faster[name]:.2f}" for name in faster)
+        return f"int8, the rest in {backends.fastest(faster)} (speed on this machine: {names})"
+    return (
+        f"{precision}, {faster[precision] / ratio:.2f} times as fast as {' and '.join(others)} on "
+        "this machine"
+    )
 
 
 def main(argv=None):

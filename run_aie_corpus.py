@@ -28,7 +28,7 @@ from albert_aie import (
     need,
     records,
 )
-from albert_aie.batching import told
+from albert_aie.batching import describe
 
 TOLD = 60  # seconds between two lines of progress where stderr is no terminal
 
@@ -207,7 +207,7 @@ def tell_plan(plan, saved):
     )
     target = saved.target
     where = f"{target.backend} on {target.device}, {target.precision}"
-    command.say("model", f"{saved.path}, {where}, {told(saved.shapes)}")
+    command.say("model", f"{saved.path}, {where}, {describe(saved.shapes)}")
 
 
 def show(plan, folder):

@@ -9,6 +9,7 @@ import sys
 import time
 
 from albert_aie import UserError, arguments, artifact, command, datasets, machine, own_text
+from albert_aie.choose_shapes import CHOSEN, PADDED, SINGLE
 from albert_aie.classifier import Classifier, answers
 
 
@@ -16,10 +17,22 @@ def parse_args(argv):
     parser = arguments.Parser(__doc__)
     add = parser.add_argument_group("file and data").add_argument
     arguments.add_files(add)
-    add(
+    rows = parser.add_argument_group("how rows are made").add_mutually_exclusive_group()
+    rows.add_argument(
         "--one_at_a_time",
-        action="store_true",
+        dest="rows",
+        action="store_const",
+        const=SINGLE,
+        default=CHOSEN,
         help="send sentences singly, and time each from text to label",
+    )
+    rows.add_argument(
+        "--padded",
+        dest="rows",
+        action="store_const",
+        const=PADDED,
+        help="one sentence in each row of the exported shape, as a card with a compiled shape "
+        "computes it (default: as docs/packing.md says, what computes least)",
     )
     add("--data_dir", help="the task's folder (default: ./albert_pytorch/dataset/TASK)")
     add(
@@ -67,7 +80,7 @@ def run(args):
     arguments.check_comparison(args)
     own = own_text.check(args)
     saved = artifact.open_all(args.aie_model_dir)
-    target = arguments.target(args, saved, args.one_at_a_time)
+    target = arguments.target(args, saved)
     task = arguments.check_known(args, saved)
     for shape in saved.shapes:
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
@@ -106,9 +119,7 @@ def measure(args, own, saved, target, task):
     started = time.perf_counter()
     with Classifier(saved, args.label_map, **target.options) as classify:
         load = time.perf_counter() - started
-        evaluation = classify.evaluate(
-            examples.sentences, progress=command.bar, one_at_a_time=args.one_at_a_time
-        )
+        evaluation = classify.evaluate(examples.sentences, progress=command.bar, rows=args.rows)
     host = report.hosted(target.device, args.command)
     result = report.report(report.Scored(evaluation, saved, classify.runner, examples, load, host))
     paths = []

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from . import UserError, backends, references, some, tasks
-from .batching import TOKENS
+from .batching import TOKENS, Shape, packed
 from .files import check_writable, sha256
 from .text import KINDS
 
@@ -22,6 +22,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         message = re.sub(r"^argument (\S+): ", r"\1 ", message)
+        for flag, reason in RETIRED.items():
+            if message.startswith(f"unrecognized arguments: {flag}"):
+                raise UserError(f"{flag}: {reason}")
         raise UserError(f"{message}; --help lists the flags")
 
 
@@ -51,26 +54,81 @@ def percent(value):
     return number
 
 
-AUTO = "auto"  # of --max_seq_length
-LONGEST = 128  # its default, and the last of a ladder
+LONGEST = 128  # tokens, the default of --max_seq_length
+# What flags were until file format 4, and what has become of it.
+ITSELF = "on openvino and torchscript the file chooses its rows by itself, on aie"
+RETIRED = {
+    "--slots": f"{ITSELF} a row carries one sentence for every 4 tokens; leave the flag out",
+    "auto": f"{ITSELF} name the lengths, such as 16 32 64 128",
+}
 
 
 def length(value):
-    """The type of --max_seq_length: a whole number from batching.TOKENS on, or AUTO."""
-    return value if value == AUTO else at_least(TOKENS)(value)
+    """The type of --max_seq_length: a whole number from batching.TOKENS on."""
+    if value == "auto":
+        raise argparse.ArgumentTypeError(f"{value}: {RETIRED[value]}")
+    return at_least(TOKENS)(value)
 
 
-def lengths(args):
-    """What --max_seq_length names; None where they are to be chosen. Raises UserError for more
-    beside AUTO."""
-    if AUTO not in args.max_seq_length:
-        return args.max_seq_length
-    if len(args.max_seq_length) > 1 or args.pack:
+def add_shape(parser):
+    """--batch_size, --max_seq_length and --pack, which `shapes` reads."""
+    add = parser.add_argument_group(
+        "shape",
+        "openvino and torchscript choose their rows when the sentences are there, within this "
+        "shape; aie and --graph upstream compile it: a file for each of several values",
+    ).add_argument
+    add(
+        "--batch_size",
+        nargs="+",
+        type=at_least(1),
+        default=[32],
+        metavar="N",
+        help="times --max_seq_length the most tokens that one call computes (default: 32)",
+    )
+    add(
+        "--max_seq_length",
+        nargs="+",
+        type=length,
+        default=[LONGEST],
+        metavar="N",
+        help=f"tokens at which a sentence is cut, [CLS] and [SEP] included (default: {LONGEST})",
+    )
+    add(
+        "--pack",
+        action="store_true",
+        help="where the shape is compiled: rows that carry several sentences each, in "
+        "albert_seq{S}_bs{B}_packed.pt",
+    )
+
+
+def shapes(args, free_sizes):
+    """Tuple of Shape from the flags of add_shape, the largest last: a file each. Raises UserError
+    for flags that contradict each other, or that mean nothing where the program has `free_sizes`
+    and chooses its rows."""
+    lengths, sizes = sorted(set(args.max_seq_length)), sorted(set(args.batch_size))
+    several = {"--max_seq_length": lengths, "--batch_size": sizes}
+    if free_sizes:
+        flags = [flag for flag, values in several.items() if len(values) > 1]
+        for flag in ["--pack"] * args.pack + flags:
+            raise UserError(
+                f"{flag}: on this backend the file chooses its rows by itself, packed ones and all "
+                "lengths; leave --pack out, and name one --batch_size and --max_seq_length"
+            )
+    elif args.pack and len(lengths) > 1:
         raise UserError(
-            f"--max_seq_length {AUTO}: chooses all lengths of rows of one sentence; give it alone, "
-            "without --pack"
+            "--pack: a packed row has one length, for short sentences share it; name one "
+            "--max_seq_length, and export a second file for single sentences"
         )
-    return None
+    return tuple(packed(b, s) if args.pack else Shape(b, s) for s in lengths for b in sizes)
+
+
+def check_length(shapes, config):
+    """Raises UserError for a length that the checkpoint has no positions for."""
+    longest, limit = shapes[-1].max_seq_length, config.max_position_embeddings
+    if longest > limit:
+        raise UserError(
+            f"--max_seq_length {longest}: the checkpoint has {limit} positions; use {limit} or less"
+        )
 
 
 def label_map(value):
@@ -94,8 +152,8 @@ def add_files(add):
         nargs="+",
         default=["./albert_seq128_bs32.pt"],
         metavar="FILE.pt",
-        help="what export_albert_aie.py wrote: a .pt file, several of one model, or a folder of "
-        "them; a sentence takes the cheapest shape (default: ./albert_seq128_bs32.pt)",
+        help="what export_albert_aie.py wrote: a .pt file; of compiled shapes also several of one "
+        "model, or a folder of them (default: ./albert_seq128_bs32.pt)",
     )
 
 
@@ -276,23 +334,16 @@ def check_known(args, saved):
     return task
 
 
-def target(args, saved, one_at_a_time=False):
-    """The file's target with the options of the flags; one that does not fit names the file. One
-    sentence at a time is one stream, which has all threads."""
-    chosen = options(args, "evaluate")
-    if one_at_a_time:
-        if chosen["streams"] not in (None, 1):
-            raise UserError(
-                f"--one_at_a_time, --streams {chosen['streams']}: one sentence keeps one stream "
-                "busy; leave --streams out"
-            )
-        chosen["streams"] = 1
-    found = saved.target._replace(options=chosen)
+def target(args, saved):
+    """The file's target with the options of the flags; one that does not fit names the file."""
+    target = saved.target._replace(options=options(args, "evaluate"))
     try:
-        backends.settings(found, "evaluate")
+        backends.settings(target, "evaluate")
     except UserError as error:
-        raise UserError(f"{saved.path} is for {found.backend} on {found.device}: {error}") from None
-    return found
+        raise UserError(
+            f"{saved.path} is for {target.backend} on {target.device}: {error}"
+        ) from None
+    return target
 
 
 def check_outputs(*paths):

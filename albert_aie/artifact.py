@@ -17,9 +17,9 @@ from pathlib import Path
 from . import UserError, backends, first_line, some
 from .archive import Archive, Damaged, append
 from .batching import Shape
-from .files import check_readable, parse_json, replacing, sha256
-from .manifest import FORMAT, FORMAT_VERSION, SPM, digest, untrue
-from .tasks import SST2, TASKS
+from .files import check_readable, parse_json, replacing
+from .manifest import FORMAT, FORMAT_VERSION, digest, untrue
+from .tasks import TASKS
 from .text import KINDS, TokenizerFile
 
 PREFIX = "albert_aie/"
@@ -28,12 +28,10 @@ MANIFEST = EXTRA + "manifest.json"
 AGAIN = "export the file again"
 
 
-def file_name(shapes):
-    """albert_seq128_bs32.pt, albert_seq16-128_bs1-8.pt of several, _packed.pt of packed rows."""
-    sizes, lengths = (sorted({shape[i] for shape in shapes}) for i in (0, 1))
-    sizes, lengths = ("-".join(map(str, sorted({n[0], n[-1]}))) for n in (sizes, lengths))
-    packed = "_packed" if shapes[-1].slots else ""
-    return f"albert_seq{lengths}_bs{sizes}{packed}.pt"
+def file_name(shape):
+    """albert_seq128_bs32.pt; _packed.pt of rows that were compiled for several sentences."""
+    packed = "_packed" if shape.slots else ""
+    return f"albert_seq{shape.max_seq_length}_bs{shape.batch_size}{packed}.pt"
 
 
 def save(path, compiled, manifest, tokenizer):
@@ -91,15 +89,20 @@ class Artifact:
     @property
     def digest(self):
         """sha256 that tells its files from any others: of one file its manifest's, which holds
-        those of all its entries; of format version 1, which has none, that of the file."""
-        own = sorted(each.manifest.get("sha256") or sha256(each.path) for each in self.files)
+        those of all its entries."""
+        own = sorted(each.manifest["sha256"] for each in self.files)
         return own[0] if len(own) == 1 else hashlib.sha256("".join(own).encode()).hexdigest()
 
     @cached_property
     def own_shapes(self):
-        """Shapes that this file was compiled for, the largest last."""
-        alone = [[self.manifest[name] for name in Shape._fields]]
-        return tuple(Shape(*shape) for shape in self.manifest.get("shapes", alone))
+        """The one Shape that this file was exported for, as a tuple."""
+        return (Shape(*(self.manifest[name] for name in Shape._fields)),)
+
+    @property
+    def has_free_sizes(self):
+        """Whether its program takes every shape within that, so that rows are chosen when the
+        sentences are there (choose_shapes)."""
+        return self.manifest.get("free_sizes", False)
 
     @cached_property
     def shapes(self):
@@ -119,7 +122,7 @@ class Artifact:
     @property
     def task(self):
         """The Task that it was exported for."""
-        return TASKS[self.manifest.get("task", SST2.name)]
+        return TASKS[self.manifest["task"]]
 
     def classes(self, label_map=None):
         """The names of the program's classes; `label_map` {number: name} replaces some."""
@@ -188,7 +191,7 @@ def open_pt(path):
         key = untrue(manifest)
         if key:
             raise UserError(f"{path}: its manifest has no usable {key}; {AGAIN}")
-        known = manifest.get("tokenizer", SPM)
+        known = manifest["tokenizer"]
         data = _read(archive, path, KINDS[known["kind"]].ENTRY)
     tokenizer = TokenizerFile(known["kind"], path, data, known["options"])
     if tokenizer.sha256 != manifest["source"].get("tokenizer_sha256"):
@@ -208,6 +211,10 @@ def open_all(paths):
         files += inside
     found = [open_pt(path) for path in files]
     first = found[0]
+    if len(found) > 1 and any(each.has_free_sizes for each in found):
+        raise UserError(
+            f"--aie_model_dir {some(map(str, files))}: name one; it chooses its rows by itself"
+        )
     known = {}
     for each in found:
         for name, value in _identity(first).items():
@@ -246,18 +253,17 @@ def _check_format(manifest, path):
             f"{path}: its manifest is another program's; export the file with export_albert_aie.py"
         )
     version = manifest.get("format_version")
-    if version not in range(1, FORMAT_VERSION + 1):
+    # what was compiled for a card has not changed since
+    oldest = FORMAT_VERSION - 1 if manifest.get("backend") == "aie" else FORMAT_VERSION
+    if type(version) is not int or version not in range(oldest, FORMAT_VERSION + 1):
         raise UserError(
-            f"{path}: format version {version}, this program reads 1 to {FORMAT_VERSION}; use the "
-            f"version of this program that wrote it, or {AGAIN}"
+            f"{path}: format version {version}, this program reads {FORMAT_VERSION}; {AGAIN}, or "
+            "use the version of this program that wrote it"
         )
 
 
 def _verify(archive, manifest, path):
-    """By its digests; version 1, which has none, by the zip's CRCs."""
-    if manifest["format_version"] == 1:
-        archive.check_crcs()
-        return
+    """By its digests."""
     known = manifest.get("entries")
     if digest(manifest) != manifest.get("sha256") or not isinstance(known, dict):
         raise Damaged(f"{MANIFEST} is not as it was written")

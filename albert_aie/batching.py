@@ -7,7 +7,6 @@ from typing import NamedTuple, Optional
 
 import numpy
 
-from . import UserError
 from .encoding import Encoded
 
 WINDOW = 1024  # sentences packed together: enough for full rows, few enough that a file streams
@@ -31,56 +30,26 @@ class Shape(NamedTuple):
         return f"batch {self.batch_size} x {self.max_seq_length} tokens{packed}"
 
 
-class Ladder(NamedTuple):
-    """What the lengths of single sentences cost an engine: `step` tokens lie between two of them at
-    least, and there are `most` at most."""
-
-    step: int
-    most: int
-
-
-FEW = Ladder(4, 12)  # each length is compiled: a part of a second and some MB or tens of them
-EVERY = Ladder(2, 128)  # one program takes any length
-
 TOKENS = 3  # of the shortest sentence: [CLS], one piece, [SEP]
 
 
-def shapes(batch_sizes, lengths, pack=False, slots=None):
-    """Tuple of Shape from the flags --batch_size, --max_seq_length, --pack and --slots, the largest
-    last; `slots` None is one sentence for every 8 tokens. Raises UserError for flags that
-    contradict each other."""
-    if slots and not pack:
-        raise UserError("--slots: means something with --pack only; add --pack or leave it out")
-    lengths = sorted(set(lengths))
-    if pack and len(lengths) > 1:
-        raise UserError(
-            "--pack: a packed row has one length, for short sentences share it; name one "
-            "--max_seq_length, and export a second file for single sentences"
-        )
-    most = lengths[0] // TOKENS
-    if slots and slots > most:
-        raise UserError(
-            f"--slots {slots}: must be 1 to {most}, for a sentence has {TOKENS} tokens at least "
-            f"and a row {lengths[0]}"
-        )
-    slots = (slots or max(1, lengths[0] // 8)) if pack else 0
-    return tuple(Shape(b, s, slots) for s in lengths for b in sorted(set(batch_sizes)))
+def slots_of(length):
+    """Sentences that a packed row of `length` tokens can carry: one for every 4 tokens, of which
+    the shortest has 3. It follows from the length, in the graph too, where `length` is traced."""
+    return (length + 1) // 4
 
 
-def told(shapes):
-    """The shapes of a file in a few words."""
+def packed(batch_size, length):
+    """The Shape of rows that carry several sentences."""
+    return Shape(batch_size, length, slots_of(length))
+
+
+def describe(shapes):
+    """Shapes that differ in their rows and lengths alone, in a few words."""
+    sizes, lengths = (sorted({shape[i] for shape in shapes}) for i in (0, 1))
     if len(shapes) == 1:
         return str(shapes[0])
-    sizes, lengths = (sorted({shape[i] for shape in shapes}) for i in (0, 1))
-    packed = f", up to {shapes[-1].slots} sentences a row" if shapes[-1].slots else ""
-    return f"batch {' '.join(map(str, sizes))} x {listed(lengths)} tokens{packed}"
-
-
-def listed(lengths):
-    """Ascending lengths as text; of many the first and the last, and how many they are."""
-    if len(lengths) > FEW.most:
-        return f"{lengths[0]} to {lengths[-1]} ({len(lengths)} lengths)"
-    return " ".join(map(str, lengths))
+    return f"batch {' '.join(map(str, sizes))} x {' '.join(map(str, lengths))} tokens"
 
 
 class Batch(NamedTuple):
@@ -105,12 +74,12 @@ class Batch(NamedTuple):
         return self[:3]
 
 
-def batches(encoded, *shapes):
+def batches(encoded, *shapes, streams=1):
     """Yield Batch over `encoded`, an iterable of Encoded no longer than the longest of `shapes`:
-    one sentence a row in the shortest row that holds it, or where there is a packed shape several
-    in a row (`pack`), numbered 1, 2, ... in attention_mask. With one plain shape sentences keep
-    their order. `encoded` is read WINDOW sentences at a time, so that it may be made while earlier
-    batches are computed.
+    several sentences in a row of the packed shapes (`pack`), numbered 1, 2, ... in attention_mask,
+    or one in the shortest plain row that holds it. With one plain shape sentences keep their order.
+    `encoded` is read WINDOW sentences at a time, so that it may be made while earlier batches are
+    computed by `streams` at a time.
 
     Batches are whole until the sentences end; the last few take the shapes that compute the fewest
     positions. A short batch is filled with shorter sentences that wait, then by repeating its last
@@ -121,13 +90,13 @@ def batches(encoded, *shapes):
     plain, packed = ([s for s in shapes if bool(s.slots) == kind] for kind in (False, True))
     numbered, waiting = enumerate(encoded), []
     while window := list(itertools.islice(numbered, WINDOW)):
-        alone, together = _split(waiting + window, packed)
-        made = [*_packed(together, packed), *_plain(alone, plain)]
-        full = [len(rows) == _most(shape, shapes) for rows, shape in made]
-        yield from (_fill(*each) for each, whole in zip(made, full) if whole)
+        singles, together = _split(waiting + window, packed)
+        plan = [*_packed(together, packed, streams), *_plain(singles, plain, streams)]
+        full = [len(rows) == _most(shape, shapes) for rows, shape in plan]
+        yield from (_fill(*each) for each, whole in zip(plan, full) if whole)
         waiting = [
             sentence
-            for (rows, _), whole in zip(made, full)
+            for (rows, _), whole in zip(plan, full)
             if not whole
             for row in rows
             for sentence in row
@@ -135,19 +104,16 @@ def batches(encoded, *shapes):
         waiting.sort(key=_number)
     if waiting:
         plans = [
-            [*_packed(together, packed), *_shared(_plain(alone, plain), plain)]
-            for alone, together in (
+            [
+                *_packed(together, packed, streams),
+                *_shared(_plain(singles, plain, streams), plain),
+            ]
+            for singles, together in (
                 _split(waiting, packed),
                 _split(waiting, plain)[::-1],
             )
         ]
         yield from (_fill(rows, shape) for rows, shape in min(plans, key=_positions))
-
-
-def with_one_row(shapes):
-    """The same shapes, and each with one row: where a program takes both, a few sentences cost no
-    more than their own rows."""
-    return tuple(dict.fromkeys((*(s._replace(batch_size=1) for s in shapes), *shapes)))
 
 
 def by_batch_size(shapes):
@@ -160,14 +126,6 @@ def alone(sentence, shapes):
     """The one Batch of an Encoded that comes alone: what `batches` makes of it, in half the time:
     the shape of each length is found once. `shapes` is a tuple."""
     return _fill([[(0, sentence)]], _shape_alone(len(sentence.ids), shapes))
-
-
-def single_shapes(shapes):
-    """Those that a sentence which comes alone can take, in their order."""
-    longest = max(shape.max_seq_length for shape in shapes)
-    lengths = range(TOKENS, longest + 1)
-    chosen = {_shape_alone(length, tuple(shapes)) for length in lengths}
-    return [shape for shape in shapes if shape in chosen]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -199,19 +157,23 @@ def _split(sentences, shapes):
     return [sentence for sentence in sentences if _length(sentence) > longest], kept
 
 
-def _packed(sentences, shapes):
-    """[(rows, Shape)] of the shortest packed shape that holds all of the sentences."""
-    if not sentences:
-        return []
-    lengths = [_length(sentence) for sentence in sentences]
-    fitting = [shape for shape in shapes if shape.max_seq_length >= max(lengths)]
-    shape = min(fitting, key=lambda shape: (shape.max_seq_length, -shape.slots))
-    rows = pack(lengths, shape.max_seq_length, shape.slots)
-    rows = [[sentences[i] for i in row] for row in rows]
-    return _cut(rows, [other for other in shapes if other[1:] == shape[1:]])
+def _packed(sentences, shapes, streams):
+    """[(rows, Shape)], the longest rows first. A row is of the shortest packed shape that holds
+    its longest sentence, and shorter ones share it."""
+    slots = {shape.max_seq_length: shape.slots for shape in shapes}
+    groups = {}
+    for capacity, row in pack([_length(sentence) for sentence in sentences], slots):
+        groups.setdefault(capacity, []).append([sentences[i] for i in row])
+    return [
+        each
+        for capacity in sorted(groups, reverse=True)
+        for each in _cut(
+            groups[capacity], [s for s in shapes if s.max_seq_length == capacity], streams
+        )
+    ]
 
 
-def _plain(sentences, shapes):
+def _plain(sentences, shapes, streams):
     """[(rows, Shape)], the longest first: a sentence a row, in the shortest row that holds it."""
     lengths = sorted({shape.max_seq_length for shape in shapes})
     groups = {}
@@ -221,7 +183,7 @@ def _plain(sentences, shapes):
     return [
         each
         for length in sorted(groups, reverse=True)
-        for each in _cut(groups[length], [s for s in shapes if s.max_seq_length == length])
+        for each in _cut(groups[length], [s for s in shapes if s.max_seq_length == length], streams)
     ]
 
 
@@ -243,13 +205,15 @@ def _cheapest(rows, shapes):
     return min(fits, key=lambda shape: shape.batch_size * shape.max_seq_length)
 
 
-def _cut(rows, shapes):
-    """[(rows, Shape)] of shapes of one length: the greatest batch as often as it is full, then the
-    next; the last may be short of rows."""
+def _cut(rows, shapes, streams):
+    """[(rows, Shape)] of shapes of one length: the greatest batch as long as there is one for every
+    stream, then the next, so that no stream is idle for a whole batch at the end; the last may be
+    short of rows."""
     plan, start = [], 0
     shapes = sorted(shapes, key=lambda shape: -shape.batch_size)
     for shape in shapes:
-        while len(rows) - start >= shape.batch_size or (shape is shapes[-1] and start < len(rows)):
+        least, last = shape.batch_size * streams, shape is shapes[-1]
+        while len(rows) - start >= least or (last and start < len(rows)):
             plan.append((rows[start : start + shape.batch_size], shape))
             start += shape.batch_size
     return plan
@@ -275,19 +239,21 @@ def _fill(plan, shape):
     return Batch(ids, mask, types, shape, sentences, rows, slots if shape.slots else None)
 
 
-def pack(lengths, capacity, slots):
-    """Rows as lists of sentence numbers, each sentence once, at most `slots` and `capacity` tokens
-    in a row. First-fit-decreasing (Johnson 1973): never more than 11/9 of the fewest rows, and on
-    sentences usually equal to it."""
-    rows, free = [], []
+def pack(lengths, slots):
+    """[(capacity, sentence numbers)] of rows, each sentence once. `slots` is {capacity in tokens:
+    sentences that such a row can carry}; a row has the least capacity that holds its longest
+    sentence. First-fit-decreasing (Johnson 1973): with one capacity never more than 11/9 of the
+    fewest rows, and on sentences usually equal to it."""
+    rows, capacities, left = [], sorted(slots), []  # left: (tokens, sentences) that still fit
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        fits = (r for r, room in enumerate(free) if room >= lengths[i] and len(rows[r]) < slots)
+        fits = (r for r, (room, more) in enumerate(left) if room >= lengths[i] and more)
         r = next(fits, len(rows))
         if r == len(rows):
-            rows.append([])
-            free.append(capacity)
-        rows[r].append(i)
-        free[r] -= lengths[i]
+            capacity = capacities[bisect.bisect_left(capacities, lengths[i])]
+            rows.append((capacity, []))
+            left.append((capacity, slots[capacity]))
+        rows[r][1].append(i)
+        left[r] = left[r][0] - lengths[i], left[r][1] - 1
     return rows
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional
 import numpy
 
 from . import UserError, artifact, backends
-from .batching import with_one_row
+from .choose_shapes import CHOSEN, SINGLE
 from .encoding import texts
 from .evaluate import evaluate, finite
 
@@ -38,9 +38,8 @@ class Classifier:
     `device_id`), `label_map` {number: name} names its classes. Raises UserError for a file or a
     setting that cannot be used.
 
-    Thread-safe: calls from several threads take turns. Each call fills batches of the file's
-    shapes; a text that comes alone takes the shortest that holds it. Where the backend's program
-    takes one row too, texts that do not fill a batch are run row by row."""
+    Thread-safe: calls from several threads take turns. How the texts of a call share rows is chosen
+    as choose_shapes says."""
 
     def __init__(self, file, label_map=None, **options):
         opened = isinstance(file, artifact.Artifact)
@@ -66,11 +65,8 @@ class Classifier:
         """(list of Answer, how many sentences were cut to the file's length)."""
         if not sentences:
             return [], 0
-        shapes = self.saved.shapes
-        if self.runner.one_row:
-            shapes = with_one_row(shapes)
-        alone = len(sentences) == 1
-        found = self.evaluate(sentences, warmup=0, one_at_a_time=alone, shapes=shapes)
+        rows = SINGLE if len(sentences) == 1 else CHOSEN
+        found = self.evaluate(sentences, warmup=0, rows=rows)
         return answers(found.logits, self.names), found.truncated
 
     @property

@@ -100,18 +100,20 @@ def bar(steps=None, **options):
     return tqdm(steps, disable="notes" in _hushed or None, leave=False, **options)
 
 
-def conclude(comparisons, args, told=("",)):
-    """Print comparisons, each under its text of `told` where there are several, write that which
-    came out worst to --compare_output, and return the exit code."""
-    for comparison, what in zip(comparisons, told):
+def conclude(comparisons, args, names=("",)):
+    """Print comparisons, each under its name where there are several, write them to
+    --compare_output, that which came out worst first, and return the exit code."""
+    for comparison, name in zip(comparisons, names):
         if len(comparisons) > 1:
-            say("compared", what)
-        for name, text in comparison.lines(args.verbose):
-            say(name, text)
+            say("compared", name)
+        for title, text in comparison.lines(args.verbose):
+            say(title, text)
     worst = min(comparisons, key=lambda each: (each.passed, -each.flips, -each.relative))
     if worst.precision == "int8" and not worst.passed:
         note("int8: export_albert_aie.py --max_flips 0.5 looks for a recipe whose labels hold")
     if args.compare_output:
+        each = [{"rows": name, **one.verdict()} for one, name in zip(comparisons, names)]
         with replacing(args.compare_output) as temporary:
-            temporary.write_text(json_text(worst.verdict()), encoding="utf-8")
+            verdict = {**worst.verdict(), "comparisons": each}
+            temporary.write_text(json_text(verdict), encoding="utf-8")
     return 0 if worst.passed else 1

@@ -177,8 +177,8 @@ def checkpoint_of(saved, pth_dir, tokenizer_file=None, upstream_dir=None):
 
 
 def against_reference(got, saved, checkpoint, examples, upstream_dir, progress):
-    """List of Comparison, one for each of `got`, logits of the Artifact `saved` on `examples`, with
-    the reference's, which tokenizes for itself."""
+    """List of Comparison, one for each of `got`, logits of the Artifact `saved` on `examples` or on
+    the first of them, with the reference's, which tokenizes for itself."""
     length, saved_tokenizer = saved.shape.max_seq_length, saved.tokenizer.load()
     encode, tokenizer = references.tokenizer(checkpoint.tokenizer, upstream_dir)
     encoded = [encode(sentence, length) for sentence in examples.sentences]
@@ -190,4 +190,7 @@ def against_reference(got, saved, checkpoint, examples, upstream_dir, progress):
     precision = saved.manifest["precision"]
     if checkpoint.random:
         examples = replace(examples, labels=None)
-    return [compare(each, reference, examples, precision, name, tokenizer, others) for each in got]
+    given = precision, name, tokenizer, others
+    return [
+        compare(each, reference[: len(each)], examples.first(len(each)), *given) for each in got
+    ]

@@ -1,8 +1,9 @@
 """Run a compiled file over sentences: logits in their order, and what each stage took."""
 
+import contextlib
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Optional
@@ -10,18 +11,21 @@ from typing import Optional
 import numpy
 
 from . import UserError, artifact, backends, process
-from .batching import alone, batches, by_batch_size, scatter, single_shapes, told
+from .batching import alone, batches, by_batch_size, describe, scatter
+from .choose_shapes import CHOSEN, COMPILED, FEW, SINGLE, choose
 from .encoding import Encoded
 
 # Batches run before the clock starts: engines allocate, specialise and pick kernels in their first.
 WARMUP = 3
+PUBLISHED = 32  # sentences that the published program is compared on
 
 
 @dataclass
 class Evaluation:
     """Logits float32 [sentences, class] in the sentences' order; times in seconds.
 
-    `shapes` counts the batches of each Shape, `forward` has one entry a batch, `busy` is the time
+    `rows_are` says how rows were made, in the words of choose_shapes; `shapes` has the Shape of
+    each batch and `forward` its seconds, in the same order; `busy` is the time
     in which at least one batch was in forward (their sum with one stream), `end_to_end` the wall
     clock from the first sentence to the last prediction. `single` is None, or has each sentence's
     time from text to label where they were sent one at a time; the stages are then their parts, and
@@ -30,7 +34,8 @@ class Evaluation:
     logits: numpy.ndarray
     tokens: int
     truncated: int
-    shapes: Counter
+    rows_are: str
+    shapes: list
     tokenize: float
     copy_in: float
     forward: list
@@ -42,13 +47,12 @@ class Evaluation:
     @property
     def rows(self):
         """Rows that were computed."""
-        return sum(shape.batch_size * count for shape, count in self.shapes.items())
+        return sum(shape.batch_size for shape in self.shapes)
 
     @property
     def positions(self):
         """Token positions of those rows."""
-        sizes = ((s.batch_size * s.max_seq_length, count) for s, count in self.shapes.items())
-        return sum(size * count for size, count in sizes)
+        return sum(shape.batch_size * shape.max_seq_length for shape in self.shapes)
 
 
 def evaluate(
@@ -58,19 +62,27 @@ def evaluate(
     sentences,
     progress=lambda steps, **_: steps,
     warmup=WARMUP,
-    one_at_a_time=False,
+    rows=CHOSEN,
     shapes=None,
 ):
-    """Evaluation of every sentence by `runner`, which has loaded the Artifact `saved`; `shapes` are
-    those of its shapes to use (None: all). `progress` wraps an iterable, as tqdm does. Every shape
-    that can come is warmed up before the clock starts, `warmup` runs each.
+    """Evaluation of every sentence by `runner`, which has loaded the Artifact `saved`. `rows` is
+    how they are made: CHOSEN, PADDED or SINGLE of choose_shapes; `shapes` are those of a compiled
+    file to use (None: all). `progress` wraps an iterable, as tqdm does. Every shape that will come
+    is warmed up before the clock starts, `warmup` runs each; without warm-up few sentences do not
+    wait for a program that pays for many.
 
     The next batches are tokenised and filled by another thread while the device works, so the
-    stages add up to more than end_to_end. With `one_at_a_time` a sentence is tokenised when the
-    last has its label, in this thread."""
-    shapes = tuple(shapes or saved.shapes)
-    warm_up(runner, shapes, one_at_a_time, warmup, progress)
-    length = max(shape.max_seq_length for shape in shapes)
+    stages add up to more than end_to_end. With SINGLE a sentence is tokenised when the last has its
+    label, in this thread."""
+    few = not warmup and len(sentences) < FEW
+    shapes = choose(shapes or saved.shapes, runner.grid, rows, few)
+    length = saved.shape.max_seq_length
+    streams = 1 if rows == SINGLE else runner.streams
+    expected = None
+    if warmup:
+        lengths = [len(tokenizer.encode(sentence, length).ids) for sentence in sentences]
+        expected = shapes_to_come(lengths, shapes, rows, streams)
+        warm_up(runner, sorted(set(expected)), warmup, progress)
     seconds, lengths, truncated = [], [], []
 
     def encode(sentence):
@@ -83,9 +95,9 @@ def evaluate(
 
     # what is not scored stays NaN
     logits = numpy.full((len(sentences), saved.num_labels), numpy.nan, numpy.float32)
-    outputs, used, single = [], Counter(), None
+    outputs, used, single = [], [], None
     start = time.perf_counter()
-    if one_at_a_time:
+    if rows == SINGLE:
         single = []
         for number, sentence in enumerate(progress(sentences, desc="evaluate", unit="sentence")):
             begun = time.perf_counter()
@@ -93,21 +105,22 @@ def evaluate(
             logits[number] = answer
             answer.argmax()
             single.append(time.perf_counter() - begun)
-            used[batch.shape] += 1
+            used.append(batch.shape)
             outputs.append(output._replace(logits=None))
     else:
-        made = batches(map(encode, sentences), *shapes)
-        results = _run(runner, _ahead(made, 2 * runner.streams))
-        total = _number_of_batches(shapes, len(sentences))
+        plan = batches(map(encode, sentences), *shapes, streams=streams)
+        results = _run(runner, _ahead(plan, 2 * streams))
+        total = expected and len(expected)
         for batch, output in progress(results, desc="evaluate", total=total, unit="batch"):
             scatter(output.logits, batch, logits)
-            used[batch.shape] += 1
+            used.append(batch.shape)
             outputs.append(output._replace(logits=None))
     end_to_end = time.perf_counter() - start
     return Evaluation(
         logits=logits,
         tokens=sum(lengths),
         truncated=sum(truncated),
+        rows_are=COMPILED if runner.grid is None and rows == CHOSEN else rows,
         shapes=used,
         tokenize=sum(seconds),
         copy_in=sum(output.copy_in for output in outputs),
@@ -126,25 +139,23 @@ def run_alone(runner, sentence, shapes):
     return batch, output, output.logits[0] if batch.slots is None else output.logits[0, 0]
 
 
-def warm_up(runner, shapes, one_at_a_time=False, runs=WARMUP, progress=lambda steps, **_: steps):
-    """Run each shape that can come `runs` times on sentences of its length."""
-    if not runs:
-        return
-    shapes = single_shapes(shapes) if one_at_a_time else shapes
+def shapes_to_come(lengths, shapes, rows=CHOSEN, streams=1):
+    """The Shape of each batch that sentences of these lengths will be computed in."""
+    sentences = [Encoded([0] * length) for length in lengths]
+    if rows == SINGLE:
+        return [alone(sentence, shapes).shape for sentence in sentences]
+    return [batch.shape for batch in batches(sentences, *shapes, streams=streams)]
+
+
+def warm_up(runner, shapes, runs=WARMUP, progress=lambda steps, **_: steps):
+    """Run each of the shapes `runs` times on sentences of its length."""
     steps = progress(shapes, desc="warm up", unit="shape")  # is seen while the engine compiles
     runner.prepare(shapes)
     for shape in steps:
-        few = [Encoded([0] * shape.max_seq_length)] * shape.batch_size
-        batch = next(batches(few, shape))
+        full = [Encoded([0] * shape.max_seq_length)] * shape.batch_size
+        batch = next(batches(full, shape))
         for _ in range(runs):
             runner.run(batch)
-
-
-def _number_of_batches(shapes, sentences):
-    """None where it depends on the sentences' lengths."""
-    if len(shapes) > 1 or shapes[0].slots:
-        return None
-    return math.ceil(sentences / shapes[0].batch_size)
 
 
 def _ahead(items, depth):
@@ -194,8 +205,9 @@ def union(intervals):
 
 def logits_in_fresh_process(paths, target, sentences):
     """[(what, float32 [sentences, class])] of saved files of one model, loaded and run by a process
-    that knows nothing but the files: an entry for each batch size, since of several the greatest
-    would take nearly all."""
+    that knows nothing but the files. Of a file of free sizes: all sentences in chosen rows, and the
+    first PUBLISHED of them through the program that torch.jit.load gives. Of compiled files: an
+    entry for each batch size, since of several the greatest would take nearly all."""
     names = [str(path) for path in paths]
     try:
         return process.call(_logits, names, target, sentences)
@@ -210,10 +222,30 @@ def _logits(paths, target, sentences):
     saved = artifact.open_all(paths)
     tokenizer = saved.tokenizer.load()
     runner = backends.load(saved, target)
-    try:
-        return [
-            (told(shapes), evaluate(runner, saved, tokenizer, sentences, shapes=shapes).logits)
-            for shapes in by_batch_size(saved.shapes)
-        ]
-    finally:
-        runner.close()
+    with contextlib.closing(runner):
+        if not saved.has_free_sizes:
+            return [
+                (
+                    describe(shapes),
+                    evaluate(runner, saved, tokenizer, sentences, shapes=shapes).logits,
+                )
+                for shapes in by_batch_size(saved.shapes)
+            ]
+        logits = evaluate(runner, saved, tokenizer, sentences, warmup=0).logits
+    return [("chosen rows", logits), published(saved, tokenizer, sentences)]
+
+
+def published(saved, tokenizer, sentences):
+    """(what, float32 [sentences, class]) of the first PUBLISHED sentences through the published
+    program of an Artifact: that which torch.jit.load gives, at the exported length."""
+    import torch
+
+    program, shape = saved.program(saved.target.device), saved.shape
+    shape = shape._replace(batch_size=min(shape.batch_size, len(sentences), PUBLISHED))
+    encoded = [tokenizer.encode(one, shape.max_seq_length) for one in sentences[:PUBLISHED]]
+    logits = numpy.full((len(encoded), saved.num_labels), numpy.nan, numpy.float32)
+    with torch.inference_mode():
+        for batch in batches(encoded, shape):
+            inputs = [torch.from_numpy(array).to(saved.target.device) for array in batch.inputs]
+            scatter(program(*inputs).float().cpu().numpy(), batch, logits)
+    return f"torch.jit.load, {shape}", logits

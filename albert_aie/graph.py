@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import UserError, batching
+from . import UserError
+from .batching import slots_of
 from .upstream import HF_LAYER, UpstreamAlbert, require, upstream_model
 
 MASKED = -10000.0
@@ -31,15 +32,11 @@ class Form(NamedTuple):
     # Three products instead of one and its split, which OpenVINO copies (1 % of the time).
     split_qkv: bool = False
     # GELU by erf where the config says tanh: within 2.4e-4 of it, which bf16 does not see, and
-    # cheaper
-    # in OpenVINO (1 to 2 %).
+    # cheaper in OpenVINO (1 to 2 %).
     erf_gelu: bool = False
-    # Sizes are read from input_ids instead of being baked in, so that one program with one set of
-    # weights serves every shape: for an engine that can make a constant of them again, or that
-    # does not care.
+    # Sizes are read from input_ids instead of being baked in, and there is a second method, `rows`:
+    # one set of weights serves every shape, plain and packed.
     free_sizes: bool = False
-    # The lengths that --max_seq_length auto chooses from, where one program serves all shapes.
-    ladder: batching.Ladder = batching.FEW
 
 
 PLAIN = Form()
@@ -70,14 +67,9 @@ def choose(asked, default, packed, upstream_dir):
     return name
 
 
-def serves(graph_name, form):
-    """Whether one program takes several shapes."""
+def has_free_sizes(graph_name, form):
+    """Whether one program takes every shape, so that rows can be chosen when sentences come."""
     return graph_name == "fused" and form.free_sizes
-
-
-def ladder(graph_name, form):
-    """The Ladder of a graph: few lengths where each is a program of its own."""
-    return form.ladder if serves(graph_name, form) else batching.FEW
 
 
 def build(checkpoint, graph_name, shape, upstream_dir=None, form=PLAIN):
@@ -93,11 +85,10 @@ class FusedAlbert(nn.Module):
 
     The score scale is folded into Q; every product with a weight has a 2-D left side (the form that
     the vendor's ONNX route rewrites ALBERT into), the last layer's K and V apart; sizes are
-    constants, unless the Form frees those that a shape may change: rows, and of plain rows tokens.
-    Two layers cost less than they look, exactly: the first takes Q, K and V from the 128
-    numbers of an embedding instead of from the 768 that a product makes of them, and the last is
-    computed for [CLS] alone. Together that is a tenth of the FLOPs at 128. The twelve layers are
-    one set of tensors, used twelve times.
+    constants, unless the Form frees them. Two layers cost less than they look, exactly: the first
+    takes Q, K and V from the 128 numbers of an embedding instead of from the 768 that a product
+    makes of them, and the last is computed for [CLS] alone. Together that is a tenth of the FLOPs
+    at 128. The twelve layers are one set of tensors, used twelve times.
 
     In a packed shape a row carries several sentences (the idea: Krell et al. 2021, "Efficient
     Sequence Packing without Cross-contamination"), and attention_mask the number of each token's
@@ -107,13 +98,16 @@ class FusedAlbert(nn.Module):
     row with one sentence: its logits are those of slot 1. An empty slot's logits are finite and
     mean nothing.
 
+    `forward` is the program of the shape that the module was made for. With free sizes that is
+    always the plain one, and `rows` is the packed one; K follows from S (batching.slots_of).
+
     Shapes at line ends: B rows, S tokens of a row, K sentences of a row (1 unless packed), E
     embedding size, H hidden size, N heads of D numbers each."""
 
     def __init__(self, checkpoint, shape, form=PLAIN):
         super().__init__()
         config, tensors = checkpoint.config, checkpoint.tensors
-        self.shape, self.slots, self.free_sizes = shape, shape.slots, form.free_sizes
+        self.shape, self.free_sizes = shape, form.free_sizes
         self.embedding, self.hidden = config.embedding_size, config.hidden_size
         self.heads, self.head = config.num_attention_heads, config.head_size
         self.layers, self.eps = config.num_hidden_layers, config.layer_norm_eps
@@ -139,11 +133,12 @@ class FusedAlbert(nn.Module):
         self.pooler_w, self.pooler_b = pair("albert.pooler")
         self.classifier_w, self.classifier_b = pair("classifier")
         seq = shape.max_seq_length
-        rows = torch.zeros(1, 1, seq, 1)
-        self.rows = _parameter(rows) if form.expand_mask else None
-        if self.slots:
+        expand = torch.zeros(1, 1, seq, 1)
+        self.expand = _parameter(expand) if form.expand_mask else None
+        if shape.slots or form.free_sizes:
+            slots = shape.slots or slots_of(seq)
             earlier = torch.ones(seq, seq, dtype=torch.bool).tril(-1)
-            numbers = torch.arange(1, self.slots + 1).reshape(1, self.slots, 1)
+            numbers = torch.arange(1, slots + 1).reshape(1, slots, 1)
             self.register_buffer("earlier", earlier)
             self.register_buffer("numbers", numbers)
 
@@ -171,55 +166,80 @@ class FusedAlbert(nn.Module):
         return _parameter(weight), _parameter(bias)
 
     def forward(self, input_ids, attention_mask, token_type_ids):
+        if self.shape.slots and not self.free_sizes:
+            return self.rows(input_ids, attention_mask, token_type_ids)
         b, s = sizes = self._sizes(input_ids)
-        if self.slots:
-            numbers = attention_mask.to(torch.float32)
-            position, select, mask, last_mask = self._unpack(numbers, input_ids.dtype, sizes)
+        mask = (1.0 - attention_mask.to(self.word.dtype)) * MASKED
+        mask = last_mask = mask.reshape(b, 1, 1, s)
+        if self.expand is not None:
+            mask = mask + self.expand  # (B, 1, S, S)
+        x = self._embed(input_ids, self.position[:s], token_type_ids)
+        return self._classify(x, None, mask, last_mask, sizes)  # (B, class)
+
+    def rows(self, input_ids, attention_mask, token_type_ids):
+        """Logits (B, K, class) of packed rows."""
+        return self.rows_and_places(input_ids, attention_mask, token_type_ids)[0]
+
+    def rows_and_places(self, input_ids, attention_mask, token_type_ids):
+        """(logits (B, K, class), positions (B, S), select (B, K, S)) of packed rows: each token's
+        place in its sentence, and the one-hot places of the [CLS] tokens. With free sizes whoever
+        knows that each row carries one sentence may put constants in the place of the last two (as
+        openvino does): what they are computed from falls away, and K becomes that of `select`."""
+        b, s = sizes = self._sizes(input_ids)
+        numbers = attention_mask.to(torch.float32)
+        other = _differ(numbers.reshape(b, s, 1), numbers.reshape(b, 1, s))  # (B, S, S)
+        positions = self._positions(other, input_ids.dtype, s)
+        slots = slots_of(s) if self.free_sizes else self.shape.slots
+        other_slot = last = self._other_slot(numbers, slots, sizes)
+        first = (1.0 - positions.to(torch.float32).clamp(max=1.0)).reshape(b, 1, s)
+        select = ((1.0 - other_slot) * first).to(self.word.dtype)
+        if self.free_sizes:
+            slots = select.shape[1]
+            last = self._other_slot(numbers, slots, sizes)
+        masks = [(one * MASKED).to(self.word.dtype).unsqueeze(1) for one in (other, last)]
+        x = self._embed(input_ids, F.embedding(positions, self.position), token_type_ids)
+        x = self._classify(x, select, *masks, sizes)
+        return x.reshape(b, slots, -1), positions, select
+
+    def _positions(self, other, index, s):
+        """How many tokens of the same sentence stand before each, (B, S) of dtype `index`; `other`
+        (B, S, S) is 1 where two tokens are of different sentences. Counted in float32, for bf16 is
+        exact to 256 only, and in parts, for an engine may compute in bf16 whatever it is told."""
+        before = (1.0 - other) * self.earlier[:s, :s].to(torch.float32)
+        if self.free_sizes:  # a row that ends before a part begins has nothing in it
+            starts = range(0, self.shape.max_seq_length, 256)
+            parts = [before[..., start : start + 256] for start in starts]
         else:
-            mask = (1.0 - attention_mask.to(self.word.dtype)) * MASKED
-            mask = last_mask = mask.reshape(b, 1, 1, s)
-            if self.rows is not None:
-                mask = mask + self.rows  # (B, 1, S, S)
-            position, select = self.position[:s], None
-        x = F.embedding(input_ids, self.word) + position  # (B, S, E)
+            parts = before.split(256, -1)
+        position, *more = [part.sum(-1).to(index) for part in parts]
+        for part in more:
+            position = position + part
+        return position
+
+    def _other_slot(self, numbers, slots, sizes):
+        """Where a token is not of the sentence of a slot, (B, K, S)."""
+        b, s = sizes
+        return _differ(self.numbers[:, :slots].to(torch.float32), numbers.reshape(b, 1, s))
+
+    def _embed(self, input_ids, positions, token_type_ids):
+        x = F.embedding(input_ids, self.word) + positions  # (B, S, E)
         x = x + F.embedding(token_type_ids, self.token_type)
-        x = F.layer_norm(x, (self.embedding,), self.norm_w, self.norm_b, self.eps)
-        x = x.reshape(b * s, self.embedding)
+        return F.layer_norm(x, (self.embedding,), self.norm_w, self.norm_b, self.eps)
+
+    def _classify(self, x, select, mask, last_mask, sizes):
+        """Logits (B*K, class) of the embeddings (B, S, E)."""
+        x = x.reshape(sizes[0] * sizes[1], self.embedding)
         x, *qkv = self._parts(x, self.first_w, self.first_b)  # (B*S, H) each
         for layer in range(self.layers - 1):
             qkv = self._parts(x, self.qkv_w, self.qkv_b) if layer else qkv
             x = self._layer(x, qkv, mask, sizes)
         x = self._last_layer(x, select, last_mask, sizes)  # (B*K, H)
         x = torch.tanh(F.linear(x, self.pooler_w, self.pooler_b))
-        x = F.linear(x, self.classifier_w, self.classifier_b).to(torch.float32)  # (B*K, class)
-        return x.reshape(b, self.slots, -1) if self.slots else x
+        return F.linear(x, self.classifier_w, self.classifier_b).to(torch.float32)
 
     def _sizes(self, input_ids):
-        """B and S. Packed rows have one length, which their tables are made for."""
-        if not self.free_sizes:
-            return self.shape.inputs
-        batch, seq = input_ids.shape
-        return batch, self.shape.max_seq_length if self.slots else seq
-
-    def _unpack(self, numbers, index, sizes):
-        """From the sentence numbers float32 (B, S): the position embeddings (B, S, E), the one-hot
-        places of the [CLS] tokens (B, K, S), and the additive masks of all tokens (B, 1, S, S) and
-        of the [CLS] tokens (B, 1, K, S). Counted in float32: bf16 is exact to 256 only. `index`:
-        the ids' dtype."""
-        b, s = sizes
-        dtype, column, row = self.word.dtype, (b, s, 1), (b, 1, s)
-        other = _differ(numbers.reshape(column), numbers.reshape(row))  # (B, S, S)
-        before = (1.0 - other) * self.earlier.to(torch.float32)
-        # How many tokens of the same sentence stand before this one. Counted in parts: an engine
-        # that computes in bf16 whatever it is told counts to 256 exactly, and not beyond.
-        position, *more = [part.sum(-1).to(index) for part in before.split(256, -1)]  # (B, S)
-        for part in more:
-            position = position + part
-        other_slot = _differ(self.numbers.to(torch.float32), numbers.reshape(row))  # (B, K, S)
-        first = (1.0 - position.to(torch.float32).clamp(max=1.0)).reshape(row)
-        select = (1.0 - other_slot) * first
-        masks = [(mine * MASKED).to(dtype).unsqueeze(1) for mine in (other, other_slot)]
-        return F.embedding(position, self.position), select.to(dtype), masks[0], masks[1]
+        """B and S."""
+        return input_ids.shape if self.free_sizes else self.shape.inputs
 
     def _parts(self, x, weight, bias):
         """The parts, each (B*S, H), of a product whose weight stacks several."""
@@ -244,15 +264,16 @@ class FusedAlbert(nn.Module):
         (weighted sum of x) + bv. Both products then have as many rows as there are [CLS] tokens,
         not as many as there are tokens. (OpenVINO 2024.6 also answers wrongly where queries are
         fewer than keys and both come transposed out of one product.)"""
-        (b, s), k = sizes, self.slots or 1
+        (b, s), k = sizes, 1
         n, d, h = self.heads, self.head, self.hidden
         tokens = x.reshape(b, s, h)
-        if self.slots:
+        if select is None:
+            cls = tokens[:, 0]  # (B, H)
+        else:
             # a product with one-hot rows copies exactly, in every precision: the rest of a sum is
             # zero
+            k = select.shape[1] if self.free_sizes else self.shape.slots
             cls = torch.matmul(select, tokens).reshape(b * k, h)
-        else:
-            cls = tokens[:, 0]  # (B, H)
         key, value = (self.qkv_w[i * h : (i + 1) * h].reshape(n, d, h) for i in (1, 2))
         q = F.linear(cls, self.qkv_w[:h], self.qkv_b[:h])  # (B*K, H)
         q = q.reshape(b * k, n, d).transpose(0, 1)  # (N, B*K, D)
@@ -301,11 +322,25 @@ def example_inputs(config, shape, dtype=torch.int64):
     return tuple(t.to(dtype) for t in (ids * mask, mask, torch.zeros_like(ids)))
 
 
-def trace(module, inputs):
-    """Frozen TorchScript of `module`: constants folded, weights kept once however often they are
-    used."""
+class Rows(nn.Module):
+    """The packed program of a FusedAlbert with free sizes, as a module of its own."""
+
+    def __init__(self, albert):
+        super().__init__()
+        self.albert = albert
+        self.eval()
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        return self.albert.rows_and_places(input_ids, attention_mask, token_type_ids)
+
+
+def trace(module, inputs, *methods):
+    """Frozen TorchScript of `module` and of its further `methods`: constants folded, weights kept
+    once however often they are used."""
     with torchscript_warnings_off(), torch.no_grad():
-        return torch.jit.freeze(torch.jit.trace(module, inputs, check_trace=False))
+        asked = {name: inputs for name in ("forward", *methods)}
+        program = torch.jit.trace_module(module, asked, check_trace=False)
+        return torch.jit.freeze(program, preserved_attrs=list(methods))
 
 
 @contextlib.contextmanager

@@ -8,6 +8,51 @@ import numpy
 
 from . import UserError, last_line
 
+PLACES = ("positions", "select")  # nodes of a packed model, as graph.rows_and_places has them
+
+
+def name_places(model):
+    """The model of graph.Rows with its logits alone; the nodes of the other outputs are named, so
+    that `specialised` finds them in the IR."""
+    import openvino
+
+    logits, *places = model.get_results()
+    for result, name in zip(places, PLACES):
+        result.input_value(0).get_node().set_friendly_name(name)
+    return openvino.Model([logits], model.get_parameters())
+
+
+def read(xml, weights):
+    """The openvino.Model of the bytes of an IR."""
+    import openvino
+
+    tensor = openvino.Tensor(numpy.frombuffer(weights, dtype=numpy.uint8))
+    return openvino.Core().read_model(xml, tensor)
+
+
+def specialised(model, shape):
+    """A copy of the model for one batching.Shape: int64 [rows, length] three times -> float32
+    [rows, slots, class]. Where each row carries one sentence, of one slot, its places are
+    constants, and what they would be computed from falls away. Raises RuntimeError where the model
+    does not take the shape."""
+    model = model.clone()
+    if not shape.slots:
+        places = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+        positions = numpy.arange(shape.max_seq_length)[None]
+        for name, value in zip(PLACES, (positions, positions[None] == 0)):
+            if name in places:  # not so in a model whose sizes are fixed
+                _replace(places[name].output(0), value)
+    model.reshape({port: list(shape.inputs) for port in model.inputs})
+    return model
+
+
+def _replace(output, value):
+    """Puts a constant in the place of a node's output."""
+
+    constant = part("opset13").constant(value.astype(output.get_element_type().to_dtype()))
+    for target in output.get_target_inputs():
+        target.replace_source_output(constant.output(0))
+
 
 def narrow(model):
     """Hold the weights of the matrix products, which is all but the embeddings, in the bf16 that

@@ -5,7 +5,9 @@ import os
 import platform
 import re
 import shutil
+import statistics
 import subprocess
+import time
 from pathlib import Path
 
 from . import UserError, __version__
@@ -43,6 +45,21 @@ def check_memory(shape, device, intermediate_size):
         )
 
 
+def take_turns(runs, seconds, clock=time.perf_counter):
+    """{name: median seconds of a call} of functions {name: function} that take turns, so that a
+    machine which changes its speed changes all of them: for `seconds`, at least three turns, after
+    one that is not counted."""
+    times, end, turns = {name: [] for name in runs}, None, 0
+    while end is None or clock() < end or turns < 4:
+        turns += 1
+        for name, run in runs.items():
+            start = clock()
+            run()
+            times[name].append(clock() - start)
+        end = end or clock() + seconds
+    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+
+
 def lacks_memory(error):
     """Whether an exception of Python's, torch's or an engine's says that memory ran out."""
     said = r"(can't|cannot|failed to|unable to) allocate|(not enough|out of) memory|bad_alloc"
@@ -63,13 +80,22 @@ def describe(devices=tuple(CARDS)):
     vendor's tool says of the first card of `devices` (None where there is no such tool)."""
     return {
         "platform": platform.platform(),
-        "cpu": _cpu().get("model name") or platform.processor() or platform.machine(),
+        "cpu": cpu(),
         "cores": os.cpu_count(),
         "isa": isa(),
         "memory_bytes": memory(),
         "load": os.getloadavg()[0],
         "card": next(filter(None, map(_card, devices)), None),
     }
+
+
+def cpu():
+    """The processor's name, with its family, model and stepping where it has them: many virtual
+    machines call all of theirs the same."""
+    found = _cpu()
+    name = found.get("model name") or platform.processor() or platform.machine()
+    numbers = [found[key] for key in ("cpu family", "model", "stepping") if key in found]
+    return " ".join([name, f"({'/'.join(numbers)})"] if numbers else [name])
 
 
 def isa():

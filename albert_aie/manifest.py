@@ -6,15 +6,14 @@ import platform
 from dataclasses import asdict
 from datetime import datetime, timezone
 
-from . import __version__, backends
-from .batching import TOKENS, Shape
+from . import __version__, backends, machine
+from .batching import TOKENS
 from .config import problem as config_problem
 from .tasks import SST2, TASKS
 from .text import is_description
 
 FORMAT = "albert_aie"
-FORMAT_VERSION = 3
-SPM = {"kind": "spm", "options": {}}  # the tokenizer of files that do not say which
+FORMAT_VERSION = 4
 _KEYS = {
     "backend": str,
     "device": str,
@@ -23,6 +22,8 @@ _KEYS = {
     "batch_size": int,
     "max_seq_length": int,
     "slots": int,
+    "task": str,
+    "tokenizer": dict,
     "config": dict,
     "label_names": list,
     "random_weights": bool,
@@ -32,9 +33,9 @@ _KEYS = {
 }
 
 
-def describe(checkpoint, compiled, target, graph_name, shapes, task=SST2):
-    """The JSON object that describes a file compiled for `shapes`, the largest last;
-    docs/file-format.md says what its keys mean."""
+def describe(checkpoint, compiled, target, graph_name, shape, free_sizes, faster=None, task=SST2):
+    """The JSON object that describes a file exported for `shape`; docs/file-format.md says what its
+    keys mean. `faster` is what backends.faster has measured, if it was asked."""
     import torch
 
     from .upstream import UPSTREAM_COMMIT
@@ -48,8 +49,9 @@ def describe(checkpoint, compiled, target, graph_name, shapes, task=SST2):
         "options": compiled.options,
         "requires": compiled.requires,
         "graph": graph_name,
-        **shapes[-1]._asdict(),
-        "shapes": [list(shape) for shape in shapes],
+        **shape._asdict(),
+        "free_sizes": free_sizes,
+        "measured": faster and {"cpu": machine.cpu(), "times_as_fast": faster},
         "task": task.trained_as,
         "tokenizer": checkpoint.tokenizer.description,
         "label_names": list(checkpoint.config.label_names),
@@ -91,8 +93,7 @@ def untrue(manifest):
     if reason:
         return f"'config': {reason}"
     seq, slots = manifest["max_seq_length"], manifest["slots"]
-    task = manifest.get("task", SST2.name)
-    task = task if isinstance(task, str) else None
+    task = manifest["task"]
     known = (manifest["backend"], manifest["device"]) in backends.ORDER
     checks = {
         "backend": known,
@@ -101,30 +102,14 @@ def untrue(manifest):
         "batch_size": manifest["batch_size"] >= 1,
         "max_seq_length": TOKENS <= seq <= config["max_position_embeddings"],
         "slots": 0 <= slots <= seq // TOKENS,
-        "shapes": _are_shapes(manifest),
+        "free_sizes": type(manifest.get("free_sizes", False)) is bool,
         "task": task in TASKS,
         "label_names": _fits(names, TASKS.get(task, SST2)),
         "num_labels": config.get("num_labels") == len(names),
         "requires": all(isinstance(name, str) for name in manifest["requires"]),
-        "tokenizer": is_description(manifest.get("tokenizer", SPM)),
+        "tokenizer": is_description(manifest["tokenizer"]),
     }
     return next((repr(key) for key, right in checks.items() if not right), None)
-
-
-def _are_shapes(manifest):
-    """Whether they are the largest one and others below it, each once, of rows of one kind."""
-    alone = [manifest[name] for name in Shape._fields]
-    found = manifest.get("shapes", [alone])
-    if not isinstance(found, list) or not all(isinstance(s, list) and len(s) == 3 for s in found):
-        return False
-    if not all(type(number) is int for shape in found for number in shape):
-        return False
-    ordered = sorted(found, key=lambda shape: (shape[1], shape[0]))
-    least = found and min(shape[0] for shape in found) >= 1
-    short = found and min(shape[1] for shape in found) >= TOKENS
-    alike = {shape[2] for shape in found} == {alone[2]}
-    once = len({tuple(shape) for shape in found}) == len(found)
-    return bool(least and short and alike and once and found == ordered and found[-1] == alone)
 
 
 def _fits(names, task):

@@ -5,6 +5,7 @@ import sys
 from typing import NamedTuple
 
 from . import UserError, arguments, datasets, records, terminal
+from .choose_shapes import CHOSEN
 from .classifier import chunks
 from .files import replacing
 
@@ -38,7 +39,7 @@ def add_flags(parser):
 def measured(args):
     """Whether figures of own text are asked for, and not only its answers."""
     asked = args.label_column, args.compare_cpu, args.output_dir, args.json, args.report
-    return any(asked) or args.one_at_a_time
+    return any(asked) or args.rows != CHOSEN
 
 
 def check(args):

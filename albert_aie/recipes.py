@@ -58,23 +58,24 @@ def table(found):
 
 def fastest(make, name, percent, checkpoint, target, length, sentences, upstream_dir, progress):
     """(what `make` gave for the first recipe that keeps its labels in all but `percent` % of the
-    sentences, None where none does; the Tried of those that were tried). `make` takes a Target and
-    gives a function of a path that saves the file, called `name`; the reference is that of the
+    sentences, Nones where none does; the Tried of those that were tried). `make` takes a Target and
+    gives a tuple that begins with a function of a path that saves the file, called `name`; the
+    reference is that of the
     comparison, on sentences cut to `length` tokens."""
     tokenizer = checkpoint.tokenizer.load()
     encoded = [tokenizer.encode(sentence, length) for sentence in sentences]
     reference, _ = references.logits(checkpoint, encoded, upstream_dir, progress=progress)
-    saves = {}
+    saves = {None: (None, None, None)}
 
     def attempt(recipe):
         chosen = target._replace(options={**target.options, "recipe": recipe})
         saves[recipe] = make(chosen)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
-            saves[recipe](path)
+            saves[recipe][0](path)
             with Classifier(path) as classify:
                 found = classify.evaluate(sentences)
         return tried(recipe, found.logits, reference, len(sentences) / found.end_to_end)
 
     found, recipe = search(attempt, percent)
-    return saves.get(recipe), found
+    return saves[recipe], found

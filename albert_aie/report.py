@@ -12,7 +12,7 @@ import numpy
 
 from . import machine, results
 from .artifact import Artifact
-from .batching import Shape, told
+from .batching import Shape
 from .datasets import Examples
 from .encoding import texts
 from .evaluate import WARMUP, Evaluation, finite, right
@@ -56,19 +56,45 @@ class Figure(NamedTuple):
 
 
 def _file(s):
-    m, used = s.saved.manifest, s.evaluation.shapes
     return {
         "file": str(s.saved.path),
         "more_files": [str(each.path) for each in s.saved.more],
-        "graph": m["graph"],
+        "graph": s.saved.manifest["graph"],
         **s.saved.shape._asdict(),
-        "shapes": [{**shape._asdict(), "batches": used[shape]} for shape in s.saved.shapes],
     }
 
 
-def _shapes(r):
-    """The compiled shapes of eval.json."""
-    return [Shape(*(each[name] for name in Shape._fields)) for each in r["shapes"]]
+def _rows(s):
+    """How rows were made, and of each shape how many batches it had and what their forward took."""
+    e, times = s.evaluation, {}
+    for shape, seconds in zip(e.shapes, e.forward):
+        times.setdefault(shape, []).append(1000 * seconds)
+    shapes = [
+        {
+            **shape._asdict(),
+            "batches": len(taken),
+            "forward_ms": {f"p{p}": percentile(taken, p) for p in (50, 90, 99)},
+        }
+        for shape, taken in sorted(times.items())
+    ]
+    return {"rows": e.rows_are, "shapes": shapes}
+
+
+MOST = 6  # shapes that are printed one a line
+
+
+def _rows_line(r):
+    shapes = r["shapes"]
+    lines = [
+        f"{each['batches']} x {each['batch_size']} x {each['max_seq_length']} tokens"
+        + f", up to {each['slots']} sentences a row" * bool(each["slots"])
+        + ": forward p50 {p50:.1f}, p90 {p90:.1f}, p99 {p99:.1f} ms".format(**each["forward_ms"])
+        for each in shapes
+    ]
+    if len(lines) > MOST:
+        low, high = (each["max_seq_length"] for each in (shapes[0], shapes[-1]))
+        lines = [f"{r['batches']} batches of {len(shapes)} shapes, {low} to {high} tokens"]
+    return "\n".join([r["rows"], *lines])
 
 
 def _engine(s):
@@ -223,10 +249,7 @@ def _padding(s):
 
 def _compute(s):
     config, e = s.saved.manifest["config"], s.evaluation
-    each = (
-        count * shape.batch_size * flops_per_row(config, shape.max_seq_length)
-        for shape, count in e.shapes.items()
-    )
+    each = (shape.batch_size * flops_per_row(config, shape.max_seq_length) for shape in e.shapes)
     total = sum(each) / 1e9
     return {"nominal_gflop_per_row": total / e.rows, "nominal_gflop_per_second": total / e.busy}
 
@@ -268,7 +291,8 @@ FIGURES = (
         "file",
         _file,
         lambda r: (
-            "\n".join([r["file"], *r["more_files"]]) + f"\n{r['graph']} graph, {told(_shapes(r))}"
+            "\n".join([r["file"], *r["more_files"]])
+            + f"\n{r['graph']} graph, exported for {Shape(*(r[n] for n in Shape._fields))}"
         ),
     ),
     Figure(
@@ -288,6 +312,7 @@ FIGURES = (
         ),
     ),
     Figure("not scored", _not_scored, _not_scored_line),
+    Figure("rows", _rows, _rows_line),
     Figure("accuracy", _accuracy, _accuracy_line),
     Figure("metrics", _metrics, _metrics_line),
     Figure(

@@ -78,6 +78,8 @@ class UpstreamAlbert(nn.Module):
     """albert_pytorch's model with fixed (1, seq) position ids, so that no arange or expand is
     traced. (1, seq) and not (batch, seq): the latter would silently broadcast a smaller batch."""
 
+    free_sizes = False
+
     def __init__(self, model, max_seq_length):
         super().__init__()
         self.model = model

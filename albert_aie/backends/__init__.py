@@ -6,21 +6,27 @@ GRAPH                          the graph that is traced unless --graph says othe
 LOADS                          the package that `load` imports
 OPTIONS                        the settings that it alone understands, each with a flag (Option)
 unavailable(device) -> Unavailable or None      why this machine cannot run it there
-default_precision(device) -> str
+candidates(device) -> tuple    precisions that may be the default, the first if it is faster than
+                               the last by as much as `FASTER` says
 check(target)                  raises UserError, before any work, for what it cannot compile
 form(precision) -> graph.Form  how our fused graph is written down for it, and whether one program
-                               serves several shapes
+                               serves every shape
+grid(precision)                choose_shapes.Grid, where it does
 compile(module, inputs, target, calibration) -> Compiled
                                `module` eager fp32 on the CPU, `inputs` int64 torch [batch, seq] x
                                3 of the largest shape; `calibration()`: Batches of real sentences,
                                for int8 alone
+forward(compiled, floating, device, batch)      a function that computes one packed Batch, in the
+                               floating-point precision `floating`: to be timed; where there are
+                               candidates
+BLOBS                          names of Compiled.blobs from which alone `forward` can be made
 load(artifact, target) -> a runner with
     prepare(shapes)            makes ready for batches of all of these Shapes; one that was not
                                named is made ready for when it comes
     run(batch) -> Output       one Batch of a compiled shape; from `streams` threads at a time
     precision, device, threads, streams         read back from the engine
     precision_is               "read back", or "as compiled" where the engine cannot be asked
-    one_row                    whether it takes batches of one row too, whatever the file's shapes
+    grid                       choose_shapes.Grid, or None where the file's shapes are compiled
     close()
 """
 
@@ -30,8 +36,8 @@ from typing import NamedTuple, Optional
 
 import numpy
 
-from .. import UserError
-from ..batching import with_one_row
+from .. import UserError, machine
+from ..batching import slots_of
 
 # In this order `--backend auto` tries them: a new backend is a file here and a line in this table.
 ORDER = (("aie", "npu"), ("torchscript", "cuda"), ("openvino", "cpu"), ("torchscript", "cpu"))
@@ -146,12 +152,8 @@ class Several:
 
     def __init__(self, runners, artifact):
         self._all = runners
-        files = list(zip(runners, artifact.files))
-        self.one_row = all(runner.one_row for runner in runners)
-        self._by = {}
-        if self.one_row:
-            self._by = {s: r for r, file in files for s in with_one_row(file.own_shapes)}
-        self._by.update({s: r for r, file in files for s in file.own_shapes})
+        self._by = {s: r for r, file in zip(runners, artifact.files) for s in file.own_shapes}
+        self.grid = None
         first = runners[0]
         self.precision, self.precision_is = first.precision, first.precision_is
         self.device, self.threads, self.streams = first.device, first.threads, first.streams
@@ -166,6 +168,28 @@ class Several:
     def close(self):
         for runner in self._all:
             runner.close()
+
+
+FASTER = 1.1  # times as fast as fp32 a narrower precision has to be, or it is not worth its error
+
+
+def faster(name, compiled, device, batch, seconds=2.0):
+    """How many times as fast as the last of the backend's candidates each of them computes a Batch,
+    {precision: ratio} of medians; `compiled` is {precision: Compiled}. They take turns for
+    `seconds`, but three at least. None where there is nothing to choose from."""
+    engine = get(name)
+    names = [one for one in engine.candidates(device) if one in compiled]
+    if len(names) < 2:
+        return None
+    runs = {one: engine.forward(compiled[one], one, device, batch) for one in names}
+    medians = machine.take_turns(runs, seconds)
+    return {one: medians[names[-1]] / medians[one] for one in names}
+
+
+def fastest(ratios):
+    """The precision to take of those that `faster` has timed."""
+    *narrow, wide = ratios
+    return next((name for name in narrow if ratios[name] >= FASTER), wide)
 
 
 def options(when):
@@ -216,13 +240,17 @@ def check_precision(target):
         )
 
 
-def check_shape(batch, artifact, one_row=False):
+def check_shape(batch, artifact):
     """A trace does not enforce the shape it was made with; we do. Raises ValueError (a bug)."""
-    known = batch.shape in artifact.own_shapes or (
-        one_row and batch.shape in with_one_row(artifact.own_shapes)
-    )
+    rows, length, slots = shape = batch.shape
+    if artifact.has_free_sizes:
+        limit = artifact.shape
+        known = 0 < length <= limit.max_seq_length and slots in (0, slots_of(length))
+        known = known and 0 < rows * length <= limit.batch_size * limit.max_seq_length
+    else:
+        known = shape in artifact.own_shapes
     for array in batch.inputs:
-        if not known or array.shape != batch.shape.inputs or array.dtype != numpy.int64:
+        if not known or array.shape != shape.inputs or array.dtype != numpy.int64:
             raise ValueError(
                 f"batch of {array.shape} {array.dtype} for a file of {artifact.own_shapes} int64"
             )

@@ -58,8 +58,8 @@ def unavailable(device):
     return _package()[1]
 
 
-def default_precision(device):
-    return "fp16"
+def candidates(device):
+    return ("fp16",)
 
 
 def check(target):
@@ -134,7 +134,7 @@ class Runner:
     # the engine cannot be asked what it computes in: it is the policy of the file
     precision_is = "as compiled"
     streams = 1
-    one_row = False
+    grid = None
     threads = 1
 
     def __init__(self, artifact, aie, device_id):

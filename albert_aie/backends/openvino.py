@@ -4,7 +4,7 @@ At export the traced module is converted; the IR travels in the .pt beside the T
 sizes are free, and its products' weights are held in the precision that is computed in (OpenVINO's
 own saver would make fp16 of them). When the first batch of a shape comes, the IR is reshaped to it
 and compiled: as fast as one that was traced with that shape, and all shapes share the weights that
-were read. The precision is chosen at load, always explicitly, and read back from the compiled
+were read. The precision is chosen at export, always explicit, and read back from the compiled
 model. int8 is decided at export: NNCF quantises the IR from the activations that it sees on
 calibration sentences. A file is run without torch."""
 
@@ -20,7 +20,8 @@ from functools import cached_property
 
 import numpy
 
-from .. import UserError, batching, first_line, ir, last_line, machine, quantise
+from .. import UserError, first_line, ir, last_line, machine, quantise
+from ..choose_shapes import SINGLE, Grid, choose, octave
 from ..machine import THREADS
 from . import (
     Compiled,
@@ -45,12 +46,14 @@ OPTIONS = (
     Option("threads", "threads, on a CPU", ("evaluate",), minimum=1, maximum=THREADS),
     Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=THREADS),
 )
-# Lengths that are branches of one program cost little: 21 MB and 0.3 s each in fp32.
-LADDERS = {"fp32": batching.Ladder(4, 16)}
+BLOBS = ("ir.xml", "ir.bin")
+STEP = 4  # tokens between two lengths: fewer take as long as the next multiple (performance.md)
 # AMX multiplies 16 rows at a time: 20 tokens take as long as 32, and 40 longer than 48. A length in
 # int8 is a program of its own, of 60 MB.
-TILES = {"bf16": batching.Ladder(16, 8), "int8": batching.Ladder(16, 5)}
-# A few texts need few lengths: so many are compiled each by itself, in a part of a second.
+STEPS = {"int8": 8}
+TILES = {"bf16": 16, "int8": 16}
+# A few texts need few lengths: so many of an octave are compiled each by itself, in a part of a
+# second.
 ALONE = 3
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -83,8 +86,8 @@ def _not_importable():
     return None
 
 
-def default_precision(device):
-    return "bf16" if "BF16" in capabilities() else "fp32"
+def candidates(device):
+    return ("bf16", "fp32") if "BF16" in capabilities() else ("fp32",)
 
 
 def capabilities():
@@ -110,9 +113,12 @@ def _check_bf16(precision, what, fix):
 def form(precision):
     from ..graph import Form
 
-    ladders = {**LADDERS, **(TILES if "amx_tile" in machine.isa() else {})}
-    ladder = ladders.get(precision, batching.FEW)
-    return Form(split_qkv=True, erf_gelu=precision != "fp32", free_sizes=True, ladder=ladder)
+    return Form(split_qkv=True, erf_gelu=precision != "fp32", free_sizes=True)
+
+
+def grid(precision):
+    steps = {**STEPS, **(TILES if "amx_tile" in machine.isa() else {})}
+    return Grid(steps.get(precision, STEP), compiles=True)
 
 
 def compile(module, inputs, target, calibration=None):
@@ -121,8 +127,10 @@ def compile(module, inputs, target, calibration=None):
     from .. import graph
 
     program = graph.trace(module, inputs)
-    with contextlib.redirect_stdout(io.StringIO()):  # it takes a --verbose of ours for its own
-        model = openvino.convert_model(program, example_input=inputs)
+    if module.free_sizes:
+        model = ir.name_places(_convert(graph.trace(graph.Rows(module), inputs), inputs))
+    else:
+        model = _convert(program, inputs)
     for port, name in zip(model.inputs, INPUTS):
         port.get_tensor().set_names({name})
     model.output(0).get_tensor().set_names({"logits"})
@@ -137,6 +145,23 @@ def compile(module, inputs, target, calibration=None):
         program = graph.trace(module.bfloat16(), inputs)
     operators = graph.operators(program)
     return Compiled(program, operators, versions, blobs=ir.serialise(model), options=options)
+
+
+def _convert(program, inputs):
+    import openvino
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it takes a --verbose of ours for its own
+        return openvino.convert_model(program, example_input=inputs)
+
+
+def forward(compiled, floating, device, batch):
+    import openvino
+
+    model = ir.specialised(ir.read(*(compiled.blobs[name] for name in BLOBS)), batch.shape)
+    hints = {"INFERENCE_PRECISION_HINT": PRECISIONS[floating], "NUM_STREAMS": 1}
+    request = openvino.Core().compile_model(model, "CPU", hints).create_infer_request()
+    inputs = dict(zip(INPUTS, batch.inputs))
+    return lambda: request.infer(inputs)
 
 
 def load(artifact, target):
@@ -157,24 +182,25 @@ class Runner:
 
         self._artifact = artifact
         chosen = settings(target, "evaluate")
-        self._options = {"INFERENCE_PRECISION_HINT": _hint(target.precision)}
-        self._options["NUM_STREAMS"] = chosen["streams"] or "AUTO"
+        manifest = artifact.manifest
+        floating = manifest["options"].get("floating", manifest["precision"])
+        if floating not in candidates("cpu"):  # an int8 file of a CPU with bf16
+            floating = "fp32"
+        self._options = {"INFERENCE_PRECISION_HINT": PRECISIONS[floating]}
+        self._streams = chosen["streams"]
         if chosen["threads"]:
             self._options["INFERENCE_NUM_THREADS"] = chosen["threads"]
         self._core = openvino.Core()
         self._programs, self._lock = {}, threading.Lock()
-        self._lengths = sorted({shape.max_seq_length for shape in artifact.own_shapes})
+        self.grid = grid(manifest["precision"]) if artifact.has_free_sizes else None
         # All lengths as branches of one program hold their weights once and find them in the cache:
         # 1.06 times as fast in bf16, 1.09 in fp32, and twelve lengths take half of the memory. int8
         # is slower in a branch, for its passes make another graph there (docs/performance.md).
         self._branches = target.precision != "int8"
-        weights = numpy.frombuffer(artifact.blob("ir.bin"), dtype=numpy.uint8)
         with self._errors():
-            self._model = self._core.read_model(artifact.blob("ir.xml"), openvino.Tensor(weights))
+            self._model = ir.read(*(artifact.blob(name) for name in BLOBS))
             _check_model(self._model, artifact)
-            # not so --graph upstream, nor a file of format version 2 or less
-            self.one_row = self._model.is_dynamic()
-            if artifact.manifest["precision"] == "bf16":
+            if manifest["precision"] == "bf16":
                 ir.widen(self._model)
 
     @contextlib.contextmanager
@@ -191,26 +217,51 @@ class Runner:
 
     def prepare(self, shapes):
         with self._lock:
-            for alike in batching.by_batch_size(shapes):
+            groups = {}
+            for shape in sorted(shapes):
+                groups.setdefault(self._group(shape), []).append(shape)
+            for alike in groups.values():
                 if not self._programs.keys() >= set(alike):
-                    self._make(sorted(alike))
+                    self._compile(alike)
+
+    def _group(self, shape):
+        """What the shapes of one program have in common: plain rows of a free length, with as many
+        rows and of lengths that are used alike."""
+        if self.grid is None or shape.slots or not self._branches:
+            return shape
+        return shape.batch_size, octave(shape.max_seq_length)
 
     def _program(self, shape):
-        """(compiled model, its infer requests that are idle, one a stream) for a Shape; made when
-        it is first asked for, because each costs time and memory."""
+        """(compiled model, its infer requests that are idle, one a stream) for a Shape; compiled
+        when it is first asked for, because each costs time and memory."""
         with self._lock:
             if shape not in self._programs:
-                alike = [shape._replace(max_seq_length=length) for length in self._lengths]
-                alone = sum(other in self._programs for other in alike)
-                self._make(alike if self._branches and alone >= ALONE else [shape])
+                self._compile(self._with_siblings(shape))
             return self._programs[shape]
 
-    def _make(self, shapes):
-        alone = [[shape] for shape in shapes if shape not in self._programs]
-        for group in [shapes] if self._branches else alone:
+    def _with_siblings(self, shape):
+        """The shapes to compile with one that was not prepared: all of its group once ALONE of them
+        are there."""
+        if self.grid is None or shape.slots or shape.batch_size > 1:
+            return [shape]
+        alike = [
+            one
+            for one in choose(self._artifact.shapes, self.grid, SINGLE)
+            if self._group(one) == self._group(shape)
+        ]
+        return alike if sum(one in self._programs for one in alike) >= ALONE else [shape]
+
+    def _compile(self, shapes):
+        for group in [shapes] if self._branches else [[shape] for shape in shapes]:
+            if self._programs.keys() >= set(group):
+                continue
+            # a sentence alone has all threads, and does not wait for a second one
+            one = self.grid is not None and not group[0].slots and group[0].batch_size == 1
+            streams = self._streams or (1 if one else "AUTO")
             with self._errors():
-                model = ir.branches([_reshaped(self._model, s, self._artifact) for s in group])
-                compiled = self._core.compile_model(model, "CPU", self._options)
+                model = ir.branches([_specialised(self._model, s, self._artifact) for s in group])
+                options = {**self._options, "NUM_STREAMS": streams}
+                compiled = self._core.compile_model(model, "CPU", options)
             idle = queue.SimpleQueue()
             for _ in range(int(compiled.get_property("NUM_STREAMS"))):
                 idle.put(compiled.create_infer_request())
@@ -219,8 +270,8 @@ class Runner:
     def _any(self):
         """A compiled model: what they have in common is read back from it, once, for the engine
         answers when no batch is being computed."""
-        made = next(iter(self._programs.values()), None)
-        return (made or self._program(self._artifact.own_shapes[0]))[0]
+        program = next(iter(self._programs.values()), None)
+        return (program or self._program(choose(self._artifact.own_shapes, self.grid)[0]))[0]
 
     @cached_property
     def precision(self):
@@ -237,7 +288,7 @@ class Runner:
     def run(self, batch):
         import openvino
 
-        check_shape(batch, self._artifact, self.one_row)
+        check_shape(batch, self._artifact)
         _, idle = self._program(batch.shape)
         request = idle.get()
         start = time.perf_counter()
@@ -248,6 +299,8 @@ class Runner:
         done = time.perf_counter()
         logits = numpy.array(request.get_output_tensor(0).data, dtype=numpy.float32)
         idle.put(request)
+        if self.grid is not None and not batch.shape.slots:
+            logits = logits[:, 0]
         return Output(logits, 0.0, done - start, time.perf_counter() - done, start)
 
     def close(self):
@@ -256,7 +309,7 @@ class Runner:
 
 def _check_model(model, artifact):
     """Raises UserError where the IR is not what the manifest says: before it is compiled."""
-    _reshaped(model, artifact.own_shapes[-1], artifact)
+    _specialised(model, artifact.shape, artifact)
     precision = artifact.manifest["precision"]
     quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
     if quantised != (precision == "int8"):
@@ -265,25 +318,22 @@ def _check_model(model, artifact):
         )
 
 
-def _reshaped(model, shape, artifact):
+def _specialised(model, shape, artifact):
     """The model for one Shape. Raises UserError where it does not take or give what the manifest
     says."""
-    model = model.clone()
     try:
-        model.reshape({port: list(shape.inputs) for port in model.inputs})
+        model = ir.specialised(model, shape)
     except RuntimeError as error:
         reason = last_line(error)
         raise contradiction(artifact, f"{shape}, which its program refuses ({reason})") from None
     shapes = [tuple(port.shape) for port in (*model.inputs, *model.outputs)]
-    wanted = [*[shape.inputs] * len(INPUTS), artifact.logits_shape(shape)]
+    logits = artifact.logits_shape(shape)
+    if artifact.has_free_sizes and not shape.slots:
+        logits = (logits[0], 1, logits[1])
+    wanted = [*[shape.inputs] * len(INPUTS), logits]
     if shapes != wanted:
         raise contradiction(artifact, f"inputs and logits of {wanted}, its program has {shapes}")
     return model
-
-
-def _hint(precision):
-    """What int8 leaves in floating point may be bf16 where the CPU has it."""
-    return PRECISIONS[precision] or ("bf16" if "BF16" in capabilities() else "f32")
 
 
 def _precision_of(compiled):

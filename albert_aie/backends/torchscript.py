@@ -1,9 +1,11 @@
 """TorchScript run by torch itself, on the CPU or on an NVIDIA GPU. The module is cast before it is
 traced, because the mask's dtype is baked in by the trace (`.half()` on a traced file fails)."""
 
+import io
 import time
 
-from .. import UserError, batching, last_line
+from .. import UserError, last_line, machine
+from ..choose_shapes import CALL, Grid
 from ..machine import THREADS, lacks_memory
 from . import (
     Compiled,
@@ -38,8 +40,11 @@ def unavailable(device):
     return None
 
 
-def default_precision(device):
-    return "fp16" if device == "cuda" else "fp32"
+def candidates(device):
+    if device == "cuda":
+        return "fp16", "fp32"
+    has_bf16 = {"avx512_bf16", "amx_bf16", "bf16"} & set(machine.isa())
+    return ("bf16", "fp32") if has_bf16 else ("fp32",)
 
 
 def check(target):
@@ -54,7 +59,11 @@ def check(target):
 def form(precision):
     from ..graph import Form
 
-    return Form(free_sizes=True, ladder=batching.EVERY)
+    return Form(free_sizes=True)
+
+
+def grid(precision):
+    return Grid(2, compiles=False)
 
 
 def compile(module, inputs, target, calibration=None):
@@ -63,8 +72,29 @@ def compile(module, inputs, target, calibration=None):
     from .. import graph
 
     module = module.to(device=target.device, dtype=getattr(torch, PRECISIONS[target.precision]))
-    program = graph.trace(module, tuple(tensor.to(target.device) for tensor in inputs))
+    inputs = tuple(tensor.to(target.device) for tensor in inputs)
+    program = graph.trace(module, inputs, *(("rows",) if module.free_sizes else ()))
     return Compiled(program, graph.operators(program), {})
+
+
+def forward(compiled, floating, device, batch):
+    import torch
+
+    from ..graph import torchscript_warnings_off
+
+    buffer = io.BytesIO()  # by way of a file, because the program is prepared for the machine
+    with torchscript_warnings_off():
+        torch.jit.save(compiled.program, buffer)
+        buffer.seek(0)
+        program = torch.jit.load(buffer, map_location=device)
+    prepare(program, device, floating)
+    inputs = [torch.from_numpy(array).to(device) for array in batch.inputs]
+
+    def run():
+        with torch.inference_mode():
+            program.rows(*inputs).to("cpu")
+
+    return run
 
 
 def load(artifact, target):
@@ -82,7 +112,6 @@ def load(artifact, target):
 class Runner:
     precision_is = "read back"
     streams = 1
-    one_row = False
 
     def __init__(self, artifact, device):
         import torch
@@ -93,9 +122,8 @@ class Runner:
         self._wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
         self.precision = _precision_of(self._program)
         check_read_back(self.precision, artifact)
-        if device == "cpu":
-            rows = artifact.shape.batch_size * artifact.shape.max_seq_length
-            prepack(self._program.graph, rows, self.precision)
+        self.grid = grid(self.precision) if artifact.has_free_sizes else None
+        prepare(self._program, device, self.precision)
         self.threads = torch.get_num_threads() if device == "cpu" else 1
 
     def prepare(self, shapes):
@@ -122,7 +150,7 @@ class Runner:
 
     def _answer(self, inputs, shape):
         try:
-            return self._program(*inputs)
+            return (self._program.rows if shape.slots else self._program)(*inputs)
         except RuntimeError as error:  # of any kind: torch has no other
             if lacks_memory(error):
                 raise
@@ -148,23 +176,28 @@ graph(%x, %weight, %bias):
   return (%y)"""
 
 
-def prepack(graph, rows, precision):
-    """Give every weight the layout that oneDNN's kernels read (for products of `rows` rows), once,
-    in memory alone: the file keeps the plain one. torch's own linear calls MKL in fp32, and packs
-    anew at each call in bf16. torch 2.0.1 lacks the operators and goes on as before."""
+def prepare(program, device, precision):
+    """Give every weight the layout that oneDNN's kernels read (for products of CALL rows), once, in
+    memory alone: the file keeps the plain one. torch's own linear calls MKL in fp32, and packs anew
+    at each call in bf16. torch 2.0.1 lacks the operators and goes on as before."""
     import torch
 
     mkldnn = torch.ops.mkldnn
-    if not hasattr(mkldnn, "_reorder_linear_weight"):
+    if device != "cpu" or not hasattr(mkldnn, "_reorder_linear_weight"):
         return
     if "bf16" in precision and not mkldnn._is_mkldnn_bf16_supported():  # needs AVX-512
         return
-    torch._C._jit_pass_custom_pattern_based_rewrite_graph(LINEAR, PACKED_LINEAR, graph)
-    for node in graph.findAllNodes("mkldnn::_linear_pointwise"):
-        constant = node.inputsAt(1).node()
-        weight = constant.t("value")
-        if not weight.is_mkldnn:  # the layers share theirs
-            constant.t_("value", torch.ops.mkldnn._reorder_linear_weight(weight, rows))
+    packed = {}  # the layers share their weights, and so do both methods
+    for graph in [program.graph, *([program.rows.graph] if hasattr(program, "rows") else [])]:
+        torch._C._jit_pass_custom_pattern_based_rewrite_graph(LINEAR, PACKED_LINEAR, graph)
+        for node in graph.findAllNodes("mkldnn::_linear_pointwise"):
+            constant = node.inputsAt(1).node()
+            weight = constant.t("value")
+            if not weight.is_mkldnn:
+                key = weight.data_ptr(), weight.shape  # a part of a weight is another one
+                if key not in packed:
+                    packed[key] = weight, mkldnn._reorder_linear_weight(weight, CALL)
+                constant.t_("value", packed[key][1])
 
 
 def _precision_of(program):
