@@ -181,10 +181,13 @@ class FusedAlbert(nn.Module):
         return self.rows_and_places(input_ids, attention_mask, token_type_ids)[0]
 
     def rows_and_places(self, input_ids, attention_mask, token_type_ids):
-        """(logits (B, K, class), positions (B, S), select (B, K, S)) of packed rows: each token's
-        place in its sentence, and the one-hot places of the [CLS] tokens. With free sizes whoever
-        knows that each row carries one sentence may put constants in the place of the last two (as
-        openvino does): what they are computed from falls away, and K becomes that of `select`."""
+        """(logits (B, K, class), and what they are computed by) of packed rows: positions (B, S),
+        each token's place in its sentence; select (B, K, S), the one-hot places of the [CLS]
+        tokens; the additive masks (B, 1, S, S) of all tokens and (B, 1, K, S) of the [CLS] tokens.
+
+        With free sizes whoever knows that each row carries one sentence may put others in their
+        place (as ir.specialised does): constants for positions and select, of which K follows, and
+        the last mask for the first. What they were computed from falls away."""
         b, s = sizes = self._sizes(input_ids)
         numbers = attention_mask.to(torch.float32)
         other = _differ(numbers.reshape(b, s, 1), numbers.reshape(b, 1, s))  # (B, S, S)
@@ -199,7 +202,7 @@ class FusedAlbert(nn.Module):
         masks = [(one * MASKED).to(self.word.dtype).unsqueeze(1) for one in (other, last)]
         x = self._embed(input_ids, F.embedding(positions, self.position), token_type_ids)
         x = self._classify(x, select, *masks, sizes)
-        return x.reshape(b, slots, -1), positions, select
+        return (x.reshape(b, slots, -1), positions, select, *masks)
 
     def _positions(self, other, index, s):
         """How many tokens of the same sentence stand before each, (B, S) of dtype `index`; `other`

@@ -8,7 +8,7 @@ import numpy
 
 from . import UserError, last_line
 
-PLACES = ("positions", "select")  # nodes of a packed model, as graph.rows_and_places has them
+PLACES = ("positions", "select", "mask", "last_mask")  # as graph.rows_and_places has them
 
 
 def name_places(model):
@@ -36,22 +36,25 @@ def specialised(model, shape):
     constants, and what they would be computed from falls away. Raises RuntimeError where the model
     does not take the shape."""
     model = model.clone()
-    if not shape.slots:
-        places = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
-        positions = numpy.arange(shape.max_seq_length)[None]
-        for name, value in zip(PLACES, (positions, positions[None] == 0)):
-            if name in places:  # not so in a model whose sizes are fixed
-                _replace(places[name].output(0), value)
+    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    if not shape.slots and nodes.keys() >= set(PLACES):  # not so where sizes are fixed
+        positions, select, mask, last_mask = (nodes[name].output(0) for name in PLACES)
+        numbers = numpy.arange(shape.max_seq_length)[None]
+        _replace(positions, _constant(numbers, positions))
+        _replace(select, _constant(numbers[None] == 0, select))
+        _replace(mask, last_mask)
     model.reshape({port: list(shape.inputs) for port in model.inputs})
     return model
 
 
-def _replace(output, value):
-    """Puts a constant in the place of a node's output."""
+def _constant(value, like):
+    """A constant of the type of an output."""
+    return part("opset13").constant(value.astype(like.get_element_type().to_dtype())).output(0)
 
-    constant = part("opset13").constant(value.astype(output.get_element_type().to_dtype()))
+
+def _replace(output, other):
     for target in output.get_target_inputs():
-        target.replace_source_output(constant.output(0))
+        target.replace_source_output(other)
 
 
 def narrow(model):
