@@ -22,9 +22,8 @@ from albert_aie import (
     references,
     tasks,
 )
-from albert_aie.batching import Shape, batches, packed
+from albert_aie.batching import Shape, full_batch
 from albert_aie.compare import GATES
-from albert_aie.encoding import Encoded
 
 
 def parse_args(argv):
@@ -258,7 +257,8 @@ def compile_fastest(model, target, shape, args):
         compiled = dict.fromkeys(engine.candidates(target.device), compiled["int8"])
     elif len(names) == 1:
         return target, compiled[names[0]], None
-    faster = backends.faster(target.backend, compiled, target.device, timed_batch(model, shape))
+    batch = full_batch(choose_shapes.timed(shape, model.free_sizes))
+    faster = backends.faster(target.backend, compiled, target.device, batch)
     chosen = backends.fastest(faster)
     if target.precision == "int8":
         options = {**compiled[chosen].options, "floating": chosen}
@@ -281,15 +281,6 @@ def compile_model(model, target, shape, args):
     rows = choose_shapes.choose([shape], grid)
     ranges = partial(calibration.batches, checkpoint.tokenizer.load(), model.sentences, rows)
     return engine.compile(module, inputs, target, ranges)
-
-
-def timed_batch(model, shape):
-    """The Batch on which precisions are timed: full rows, a quarter of what one call computes."""
-    if model.free_sizes:
-        length = min(choose_shapes.ROW, shape.max_seq_length)
-        shape = packed(max(1, min(shape.batch_size, choose_shapes.CALL // 2 // length)), length)
-    full = [Encoded([0] * shape.max_seq_length)] * shape.batch_size
-    return next(batches(full, shape))
 
 
 def describe_choice(precision, faster):

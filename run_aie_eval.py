@@ -8,7 +8,16 @@ python run_aie_eval.py --aie_model_dir=albert_seq128_bs32.pt --text "a fine film
 import sys
 import time
 
-from albert_aie import UserError, arguments, artifact, command, datasets, machine, own_text
+from albert_aie import (
+    UserError,
+    arguments,
+    artifact,
+    backends,
+    command,
+    datasets,
+    machine,
+    own_text,
+)
 from albert_aie.choose_shapes import CHOSEN, PADDED, SINGLE
 from albert_aie.classifier import Classifier, answers
 
@@ -84,9 +93,11 @@ def run(args):
     task = arguments.check_known(args, saved)
     for shape in saved.shapes:
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
-    if own and not own_text.measured(args):
-        return answer(args, saved, target)
-    return measure(args, own, saved, target, task)
+    figures = not own or own_text.measured(args)
+    command.note(backends.note_speed(saved, figures))
+    if figures:
+        return measure(args, own, saved, target, task)
+    return answer(args, saved, target)
 
 
 def measure(args, own, saved, target, task):

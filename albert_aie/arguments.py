@@ -7,6 +7,7 @@ from pathlib import Path
 
 from . import UserError, backends, references, some, tasks
 from .batching import TOKENS, Shape, packed
+from .choose_shapes import PADDED
 from .files import check_writable, sha256
 from .text import KINDS
 
@@ -336,6 +337,8 @@ def check_known(args, saved):
 
 def target(args, saved):
     """The file's target with the options of the flags; one that does not fit names the file."""
+    if getattr(args, "rows", None) == PADDED and any(shape.slots for shape in saved.shapes):
+        raise UserError(f"--padded: {saved.path} was compiled for packed rows; leave the flag out")
     target = saved.target._replace(options=options(args, "evaluate"))
     try:
         backends.settings(target, "evaluate")

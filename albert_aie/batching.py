@@ -122,6 +122,11 @@ def by_batch_size(shapes):
     return [[shape for shape in shapes if shape.batch_size == size] for size in sizes]
 
 
+def full_batch(shape):
+    """A Batch of rows without padding: to warm up, and to be timed."""
+    return next(batches([Encoded([0] * shape.max_seq_length)] * shape.batch_size, shape))
+
+
 def alone(sentence, shapes):
     """The one Batch of an Encoded that comes alone: what `batches` makes of it, in half the time:
     the shape of each length is found once. `shapes` is a tuple."""

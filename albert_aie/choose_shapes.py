@@ -53,6 +53,14 @@ def choose(shapes, grid, rows=CHOSEN, few=False):
     )
 
 
+def timed(shape, free_sizes):
+    """The Shape in which precisions are timed: half of a call, or the compiled one."""
+    if not free_sizes:
+        return shape
+    length = min(ROW, shape.max_seq_length)
+    return packed(max(1, min(shape.batch_size, CALL // 2 // length)), length)
+
+
 def _row_lengths(longest):
     """ROW, twice that, ... below `longest`, and `longest`."""
     lengths = [ROW]

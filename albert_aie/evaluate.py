@@ -11,7 +11,7 @@ from typing import Optional
 import numpy
 
 from . import UserError, artifact, backends, process
-from .batching import alone, batches, by_batch_size, describe, scatter
+from .batching import alone, batches, by_batch_size, describe, full_batch, scatter
 from .choose_shapes import CHOSEN, COMPILED, FEW, SINGLE, choose
 from .encoding import Encoded
 
@@ -120,7 +120,7 @@ def evaluate(
         logits=logits,
         tokens=sum(lengths),
         truncated=sum(truncated),
-        rows_are=COMPILED if runner.grid is None and rows == CHOSEN else rows,
+        rows_are=rows if runner.grid or rows == SINGLE else COMPILED,
         shapes=used,
         tokenize=sum(seconds),
         copy_in=sum(output.copy_in for output in outputs),
@@ -152,8 +152,7 @@ def warm_up(runner, shapes, runs=WARMUP, progress=lambda steps, **_: steps):
     steps = progress(shapes, desc="warm up", unit="shape")  # is seen while the engine compiles
     runner.prepare(shapes)
     for shape in steps:
-        full = [Encoded([0] * shape.max_seq_length)] * shape.batch_size
-        batch = next(batches(full, shape))
+        batch = full_batch(shape)
         for _ in range(runs):
             runner.run(batch)
 

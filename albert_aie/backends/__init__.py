@@ -36,8 +36,8 @@ from typing import NamedTuple, Optional
 
 import numpy
 
-from .. import UserError, machine
-from ..batching import slots_of
+from .. import UserError, choose_shapes, machine
+from ..batching import full_batch, slots_of
 
 # In this order `--backend auto` tries them: a new backend is a file here and a line in this table.
 ORDER = (("aie", "npu"), ("torchscript", "cuda"), ("openvino", "cpu"), ("torchscript", "cpu"))
@@ -190,6 +190,28 @@ def fastest(ratios):
     """The precision to take of those that `faster` has timed."""
     *narrow, wide = ratios
     return next((name for name in narrow if ratios[name] >= FASTER), wide)
+
+
+def note_speed(artifact, timed):
+    """What the user should know where an Artifact's precision was chosen by its time on another
+    processor, "" where it was not. `timed`: time it again here, where the file alone allows it."""
+    measured, target = artifact.manifest.get("measured"), artifact.target
+    if not measured or target.device != "cpu" or measured["cpu"] == machine.cpu():
+        return ""
+    engine = get(target.backend)
+    own = artifact.manifest["options"].get("floating", target.precision)
+    text = f"{artifact.path}: {own} was chosen on {measured['cpu']}, and this is {machine.cpu()}"
+    if not timed or not engine.BLOBS:
+        return f"{text}, where it was not timed; export the file again here"
+    compiled = Compiled(None, {}, {}, blobs={name: artifact.blob(name) for name in engine.BLOBS})
+    shape = choose_shapes.timed(artifact.shape, artifact.has_free_sizes)
+    compiled = dict.fromkeys(engine.candidates(target.device), compiled)
+    ratios = faster(target.backend, compiled, target.device, full_batch(shape)) or {own: 1.0}
+    best = max(ratios, key=ratios.get)
+    if best == own:
+        return f"{text}, where it is the fastest too"
+    times = ratios[best] / ratios[own]
+    return f"{text}, where {best} is {times:.2f} times as fast; export the file again here"
 
 
 def options(when):

@@ -30,6 +30,7 @@ PRECISIONS = {"fp16": "FP16", "fp32": "FP32"}  # names of the package's Precisio
 INPUT_DTYPES = ("int32", "int64")
 LOADS = "torch"
 GRAPH = "upstream"  # albert_pytorch's model is what is known to compile on a 310P3
+BLOBS = ()
 OPTIONS = (
     Option("device_id", "number of the card", ("export", "evaluate"), 0, minimum=0),
     Option("soc_version", "chip to compile for", default="Ascend310P3", type=str),

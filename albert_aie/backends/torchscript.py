@@ -24,6 +24,7 @@ TITLE = "TorchScript"
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 LOADS = "torch"
 GRAPH = "fused"
+BLOBS = ()  # a program has one precision
 OPTIONS = (
     Option(
         "threads", "threads, on a CPU", ("evaluate",), minimum=1, maximum=THREADS, devices=("cpu",)
