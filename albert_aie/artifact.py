@@ -18,7 +18,7 @@ from . import UserError, backends, first_line, some
 from .archive import Archive, Damaged, append
 from .batching import Shape
 from .files import check_readable, parse_json, replacing
-from .manifest import FORMAT, FORMAT_VERSION, digest, untrue
+from .manifest import FORMAT, FORMAT_VERSION, digest, first_unknown_key
 from .tasks import TASKS
 from .text import KINDS, TokenizerFile
 
@@ -172,7 +172,7 @@ class Artifact:
 def open_pt(path):
     """Artifact of a .pt written by export_albert_aie.py, every entry of it verified before any
     program is loaded. Raises UserError for a file that is missing, damaged, from another program
-    or newer, or whose manifest contradicts itself."""
+    or newer."""
     path = Path(path)
     if not path.is_file():
         raise UserError(
@@ -188,9 +188,11 @@ def open_pt(path):
             raise UserError(f"{path}: its manifest is not JSON; {AGAIN}") from None
         _check_format(manifest, path)
         _verify(archive, manifest, path)
-        key = untrue(manifest)
+        key = first_unknown_key(manifest)
         if key:
-            raise UserError(f"{path}: its manifest has no usable {key}; {AGAIN}")
+            raise UserError(
+                f"{path}: its manifest names a {key} that this program does not have; {AGAIN}"
+            )
         known = manifest["tokenizer"]
         data = _read(archive, path, KINDS[known["kind"]].ENTRY)
     tokenizer = TokenizerFile(known["kind"], path, data, known["options"])

@@ -10,7 +10,7 @@ from .evaluate import finite
 from .files import replacing
 
 RESULTS = ("eval.json", "predictions.tsv")
-SCHEMA_VERSION = 2  # of eval.json, as eval.schema.json has it
+SCHEMA_VERSION = 3  # of eval.json, as eval.schema.json has it
 SCHEMA = Path(__file__).with_name("eval.schema.json")
 
 

@@ -51,22 +51,6 @@ SWITCHES = {
 }
 
 
-def is_description(value):
-    """Whether it is what TokenizerFile.description can be."""
-    if not isinstance(value, dict) or set(value) != {"kind", "options"}:
-        return False
-    kind, options = value["kind"], value["options"]
-    if not (isinstance(options, dict) and isinstance(kind, str) and kind in SWITCHES):
-        return False
-    added = options.get("added_tokens", {}) if kind == "spm" else {}
-    switches = [name for name in options if kind != "spm" or name != "added_tokens"]
-    return (
-        isinstance(added, dict)
-        and all(type(number) is int and number >= 0 for number in added.values())
-        and all(name in SWITCHES[kind] and type(options[name]) is bool for name in switches)
-    )
-
-
 def disagreement(file, sentences):
     """Where `file` and the one beside it give different ids for some of the sentences: how many,
     which is used, and an example; else an empty text."""
