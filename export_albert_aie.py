@@ -132,19 +132,20 @@ def run(args):
     paths = [Path(args.save_dir) / artifact.file_name(shape) for shape in shapes]
     arguments.check_outputs(*paths, args.compare_output)
 
-    model = Model(checkpoint, graph_name, free_sizes, sentences, held_out)
+    model = Model(checkpoint, graph_name, free_sizes, sentences, held_out, args.prefix_dir)
+    chosen = args.precision or args.random_weights
     for path, shape in zip(paths, shapes):
-        if not export(path, model, target, shape, args):
+        target = export(path, model, target, shape, args, chosen)
+        if target is None:
             return 1
+        chosen = True  # files that belong together have one precision
     if not args.compare_cpu:
         return 0
     saved = artifact.open_all(paths)
-    found = evaluate.logits_in_fresh_process(paths, saved.target, examples.sentences)
-    names, logits = zip(*found)
-    comparisons = compare.against_reference(
-        logits, saved, checkpoint, examples, args.prefix_dir, command.bar
-    )
-    return command.conclude(comparisons, args, names)
+    results = evaluate.logits_in_fresh_process(paths, target, examples.sentences)
+    names, logits = zip(*results)
+    given = saved, checkpoint, examples, args.prefix_dir, command.bar
+    return command.conclude(compare.against_reference(logits, *given), args, names)
 
 
 def choose_target(args):
@@ -189,111 +190,92 @@ class Model(NamedTuple):
     free_sizes: bool
     sentences: list
     held_out: list
+    prefix_dir: str
 
 
-def export(path, model, target, shape, args):
-    """Build, trace, compile and save. Whether a file was written: not where --max_flips finds no
-    recipe."""
-    from albert_aie import artifact, manifest, recipes
+def export(path, model, target, shape, args, chosen):
+    """Build, trace, compile and save. The Target that was compiled for, or None where --max_flips
+    finds no recipe and no file was written; `chosen`: in the target's precision, else in that which
+    is fastest."""
+    from albert_aie import recipes
 
     started = time.perf_counter()
-    steps = command.bar(total=2, desc="trace and compile", unit="step")
-
-    def make(target):
-        """(a function of a path that saves the file, its precision, the line about that)."""
-        target, compiled, faster = compile_fastest(model, target, shape, args)
-        description = manifest.describe(
-            model.checkpoint,
-            compiled,
-            target,
-            model.graph_name,
-            shape,
-            model.free_sizes,
-            faster,
-            args.task_name,
-        )
-        save = partial(artifact.save, compiled=compiled, manifest=description)
-        return partial(save, tokenizer=model.checkpoint.tokenizer), target.precision, faster
-
-    if args.max_flips is None:
-        save, precision, faster = make(target)
-    else:
-        given = model.checkpoint, target, shape.max_seq_length, model.held_out, args.prefix_dir
-        (save, precision, faster), tried = recipes.fastest(
-            make, path.name, args.max_flips, *given, command.bar
-        )
-        command.say("tried", "\n".join(recipes.table(tried)))
-        if save is None:
-            steps.close()
-            command.note(
-                f"no recipe keeps flips at {args.max_flips:g} % or less: {path} is not written; "
-                "allow more by --max_flips, or take --precision bf16 or fp32"
+    make = partial(compile_file, model, shape=shape, task=args.task_name, chosen=chosen)
+    with command.bar(total=2, desc="trace and compile", unit="step") as steps:
+        if args.max_flips is None:
+            save, target, faster = make(target)
+        else:
+            held = shape.max_seq_length, model.held_out, args.prefix_dir, command.bar
+            (save, target, faster), tried = recipes.fastest(
+                make, path.name, args.max_flips, model.checkpoint, target, *held
             )
-            return False
-    steps.update()
-    save(path)
-    steps.close()
+            command.say("tried", "\n".join(recipes.table(tried)))
+            if save is None:
+                command.note(
+                    f"no recipe keeps flips at {args.max_flips:g} % or less: {path} is not "
+                    "written; allow more by --max_flips, or take --precision bf16 or fp32"
+                )
+                return None
+        steps.update()
+        save(path)
     seconds = time.perf_counter() - started
     if faster:
-        command.say("precision", describe_choice(precision, faster))
-    command.say("compiled", f"{model.graph_name} graph, {precision}, {shape}, {seconds:.1f} s")
+        times = ", ".join(f"{name} {ratio:.2f}" for name, ratio in faster.items())
+        floating = f", the rest in {backends.fastest(faster)}" * (target.precision == "int8")
+        command.say("precision", f"{target.precision}{floating} (speed on this machine: {times})")
+    command.say(
+        "compiled", f"{model.graph_name} graph, {target.precision}, {shape}, {seconds:.1f} s"
+    )
     command.say("wrote", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     if model.checkpoint.random:
         command.note("random weights: this file measures speed; no accuracy is printed for it")
-    return True
+    return target
 
 
-def compile_fastest(model, target, shape, args):
-    """(Target, Compiled, what backends.faster has measured or None). Where --precision leaves it
-    open, of the precisions that may be the default that which this machine computes fast enough;
-    of int8, what is computed in floating point is chosen so."""
-    engine = backends.get(target.backend)
-    names = (target.precision,) if args.precision or args.random_weights else None
-    names = names or engine.candidates(target.device)
-    compiled = {
-        name: compile_model(model, target._replace(precision=name), shape, args) for name in names
-    }
+def compile_file(model, target, shape, task, chosen):
+    """(a function of a path that saves the file, its Target, what backends.faster has measured or
+    None). Not `chosen`, its precision is that which this machine computes fast enough of those that
+    may be the default; what int8 leaves in floating point is always chosen so."""
+    from albert_aie import artifact, manifest
+
+    names, faster = backends.get(target.backend).candidates(target.device), None
     if target.precision == "int8":
-        compiled = dict.fromkeys(engine.candidates(target.device), compiled["int8"])
-    elif len(names) == 1:
-        return target, compiled[names[0]], None
-    batch = full_batch(choose_shapes.timed(shape, model.free_sizes))
-    faster = backends.faster(target.backend, compiled, target.device, batch)
-    chosen = backends.fastest(faster)
+        compiled = dict.fromkeys(names, compile_model(model, target, shape))
+    else:
+        names = (target.precision,) if chosen else names
+        compiled = {
+            name: compile_model(model, target._replace(precision=name), shape) for name in names
+        }
+    best = names[0]
+    if len(names) > 1:
+        batch = full_batch(choose_shapes.timed(shape, model.free_sizes))
+        faster = backends.faster(target.backend, compiled, target.device, batch)
+        best = backends.fastest(faster)
+    result = compiled[best]
     if target.precision == "int8":
-        options = {**compiled[chosen].options, "floating": chosen}
-        return target, compiled[chosen]._replace(options=options), faster
-    return target._replace(precision=chosen), compiled[chosen], faster
+        result.options["floating"] = best
+    else:
+        target = target._replace(precision=best)
+    description = manifest.describe(model, result, target, shape, faster, task)
+    tokenizer = model.checkpoint.tokenizer
+    save = partial(artifact.save, compiled=result, manifest=description, tokenizer=tokenizer)
+    return save, target, faster
 
 
-def compile_model(model, target, shape, args):
+def compile_model(model, target, shape):
     """Compiled in the target's precision."""
     from albert_aie import calibration, equalise, graph
 
     engine, checkpoint = backends.get(target.backend), model.checkpoint
-    form = engine.form(target.precision)
     source = equalise.equalise(checkpoint) if target.precision == "int8" else checkpoint
-    module = graph.build(source, model.graph_name, shape, args.prefix_dir, form)
+    form = engine.form(target.precision)
+    module = graph.build(source, model.graph_name, shape, model.prefix_dir, form)
     # a program of free sizes is traced on little, which is quicker
     traced = Shape(2, min(16, shape.max_seq_length)) if model.free_sizes else shape
     inputs = graph.example_inputs(checkpoint.config, traced)
-    grid = engine.grid(target.precision) if model.free_sizes else None
-    rows = choose_shapes.choose([shape], grid)
+    rows = choose_shapes.choose([shape], model.free_sizes and engine.grid(target.precision))
     ranges = partial(calibration.batches, checkpoint.tokenizer.load(), model.sentences, rows)
     return engine.compile(module, inputs, target, ranges)
-
-
-def describe_choice(precision, faster):
-    """The line about a precision that was chosen by its time."""
-    others = [name for name in faster if name != precision]
-    ratio = max(faster[name] for name in others)
-    if precision == "int8":
-        names = ", ".join(f"{name} {faster[name]:.2f}" for name in faster)
-        return f"int8, the rest in {backends.fastest(faster)} (speed on this machine: {names})"
-    return (
-        f"{precision}, {faster[precision] / ratio:.2f} times as fast as {' and '.join(others)} on "
-        "this machine"
-    )
 
 
 def main(argv=None):

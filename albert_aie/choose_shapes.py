@@ -37,9 +37,9 @@ class Grid(NamedTuple):
 
 def choose(shapes, grid, rows=CHOSEN, few=False):
     """Tuple of Shape for batching.batches, or for batching.alone where `rows` is SINGLE. `shapes`
-    are the file's; `grid` is None where they are compiled. `few`: of too few sentences to compile a
+    are the file's; no `grid`: they are compiled. `few`: of too few sentences to compile a
     program for whole calls."""
-    if grid is None:
+    if not grid:
         return tuple(shapes)
     limit = shapes[-1]
     if rows == PADDED:

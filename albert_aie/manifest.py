@@ -14,13 +14,15 @@ FORMAT = "albert_aie"
 FORMAT_VERSION = 4
 
 
-def describe(checkpoint, compiled, target, graph_name, shape, free_sizes, faster=None, task=SST2):
+def describe(model, compiled, target, shape, faster=None, task=SST2):
     """The JSON object that describes a file exported for `shape`; docs/file-format.md says what its
-    keys mean. `faster` is what backends.faster has measured, if it was asked."""
+    keys mean. `model` has a checkpoint, a graph_name and free_sizes; `faster` is what
+    backends.faster has measured, if it was asked."""
     import torch
 
     from .upstream import UPSTREAM_COMMIT
 
+    checkpoint, graph_name = model.checkpoint, model.graph_name
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -31,7 +33,7 @@ def describe(checkpoint, compiled, target, graph_name, shape, free_sizes, faster
         "requires": compiled.requires,
         "graph": graph_name,
         **shape._asdict(),
-        "free_sizes": free_sizes,
+        "free_sizes": model.free_sizes,
         "measured": faster and {"cpu": machine.cpu(), "times_as_fast": faster},
         "task": task.trained_as,
         "tokenizer": checkpoint.tokenizer.description,
