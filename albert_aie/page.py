@@ -1,4 +1,4 @@
-"""report.html: an evaluation, or a sweep of them, as one page that needs nothing else.
+"""report.html: an evaluation as one page that needs nothing else.
 
 Sentences are untrusted: jinja2 escapes every text, and the page's policy lets no script run but its
 own."""
@@ -56,30 +56,6 @@ def of_evaluation(result, logits, examples, compared=()):
         confusion=confusion(logits, examples),
         errors=confident_errors(chances, correct, examples),
     )
-
-
-def of_sweep(everything, table):
-    """HTML text of what sweep.py --output holds; `table`: its heads and its rows of texts."""
-    done = [result for result in everything["results"] if "error" not in result]
-    failed = [
-        (" ".join(map(str, filter(None, result["cell"]))), result["error"])
-        for result in everything["results"]
-        if "error" in result
-    ]
-    machine = everything["machine"]
-    summary = [("machine", f"{machine['cpu']}, {machine['cores']} core(s)\n{machine['platform']}")]
-    versions = machine["packages"].items()
-    summary.append(("versions", ", ".join(f"{name} {v}" for name, v in versions if v)))
-    summary.append(("command", " ".join(everything["command"])))
-    range_ = "end to end, the median of repetitions; band: their range"
-    drawn = (
-        ("Throughput", range_, plots.throughput, done),
-        ("Latency", "p50 of a batch's forward", plots.latency, done),
-        ("Accuracy and speed", plots.GATE, plots.tradeoff, done),
-        ("Tokens in a row", ROWS, plots.padding, plots.series_of_padding(done)),
-    )
-    drawn = [plots.picture(*each) for each in drawn if done]
-    return render(title="Sweep", summary=summary, table=table, failed=failed, plots=drawn)
 
 
 def write(path, text):

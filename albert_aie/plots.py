@@ -6,19 +6,9 @@ import re
 
 import numpy
 
-from .compare import GATES
-from .metrics import METRICS
-
 # Okabe and Ito's colours, told apart by the colour-blind; blue is lighter, for dark pages.
 COLOURS = ("#2A8FD0", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKS = "osD^vP"
 INK = "#010203"  # what stands in a plot for the page's own text colour
-GATE = (
-    "dashed: the least that the gate lets pass, in the colour of its precision; where the "
-    "comparison was left out, below the sweep's own fp32"
-)
-
-
 SIZE = (5.4, 3.6)  # inches
 
 
@@ -104,105 +94,3 @@ def reliability(axes, bins):
         axes.scatter(mean, share, s=size, color=COLOURS[0], alpha=0.8)
     said = "mean probability of the prediction (area: sentences)"
     axes.set(xlabel=said, ylabel="share that is right", xlim=(0, 1.03), ylim=(-0.03, 1.03))
-
-
-def kinds(done):
-    """{(precision, rows, length): its cells by batch size}."""
-    found = {}
-    for result in sorted(done, key=lambda result: result["cell"][3]):
-        _, rows, length, _ = result["cell"]
-        precision = result["evaluations"][0]["precision"]
-        found.setdefault((precision, rows, length), []).append(result)
-    return found
-
-
-def by_batch(axes, done, value, label):
-    """A line of each kind: its colour tells the precision, its mark the length, dashes packed
-    rows."""
-    several = kinds(done)
-    precisions, _, lengths = (list(dict.fromkeys(column)) for column in zip(*several))
-    for (precision, rows, length), cells in several.items():
-        sizes = [result["cell"][3] for result in cells]
-        drawn = [[value(e) for e in result["evaluations"]] for result in cells]
-        middle = [float(numpy.median(of)) for of in drawn]
-        colour = COLOURS[precisions.index(precision) % len(COLOURS)]
-        mark = MARKS[lengths.index(length) % len(MARKS)]
-        line = {"plain": "-", "packed": "--"}[rows]
-        name = f"{precision} {rows} {length}"
-        axes.plot(sizes, middle, color=colour, marker=mark, linestyle=line, label=name)
-        axes.fill_between(
-            sizes,
-            *map(list, zip(*((min(of), max(of)) for of in drawn))),
-            color=colour,
-            alpha=0.2,
-            linewidth=0,
-        )
-    axes.set_xscale("log", base=2)
-    sizes = sorted({result["cell"][3] for result in done})
-    axes.set_xticks(sizes, map(str, sizes))
-    axes.minorticks_off()
-    axes.set(xlabel="batch size, rows", ylabel=label)
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "handlelength": 3.2}
-    axes.legend(fontsize="x-small", ncols=max(1, len(several) // 3), **below)
-
-
-def throughput(axes, done):
-    by_batch(axes, done, lambda e: e["samples_per_second"]["end_to_end"], "sentences a second")
-    axes.set_ylim(0, None)
-
-
-def latency(axes, done):
-    by_batch(axes, done, lambda e: e["latency_ms"]["p50"], "milliseconds a batch")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:,g}")
-
-
-def tradeoff(axes, done):
-    """Each cell's first metric against its speed, and for each precision the least that its gate
-    takes."""
-    name = next(iter(done[0]["evaluations"][0]["metrics"]), None)
-    precisions = list(dict.fromkeys(r["evaluations"][0]["precision"] for r in done))
-    own = {
-        r["cell"][2]: r["evaluations"][0]["metrics"].get(name)
-        for r in done
-        if r["evaluations"][0]["precision"] == "fp32"
-    }
-    for number, precision in enumerate(precisions):
-        chosen = [r for r in done if r["evaluations"][0]["precision"] == precision]
-        for rows, mark in (("plain", "o"), ("packed", "s")):
-            points = [
-                (e["samples_per_second"]["end_to_end"], e["metrics"][name])
-                for r in chosen
-                if r["cell"][1] == rows
-                for e in r["evaluations"]
-                if e["metrics"].get(name) is not None
-            ]
-            if points:
-                colour = COLOURS[number % len(COLOURS)]
-                axes.scatter(*zip(*points), color=colour, marker=mark, label=f"{precision} {rows}")
-        for least in {_least(result, own) for result in chosen} - {None}:
-            axes.axhline(least, color=COLOURS[number % len(COLOURS)], linestyle="--", linewidth=1)
-    axes.set(xlabel="sentences a second, end to end", xlim=(0, None))
-    axes.set_ylabel(METRICS[name].title if name else "no labels")
-    if name and any(axes.get_legend_handles_labels()):
-        axes.legend(fontsize="x-small")
-
-
-def _least(result, own):
-    """The least value of the first metric that the gate of a cell lets pass: below the comparison's
-    reference, or where there was no comparison below `own`, {length: value of fp32}. None where
-    neither is known, or the comparison was on other sentences than the evaluation."""
-    compared, evaluated = result.get("comparison"), result["evaluations"][0]
-    if compared and compared["sentences"] != evaluated["sentences_total"]:
-        return None
-    value = compared["reference_value"] if compared else own.get(result["cell"][2])
-    return None if value is None else value - GATES[evaluated["precision"]].loss
-
-
-def series_of_padding(done):
-    """One evaluation of each kind of row: padding depends on neither engine nor precision."""
-    found = {}
-    for result in done:
-        _, rows, length, _ = result["cell"]
-        found.setdefault(f"{rows} {length}", result["evaluations"][0])
-    return list(found.items())

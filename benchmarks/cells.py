@@ -92,7 +92,7 @@ def shown_p50(result):
 
 def published(cell, result):
     """samples/s that the vendor published for such a file on such a card, or None."""
-    same = cell.rows == "plain" and cell.max_seq_length == PUBLISHED_LENGTH
+    same = cell.rows == "padded" and cell.max_seq_length == PUBLISHED_LENGTH
     on_card = same and result["evaluations"][0]["backend"] == "aie"
     return PUBLISHED.get(cell.batch_size) if on_card else None
 

@@ -18,7 +18,6 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 import numpy  # noqa: E402
 
 from albert_aie import UserError, arguments, command, need, results, some  # noqa: E402
-from albert_aie.batching import Shape, told  # noqa: E402
 from albert_aie.compare import relative_error  # noqa: E402
 from albert_aie.metrics import METRICS  # noqa: E402
 
@@ -28,7 +27,7 @@ RESAMPLES = 2000
 KINDS = {False: "sent whole batches", True: "sent one sentence at a time"}
 # What is named where it differs: the path to it in eval.json.
 FACTS = [("digests", name) for name in ("file", "checkpoint", "tokenizer")]
-FACTS += [("graph",), ("backend",), ("device",)]
+FACTS += [("graph",), ("backend",), ("device",), ("rows",)]
 FACTS += [("precision",), ("threads",), ("streams",), ("machine", "cpu"), ("machine", "cores")]
 
 
@@ -148,15 +147,21 @@ def changes(old, new):
         for key in path:
             before, after = before[key], after[key]
         found.append((path[-1] if path[0] != "digests" else f"{path[-1]} sha256", before, after))
-    found.append(("shapes", shapes(old), shapes(new)))
+    found.append(("shapes", describe(old), describe(new)))
     names = sorted({*old["versions"], *new["versions"]})
     found += [(name, old["versions"].get(name), new["versions"].get(name)) for name in names]
     return [f"{name}: {_brief(a)} -> {_brief(b)}" for name, a, b in found if a != b]
 
 
 def shapes(result):
-    """The compiled shapes as they are told."""
-    return told([Shape(*(each[name] for name in Shape._fields)) for each in result["shapes"]])
+    """[batches, rows, tokens, sentences a row] of every shape that was computed."""
+    names = ("batches", "batch_size", "max_seq_length", "slots")
+    return [[each[name] for name in names] for each in result["shapes"]]
+
+
+def describe(result):
+    """The same in a few words."""
+    return ", ".join(f"{n} of {rows} x {tokens}" for n, rows, tokens, _ in shapes(result))
 
 
 def _brief(value):
@@ -230,7 +235,7 @@ def spread(old, new, ratio):
     same ones. It is the spread within the two runs: it knows nothing of another hour's machine."""
     before, after = (numpy.array(times(r)) for r in (old, new))
     generator = numpy.random.default_rng(0)
-    paired = "one_at_a_time" in old or old["shapes"] == new["shapes"]
+    paired = "one_at_a_time" in old or shapes(old) == shapes(new)
     first = generator.integers(len(before), size=(RESAMPLES, len(before)))
     second = generator.integers(len(after), size=(RESAMPLES, len(after)))
     if paired and len(before) == len(after):

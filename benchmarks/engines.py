@@ -23,9 +23,11 @@ import torch
 from plan import LENGTH, load
 from readings import SIZE
 
-from albert_aie import artifact, backends
-from albert_aie.batching import Batch, pack
-from albert_aie.evaluate import evaluate, run_alone
+from albert_aie import backends
+from albert_aie.batching import Batch, Shape, packed
+from albert_aie.choose_shapes import SINGLE, choose
+from albert_aie.classifier import Classifier
+from albert_aie.evaluate import shapes_to_come
 from albert_aie.flops import executed_flops_per_row, flops_per_row
 from albert_aie.references import transformers_model
 
@@ -63,7 +65,8 @@ class Peer:
         groups = [order[start : start + size] for start in range(0, len(order), size)]
         step = self.spec.multiple
         longest = [math.ceil(max(lengths[i] for i in group) / step) * step for group in groups]
-        return list(zip(groups, longest if self.spec.sorted else [LENGTH] * len(groups)))
+        own = self.spec.sorted or self.spec.typed
+        return list(zip(groups, longest if own else [LENGTH] * len(groups)))
 
     def sentences(self, texts):
         encoded = [self.tokenizer.encode(text, LENGTH).ids for text in texts]
@@ -126,6 +129,27 @@ class Transformers(Peer):
         return self.model(**dict(zip(NAMES, inputs))).logits.float().cpu().numpy()
 
 
+class Pipeline:
+    """transformers.pipeline, as its documentation types it."""
+
+    def __init__(self, spec):
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        self.batch_size = spec.batch_size
+        self.pipeline = transformers.pipeline("text-classification", spec.made_from["folder"])
+        self.numbers = self.pipeline.model.config.label2id
+
+    def sentences(self, texts):
+        logits = numpy.zeros((len(texts), len(self.numbers)), numpy.float32)
+        for row, answer in zip(logits, self.pipeline(texts, batch_size=self.batch_size)):
+            row[self.numbers[answer["label"]]] = answer["score"]
+        return logits
+
+    def one(self, text):
+        return self.sentences([text])
+
+
 class OnnxRuntime(Peer):
     """ONNX Runtime, graph optimised; int8 by dynamic quantisation."""
 
@@ -133,7 +157,8 @@ class OnnxRuntime(Peer):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        if not self.spec.typed:
+            options.intra_op_num_threads = torch.get_num_threads()
         # threads that spin would starve the other engines
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with tempfile.TemporaryDirectory() as folder:
@@ -209,10 +234,12 @@ class OpenVino(Peer):
             kind = nncf.ModelType.TRANSFORMER
             model = nncf.quantize(model, data, model_type=kind, subset_size=len(rows))
         rest = "bf16" if "BF16" in backends.get("openvino").capabilities() else "f32"
-        hint = {"fp32": "f32", "bf16": "bf16", "int8": rest}[self.spec.precision]
+        hint = {"fp32": "f32", "bf16": "bf16", "int8": rest}.get(self.spec.precision)
         options = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": self.spec.streams}
         if "one_at_a_time" in self.spec.settings:
             options = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        if self.spec.typed:
+            options = {}
         compiled = openvino.Core().compile_model(model, "CPU", options)
         self.idle = queue.SimpleQueue()
         for _ in range(self.spec.streams):
@@ -234,38 +261,39 @@ class OpenVino(Peer):
 
 
 class Ours:
-    """The file that export_albert_aie.py wrote, run as run_aie_eval.py runs it."""
+    """The file that export_albert_aie.py wrote, run as run_aie_eval.py and Classifier run it."""
 
     def __init__(self, spec):
-        self.saved = artifact.open_pt(spec.made_from["file"])
-        self.shape, self.config = self.saved.shape, self.saved.manifest["config"]
-        self.tokenizer = self.saved.tokenizer.load()
-        name = self.saved.manifest["backend"]
-        options = {"streams": spec.streams} if name == "openvino" else {}
-        target = backends.Target(name, spec.device, spec.precision, options)
-        self.runner = backends.load(self.saved, target)
-        self.runner.prepare(self.saved.shapes)
+        options = {"streams": spec.streams} if spec.streams and spec.device == "cpu" else {}
+        if spec.typed:
+            options = {}
+        self.spec, self.classify = spec, Classifier(spec.made_from["file"], **options)
+        self.saved, self.runner = self.classify.saved, self.classify.runner
+        self.config = self.saved.manifest["config"]
 
     def sentences(self, texts):
-        return evaluate(self.runner, self.saved, self.tokenizer, texts, warmup=0).logits
+        return self.classify.evaluate(texts, warmup=0).logits
 
     def one(self, text):
-        sentence = self.tokenizer.encode(text, self.shape.max_seq_length)
-        return run_alone(self.runner, sentence, self.saved.shapes)[2]
+        return self.classify.evaluate([text], warmup=0, rows=SINGLE).logits
 
     def dense(self, batch_size):
-        """Of the one shape that the file has: batch_size rows of LENGTH."""
+        """Of batch_size rows of LENGTH, one sentence in each or, packed, five."""
         ids, mask, types = full_rows(self.config["vocab_size"], batch_size)
-        if self.shape.slots:  # as full a row, of five sentences
+        shape = Shape(batch_size, LENGTH)
+        if self.spec.packed:
             mask = numpy.tile(1 + numpy.arange(LENGTH) // 26, (batch_size, 1))
+            shape = packed(batch_size, LENGTH)
         rows = list(range(batch_size))
-        return self.runner.run(Batch(ids, mask, types, self.shape, rows, rows)).forward
+        return self.runner.run(Batch(ids, mask, types, shape, rows, rows)).forward
 
     def flops(self, lengths):
-        """Of the largest shape alone."""
-        size, length, slots = self.shape
-        rows = len(pack(lengths, length, slots)) if slots else len(lengths)
-        return math.ceil(rows / size) * size * executed_flops_per_row(self.config, self.shape)
+        if set(lengths) == {LENGTH}:  # dense
+            shape = packed(1, LENGTH) if self.spec.packed else Shape(1, LENGTH)
+            return len(lengths) * executed_flops_per_row(self.config, shape)
+        shapes = choose(self.saved.shapes, self.runner.grid)
+        used = shapes_to_come(lengths, shapes, streams=self.runner.streams)
+        return sum(s.batch_size * executed_flops_per_row(self.config, s) for s in used)
 
 
 class Ceiling:
@@ -301,4 +329,4 @@ class Ceiling:
 
 
 KINDS = {"transformers": Transformers, "onnxruntime": OnnxRuntime, "openvino": OpenVino}
-KINDS.update(ours=Ours, ceiling=Ceiling)
+KINDS.update(pipeline=Pipeline, ours=Ours, ceiling=Ceiling)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Exported files under MLPerf's LoadGen: its traffic, its clock, its summary.
+"""An exported file under MLPerf's LoadGen: its traffic, its clock, its summary.
 
-    python benchmarks/loadgen.py --aie_model_dir ladder.pt packed.pt \\
+    python benchmarks/loadgen.py --aie_model_dir albert_seq128_bs32.pt \\
         --data_dir ../shared/data/SST-2
 
 Each scenario is run for accuracy, over every sentence of dev, and then for performance; a sample is
@@ -22,8 +22,9 @@ import numpy  # noqa: E402
 from readings import interval  # noqa: E402
 
 from albert_aie import UserError, arguments, artifact, command, datasets, need  # noqa: E402
+from albert_aie.choose_shapes import CHOSEN, SINGLE  # noqa: E402
 from albert_aie.classifier import Classifier  # noqa: E402
-from albert_aie.evaluate import right, warm_up  # noqa: E402
+from albert_aie.evaluate import right  # noqa: E402
 
 TOGETHER = 8  # sentences of a Multi Stream query, as MLPerf has it
 MANY = 1024  # sentences at least in one measurement of ours: rows are packed of as many
@@ -67,9 +68,24 @@ def run(args):
     code = 0
     for name in args.scenarios:
         with Classifier(saved, **options(saved, SCENARIOS[name])) as classify:
-            warm_up(classify.runner, saved.shapes)
+            size = {"SingleStream": 1, "MultiStream": TOGETHER}.get(name, MANY)
+            warm_up(classify, examples.sentences, size)
             code = max(code, measure(name, classify, examples, args))
     return code
+
+
+def warm_up(classify, sentences, size):
+    """Every shape that queries of `size` sentences take is compiled before LoadGen's clock runs."""
+    if size == 1:
+        classify.evaluate(sentences, rows=SINGLE)
+    else:
+        for start in range(0, len(sentences), size):
+            classify.evaluate(sentences[start : start + size], warmup=0)
+
+
+def rows_for(texts):
+    """How the rows of a query are made: as a service would, a sentence that comes alone is one."""
+    return SINGLE if len(texts) == 1 else CHOSEN
 
 
 def options(saved, scenario):
@@ -123,9 +139,8 @@ def counted(classify, examples, queries):
     scored = {}  # LoadGen fills a short last query with sentences that it has sent
     for numbers in queries:
         texts = [examples.sentences[i] for i in numbers]
-        given = {"warmup": 0, "one_at_a_time": len(texts) == 1}
         labels = [examples.labels[i] for i in numbers]
-        found = right(classify.evaluate(texts, **given).logits, labels)
+        found = right(classify.evaluate(texts, warmup=0, rows=rows_for(texts)).logits, labels)
         scored.update(zip(numbers, found.tolist()))
     return sum(scored.values())
 
@@ -159,10 +174,8 @@ def test(name, classify, sentences, folder, seconds, rate, accuracy=False):
 
     def issue(samples):
         queries.append([sample.index for sample in samples])
-        alone = len(samples) == 1
         texts = [sentences[sample.index] for sample in samples]
-        logits = classify.evaluate(texts, warmup=0, one_at_a_time=alone).logits
-        respond(lg, samples, logits)
+        respond(lg, samples, classify.evaluate(texts, warmup=0, rows=rows_for(texts)).logits)
 
     logs = lg.LogSettings()
     logs.log_output.outdir, logs.log_output.copy_summary_to_stdout = str(folder), False

@@ -5,7 +5,8 @@
 
 Settings: `dense`, one forward of full rows of 128 tokens at batch 1, 8 and 32; `end_to_end`, SST-2
 dev from text to logits; `one_at_a_time`, its sentences singly in the file's order, each timed from
-text to class. Each engine has a process of its own and works alone; a round visits
+text to class; `as_typed`, each engine by its own defaults, all sentences in the file's order and
+SINGLES of them one by one. Each engine has a process of its own and works alone; a round visits
 all in random order, those of one precision and batch size side by side. Rates are medians over the
 rounds, ratios are paired within a round, intervals are a bootstrap. Accuracy and flips
 (against a peer in fp32) stand beside every speed. Exit code 1: an engine failed; 2: wrong input;
@@ -15,6 +16,7 @@ rounds, ratios are paired within a round, intervals are a bootstrap. Accuracy an
 import contextlib
 import random
 import signal
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -42,6 +44,7 @@ from albert_aie.results import json_text  # noqa: E402
 
 PART = 50  # sentences that an engine answers one by one before the next has its turn
 INTERRUPTED = 130  # exit code
+SINGLES = 100  # texts that come alone, of `as_typed`
 EVERY = 8  # transformers' engines see every 8th sentence: they take minutes for all
 
 
@@ -127,7 +130,7 @@ def facts(args, sentences):
     """Tokens of each sentence, FLOPs of a nominal row, and sentences that a packed one holds."""
     checkpoint, tokenizer = plan.load(args.pth_dir)
     lengths = [len(tokenizer.encode(sentence, plan.LENGTH).ids) for sentence in sentences]
-    packed = batching.pack(lengths, plan.LENGTH, plan.LENGTH // 8)
+    packed = batching.pack(lengths, {plan.LENGTH: batching.slots_of(plan.LENGTH)})
     nominal = flops.flops_per_row(vars(checkpoint.config), plan.LENGTH)
     per_row = len(lengths) / len(packed)
     return dict(lengths=lengths, nominal_flops_per_row=nominal, sentences_per_row=per_row)
@@ -144,6 +147,8 @@ def measured(args, workers, sentences):
             end_to_end(args, workers, sentences, order)
         if "one_at_a_time" in args.settings:
             one_at_a_time(args, workers, sentences, order)
+        if "as_typed" in args.settings:
+            as_typed(args, workers, sentences, order)
     except KeyboardInterrupt:
         keep_whole_rounds([worker for worker in workers if not worker.error])
         return False
@@ -173,6 +178,8 @@ def entries(workers, lengths):
             entry["end_to_end"] = worker.end_to_end
         if worker.one_at_a_time["mean"]:
             entry["one_at_a_time"] = worker.one_at_a_time
+        if worker.as_typed["seconds"]:
+            entry["as_typed"] = worker.as_typed
         if not worker.error:
             engines.append({**entry, "dense": dense})
     return engines
@@ -198,13 +205,13 @@ def search(workers, sentences):
 
 
 def dense(args, workers, order):
-    """One forward of full rows; each of our files has one batch size, the ceiling has none."""
+    """One forward of full rows; the ceiling has no batch size."""
     steps = []
     for worker in workers:
-        own = {"ours": [worker.spec.batch_size], "ceiling": args.batch_sizes[:1]}
         if "dense" in worker.spec.settings:
-            sizes = own.get(worker.spec.kind, args.batch_sizes)
-            steps += [(worker, size) for size in sizes if size in args.batch_sizes]
+            ceiling = worker.spec.kind == "ceiling"
+            sizes = args.batch_sizes[:1] if ceiling else args.batch_sizes
+            steps += [(worker, size) for size in sizes]
     for worker, batch_size in steps:
         worker.dense[str(batch_size)] = {"seconds": []}
     for worker, batch_size in steps:
@@ -219,7 +226,7 @@ def end_to_end(args, workers, sentences, order):
     steps = [(worker, None) for worker in workers if "end_to_end" in worker.spec.settings]
     for worker, _ in steps:
         if worker.spec.kind == "ours":
-            worker.ask(job.sentences, sentences[:64])  # warm-up; the search was the peers'
+            worker.ask(job.sentences, sentences)  # warm-up; the search was the peers'
         if worker.spec.kind != "ceiling":
             every = EVERY if worker.spec.kind == "transformers" else 1
             worker.end_to_end |= {"sentences": len(seen(worker, sentences)), "every": every}
@@ -249,6 +256,21 @@ def one_at_a_time(args, workers, sentences, order):
                     done.update()
             for worker, given in zip(chosen, answers):
                 add_round(worker, given, len(sentences))
+
+
+def as_typed(args, workers, sentences, order):
+    """All sentences, then SINGLES of them one by one, each engine once before the rounds."""
+    steps = [(worker, None) for worker in workers if "as_typed" in worker.spec.settings]
+    for worker, _ in steps:
+        worker.ask(job.sentences, sentences)
+        worker.ask(job.singles, sentences[:SINGLES])
+    for worker, _ in rounds("as typed", steps, args.rounds, order):
+        whole = worker.ask(job.sentences, sentences)
+        single = worker.ask(job.singles, sentences[:SINGLES])
+        if whole and single:
+            worker.as_typed["seconds"].append(whole[0])
+            worker.as_typed["single"].append(statistics.fmean(single[0]))
+            worker.as_typed |= {"sentences": len(sentences), "every": 1, "predictions": whole[1]}
 
 
 def add_round(worker, answers, sentences):

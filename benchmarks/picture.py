@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import readings  # noqa: E402
+import sweep_page  # noqa: E402
 
 from albert_aie import UserError, arguments, command, files, need, plots  # noqa: E402
 
@@ -105,9 +106,9 @@ def draw(axes, bars, where):
 
 PLOTS = {  # the script that wrote the file, and what is drawn of it
     "engines": ("peers.py", engines),
-    "throughput": ("sweep.py", swept(plots.throughput)),
-    "latency": ("sweep.py", swept(plots.latency)),
-    "accuracy": ("sweep.py", swept(plots.tradeoff)),
+    "throughput": ("sweep.py", swept(sweep_page.throughput)),
+    "latency": ("sweep.py", swept(sweep_page.latency)),
+    "accuracy": ("sweep.py", swept(sweep_page.tradeoff)),
 }
 
 

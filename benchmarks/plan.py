@@ -5,15 +5,17 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 
 import host
+import readings
 import torch
 from readings import PRECISIONS
 
-from albert_aie import UserError, backends, checkpoint, datasets
+from albert_aie import UserError, backends, checkpoint, datasets, tasks
+from albert_aie.references import transformers_model
 
 LENGTH = 128
 BOTH, TEXT, DENSE = ("dense", "end_to_end"), ("end_to_end",), ("dense",)
-SINGLE = ("one_at_a_time",)
-SETTINGS = (*BOTH, *SINGLE)
+SINGLE, TYPED = ("one_at_a_time",), ("as_typed",)
+SETTINGS = (*BOTH, *SINGLE, *TYPED)
 STREAMS = {1: "1 stream", 2: "2 streams"}
 
 
@@ -22,14 +24,14 @@ class Engine:
     """What is set up, and in which settings it is measured. `label` is for people: nothing is
     decided by its words, but for what a user asks for with --engines."""
 
-    kind: str  # transformers, onnxruntime, openvino, ours or ceiling
+    kind: str  # transformers, pipeline, onnxruntime, openvino, ours or ceiling
     label: str
     precision: str
     settings: tuple
     sorted: bool = False  # batches of sorted sentences, padded to their longest; else to LENGTH
-    packed: bool = False  # several sentences a row
+    typed: bool = False  # by its own defaults: in the file's order, padded to a batch's longest
+    packed: bool = False  # dense rows of several sentences
     batch_size: int = 8
-    max_seq_length: object = LENGTH  # "auto": a ladder from the lengths of training sentences
     multiple: int = 1  # sorted sentences are padded to the next multiple of this
     streams: int = 1
     device: str = "cpu"
@@ -44,7 +46,7 @@ class Engine:
         return {key: value for key, value in asdict(self).items() if key not in private}
 
 
-def candidates(batch_sizes):
+def candidates():
     """Every engine that there is, whether this machine can run it or not."""
     for p in ("fp32", "bf16"):
         eager = f"transformers eager {p}"
@@ -59,20 +61,21 @@ def candidates(batch_sizes):
         common = {"sorted": True, "streams": streams, "search": (8, 16, 32)}
         yield Engine("openvino", label, p, BOTH if streams == 1 else TEXT, **common)
     yield from singles()
+    yield from as_typed()
     gpu = {"precision": "fp16", "device": "cuda", "search": (32, 256, 1024)}
     for attention in ("eager", "sdpa"):
         label = f"transformers {attention} fp16 cuda"
         yield Engine("transformers", label, settings=BOTH, attention=attention, **gpu)
     label = "torch.compile max-autotune fp16 cuda"
     yield Engine("transformers", label, settings=DENSE, compile=True, **gpu)
-    for p in PRECISIONS:
-        yield from ours(p, batch_sizes)
+    for p in ("fp32", "bf16", "int8", "fp16"):
+        yield from ours(p)
     for p in ("fp32", "bf16", "int8"):
         yield Engine("ceiling", f"ceiling {p}", p, BOTH)
 
 
 def singles():
-    """One sentence at a time, with free sizes: what is set up for a service. Ours is a ladder."""
+    """One sentence at a time, with free sizes: what is set up for a service."""
     common = {"settings": SINGLE, "sorted": True, "batch_size": 1}
     for p in ("fp32", "bf16"):
         yield Engine("transformers", f"transformers eager {p}, one", precision=p, **common)
@@ -84,22 +87,26 @@ def singles():
         padded = "exact length" if multiple == 1 else f"padded to {multiple}"
         label = f"OpenVINO {p}, one, {padded}"
         yield Engine("openvino", label, precision=p, multiple=multiple, **common)
-    for p in ("fp32", "bf16", "int8"):
-        ladder = {"batch_size": 1, "max_seq_length": "auto", "settings": SINGLE}
-        yield Engine("ours", f"ours {p}, one, a ladder from train", precision=p, **ladder)
 
 
-def ours(precision, batch_sizes):
-    """Plain rows for dense work; our small search: the shape of the packed rows, and streams."""
+def as_typed():
+    """What somebody gets who types what each README says, and no more."""
+    common = {"settings": TYPED, "typed": True}
+    for size in (32, 1):
+        label = f"transformers pipeline, batch_size={size}"
+        yield Engine("pipeline", label, "fp32", batch_size=size, **common)
+    yield Engine("onnxruntime", "ONNX Runtime, batches of 32", "fp32", batch_size=32, **common)
+    label = "OpenVINO, batches of 32"
+    yield Engine("openvino", label, readings.DEFAULT, batch_size=32, **common)
+    yield Engine("ours", "ours as typed", readings.DEFAULT, batch_size=32, **common)
+
+
+def ours(precision):
+    """The exported file as it is; dense rows are of one sentence, and of several."""
     device = "cuda" if precision == "fp16" else "cpu"
-    for size in batch_sizes:
-        label = f"ours {precision}, plain, batch {size}"
-        yield Engine("ours", label, precision, DENSE, batch_size=size, device=device)
-    for size, length, streams in ((8, 128, 1), (8, 64, 1), (8, 64, 2), (3, 64, 2)):
-        label = f"ours {precision}, packed {size} x {length}, {STREAMS[streams]}"
-        shape = {"batch_size": size, "max_seq_length": length, "streams": streams}
-        settings = BOTH if length == LENGTH else TEXT
-        yield Engine("ours", label, precision, settings, packed=True, device=device, **shape)
+    common = {"device": device, "batch_size": 32, "streams": 0}  # 0: the engine's choice
+    yield Engine("ours", f"ours {precision}", precision, (*BOTH, *SINGLE), **common)
+    yield Engine("ours", f"ours {precision}, packed", precision, DENSE, packed=True, **common)
 
 
 def engines(args, folder):
@@ -108,9 +115,9 @@ def engines(args, folder):
     cannot, chosen, ids = unusable(), [], None
     wanted = args.precisions or PRECISIONS
     notes = [note for precision, note in cannot.items() if precision in wanted]
-    for engine in candidates(args.batch_sizes):
+    for engine in candidates():
         named = not args.engines or any(word in engine.label for word in args.engines)
-        runs = engine.precision in wanted and engine.precision not in cannot
+        runs = engine.precision in (*wanted, readings.DEFAULT) and engine.precision not in cannot
         if not named or not runs or not set(engine.settings) & set(args.settings):
             continue
         engine.made_from["pth_dir"] = args.pth_dir
@@ -119,6 +126,8 @@ def engines(args, folder):
         try:
             if engine.kind == "ours":
                 engine.made_from["file"] = export(args, folder, engine)
+            if engine.kind == "pipeline":
+                engine.made_from["folder"] = hugging_face_folder(args, folder)
             chosen.append(engine)
         except UserError as error:
             notes.append(f"{engine.label} not measured: {error}")
@@ -154,14 +163,27 @@ def calibration(args):
     return [tokenizer.encode(sentence, LENGTH).ids for sentence in drawn]
 
 
+def hugging_face_folder(args, folder):
+    """The checkpoint as transformers' pipeline takes it; made once."""
+    made = folder / "hugging_face"
+    if not made.is_dir():
+        loaded = load(args.pth_dir)[0].named(tasks.SST2)
+        model = transformers_model(loaded)
+        model.config.id2label = dict(enumerate(loaded.config.label_names))
+        model.config.label2id = {name: i for i, name in model.config.id2label.items()}
+        model.save_pretrained(made)
+        (made / "spiece.model").write_bytes(loaded.tokenizer.data)
+    return str(made)
+
+
 def export(args, folder, engine):
-    """Path of the file that export_albert_aie.py writes; made once for all numbers of streams."""
-    backend = "torchscript" if engine.device == "cuda" else "openvino"
-    flags = [f"--backend={backend}", f"--device={engine.device}"]
-    for name in ("precision", "batch_size", "max_seq_length"):
-        flags.append(f"--{name}={getattr(engine, name)}")
-    flags += ["--pack"] if engine.packed else []
-    made = folder / "".join(flags)
+    """Path of the file that export_albert_aie.py writes; made once for all that run it."""
+    flags = []
+    if not engine.typed:
+        backend = "torchscript" if engine.device == "cuda" else "openvino"
+        flags += [f"--backend={backend}", f"--device={engine.device}"]
+        flags += [f"--precision={engine.precision}"]
+    made = folder / "".join(["ours", *flags])
     if not list(made.glob("*.pt")):
         flags += [f"--pth_dir={args.pth_dir}", f"--data_dir={args.data_dir}", f"--save_dir={made}"]
         done = host.script("export_albert_aie.py", *flags)

@@ -2,14 +2,17 @@
 
 {"machine", "notes", "failed", "nominal_flops_per_row", "sentences_per_row", "engines": [...]} with
 
-    kind          transformers, onnxruntime, openvino, ours or ceiling
+    kind          transformers, pipeline, onnxruntime, openvino, ours or ceiling
     label         for people; nothing is decided by its words
-    precision, packed, sorted, streams, batch_size, max_seq_length, device, attention, compile
+    precision, packed, sorted, typed, streams, batch_size, device, attention, compile
     load, memory  seconds until it could run, and the most MB that it held
     end_to_end    {"seconds" a round, "sentences", "every", "predictions", "flops", "correct",
                   "flips"}, missing where it was not measured; of a ceiling the seconds alone
     one_at_a_time {"mean", "p50", "p90": seconds a sentence in each round, "sentences", "every",
                   "predictions", "correct", "flips"}, missing where it was not measured
+    as_typed      {"seconds" a round for all sentences in the file's order, "single": seconds of a
+                  text that comes alone, the mean of a round's, "sentences", "every", "predictions",
+                  "correct", "flips"}, missing where it was not measured
     dense         {batch: {"seconds" a round, "flops"}}
 """
 
@@ -21,6 +24,7 @@ from pathlib import Path
 from albert_aie import UserError
 
 PRECISIONS = ("fp32", "bf16", "int8", "fp16")
+DEFAULT = "default"  # the precision of what is run by its own defaults
 FIGURES = ("mean", "p50", "p90")  # of sentences that come one at a time
 SIZE = 2048  # of the square product that is the ceiling
 VARIANT = ("kind", "precision", "sorted", "device", "attention", "compile")  # the rest is searched
@@ -66,7 +70,7 @@ def score(engines, labels):
     ran = [
         (engine, engine[setting])
         for engine in engines
-        for setting in ("end_to_end", "one_at_a_time")
+        for setting in ("as_typed", "end_to_end", "one_at_a_time")
         if "predictions" in engine.get(setting, {})
     ]
     fp32 = [entry for e, entry in ran if e["kind"] != "ours" and e["precision"] == "fp32"]
@@ -81,7 +85,8 @@ def score(engines, labels):
 
 def was_measured(engine):
     """Whether an engine of bench.json has a reading of any setting."""
-    return bool("end_to_end" in engine or "one_at_a_time" in engine or engine["dense"])
+    settings = ("end_to_end", "one_at_a_time", "as_typed")
+    return any(name in engine for name in settings) or bool(engine["dense"])
 
 
 def timed(report, batch=None):
@@ -98,6 +103,17 @@ def timed(report, batch=None):
 def timed_singly(report, name):
     """[(engine, its mean, p50 or p90 of seconds a sentence in each round)], the fastest first."""
     found = [(e, e["one_at_a_time"][name]) for e in report["engines"] if "one_at_a_time" in e]
+    return sorted(found, key=lambda pair: statistics.median(pair[1]))
+
+
+def timed_as_typed(report, name="seconds"):
+    """[(engine, its seconds in each round)] of what was run by its own defaults, the fastest first:
+    a sentence of all, or with "single" one that came alone."""
+    found = []
+    for engine in report["engines"]:
+        if entry := engine.get("as_typed"):
+            per = entry["sentences"] if name == "seconds" else 1
+            found.append((engine, [seconds / per for seconds in entry[name]]))
     return sorted(found, key=lambda pair: statistics.median(pair[1]))
 
 

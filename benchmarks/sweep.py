@@ -23,12 +23,13 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import cells  # noqa: E402
 import host  # noqa: E402
+import sweep_page  # noqa: E402
 from cells import Cell, verdict  # noqa: E402
 
 from albert_aie import UserError, arguments, command, compare, files, page, results  # noqa: E402
 
 SIZES = [1, 4, 8, 16, 32, 64]
-ROWS = ("plain", "packed")
+ROWS = ("padded", "chosen", "packed")
 OWN = ("--batch_size", "--save_dir", "--compare_cpu", "--compare_output", "--pack")
 
 
@@ -47,7 +48,14 @@ def parse_args(argv):
         metavar="NAME",
         help=f"of {', '.join(compare.GATES)} (default: the backend's first)",
     )
-    add("--rows", nargs="+", choices=ROWS, default=["plain"], help="(default: plain)")
+    add(
+        "--rows",
+        nargs="+",
+        choices=ROWS,
+        default=["padded"],
+        help="one sentence a row, as the file chooses, or on aie compiled with --pack (default: "
+        "padded)",
+    )
     add("--repeat", default=1, help="evaluate each file so many times", **whole)
     add("--data_dir", required=True, help="the task's folder")
     add("--pth_dir", help="checkpoint (default: export_albert_aie.py's)")
@@ -92,7 +100,7 @@ def run(args):
         print(line)
     if args.report:
         shown = {**everything, "results": [result for _, result in done]}
-        page.write(args.report, page.of_sweep(shown, whole))
+        page.write(args.report, sweep_page.of_sweep(shown, whole))
     failed = any("error" in result or verdict(result) == "FAIL" for _, result in done)
     differing = any(precision == "fp32" for precision, _ in cells.disagreements(done))
     return 1 if failed or differing else 0
@@ -183,7 +191,8 @@ def measure(cell, folder, args):
     flags = [f"--aie_model_dir={file}", f"--output_dir={folder}"]
     result["evaluations"] = []
     for _ in range(args.repeat):
-        result["evaluate"] = done = host.script("run_aie_eval.py", *flags, *both)
+        padded = ["--padded"] if cell.rows == "padded" else []
+        result["evaluate"] = done = host.script("run_aie_eval.py", *flags, *padded, *both)
         if done["exit_code"]:
             return {**result, "error": host.reason(done)}
         evaluation = (folder / "eval.json").read_text(encoding="utf-8")

@@ -3,6 +3,8 @@
 
 python benchmarks/tables.py outputs/bench.json
 python benchmarks/tables.py outputs/bench.json --readme README.md README.zh-CN.md
+
+Of several files, such as those of two runs, a row of the READMEs is that of the slower one.
 """
 
 import statistics
@@ -19,40 +21,105 @@ from albert_aie import UserError, arguments, command  # noqa: E402
 EXECUTED = "GFLOP/s executed (of ceiling)"
 TEXT = ["engine", "sentences/s (range)", "x eager padded", "accuracy", "flips", EXECUTED]
 TEXT += ["load s", "peak MB"]
-BEGIN, END = "<!-- results: make readme -->", "<!-- end of results -->"
+END = "<!-- end of results -->"
+# Of each table of the READMEs the line before it, and its heads by language.
 README = {
-    "en": ["engine", "sentences/s", "x eager padded", "x best peer", "accuracy", "flips"],
-    "zh": ["端到端", "句/秒", "× 基线", "× 最好的同类", "准确率", "翻转"],
+    "<!-- as typed: make readme -->": {
+        "en": [
+            "as typed",
+            "sentences/s",
+            "ours is",
+            "one text, ms",
+            "ours is",
+            "accuracy",
+            "flips",
+        ],
+        "zh": ["照文档输入", "句/秒", "我们的倍数", "单句毫秒", "我们的倍数", "准确率", "翻转"],
+    },
+    "<!-- results: make readme -->": {
+        "en": ["engine", "sentences/s", "x eager padded", "x best peer", "accuracy", "flips"],
+        "zh": ["端到端", "句/秒", "× 基线", "× 最好的同类", "准确率", "翻转"],
+    },
 }
 
 
 def parse_args(argv):
     parser = arguments.Parser(__doc__)
     add = parser.add_argument
-    add("readings", help="the file that peers.py wrote (--output)")
-    add("--readme", nargs="+", metavar="FILE", help=f"write between {BEGIN} and {END}")
+    add("readings", nargs="+", help="the files that peers.py wrote (--output)")
+    add("--readme", nargs="+", metavar="FILE", help=f"write below {' and '.join(README)}")
     return parser.parse_args(argv)
 
 
 def run(args):
-    report = readings.read(args.readings)
-    try:
-        text, rows = tables(report), readme_rows(report)
-    except readings.WRONG as error:
-        raise readings.refused(args.readings, error) from None
+    texts, blocks = [], [{} for _ in README]
+    for path in args.readings:
+        report = readings.read(path)
+        try:
+            texts.append(tables(report))
+            for block, rows in zip(blocks, (typed_rows(report), readme_rows(report))):
+                keep_slower(block, rows)
+        except readings.WRONG as error:
+            raise readings.refused(path, error) from None
     if not args.readme:
-        print(text)
-    elif rows:
-        write_readmes(args.readme, rows)
+        print("\n".join(texts))
+    elif any(blocks):
+        rows = [[line for _, line in block.values()] for block in blocks]
+        write_readmes(args.readme, dict(zip(README, rows)))
     else:
-        raise UserError(f"{args.readings}: nothing in it was measured end to end; run all settings")
+        raise UserError(
+            f"{' '.join(args.readings)}: nothing was measured end to end or as typed; run all settings"
+        )
     return 0
+
+
+def keep_slower(block, rows):
+    """Adds rows {title: (sentences/s, line)} to a block, which keeps the slower of two."""
+    for name, row in rows.items():
+        if name not in block or row[0] < block[name][0]:
+            block[name] = row
 
 
 def tables(report):
     """Markdown: every engine's lines, then the best of each."""
-    made = [*end_to_end(report), *one_at_a_time(report), *dense(report)]
-    return "\n".join([*made, *summary(report)])
+    parts = as_typed, end_to_end, one_at_a_time, dense, summary
+    return "\n".join(line for part in parts for line in part(report))
+
+
+def as_typed(report):
+    """Each engine by its own defaults, all sentences in the file's order and texts that come
+    alone; how many times as fast ours is."""
+    rows = typed_rows(report)
+    if rows:
+        yield "\nAs typed: SST-2 dev, text to label, each by its own defaults\n"
+        *heads, load, peak = *README[next(iter(README))]["en"], "load s", "peak MB"
+        yield from head([*heads, load, peak])
+        for engine, (_, line) in zip(typed(report), rows.values()):
+            yield f"{line} {engine['load']:.1f} | {engine['memory']:.0f} |"
+
+
+def typed(report):
+    """The engines that were run by their own defaults, the slowest first."""
+    return [engine for engine, _ in readings.timed_as_typed(report)[::-1]]
+
+
+def typed_rows(report):
+    """{label: (sentences/s, line)} of those."""
+    rows = {}
+    ours = next((engine["as_typed"] for engine in typed(report) if engine["kind"] == "ours"), {})
+    for engine in typed(report):
+        entry = engine["as_typed"]
+        rate = statistics.median(entry["sentences"] / seconds for seconds in entry["seconds"])
+        is_ours = engine["kind"] == "ours"
+        cells = [f"**{engine['label']}**" if is_ours else engine["label"], f"{rate:.1f}"]
+        for name, middle in (("seconds", []), ("single", [single(entry)])):
+            cells += [*middle, "-" if is_ours else ratio(ours.get(name), entry[name], 2)]
+        rows[engine["label"]] = rate, row(*cells, *correct(entry))
+    return rows
+
+
+def single(entry):
+    return f"{1000 * statistics.median(entry['single']):.1f}"
 
 
 def end_to_end(report):
@@ -182,29 +249,33 @@ def row(*cells):
 
 
 def readme_rows(report):
-    """The baseline, and our best of each precision that CPUs have, where they were measured."""
+    """{label: (sentences/s, line)} of the baseline, and of our best of each precision that CPUs
+    have, where they were measured."""
     pairs = timed(report)
-    base, rows = readings.baseline(pairs), []
+    base, rows = readings.baseline(pairs), {}
     rivals = [readings.rivals(pairs, precision) for precision in ("fp32", "bf16", "int8")]
     for (engine, seconds), (_, peer) in [(base, (None, None)), *rivals]:
         if engine:
             rate = statistics.median(1 / s for s in seconds)
             cells = [f"{rate:.1f}", ratio(seconds, base[1], 2)]
             cells += [ratio(seconds, peer), *correct(engine["end_to_end"])]
-            rows.append(row(title(engine), *cells))
+            rows[engine["label"]] = rate, row(title(engine), *cells)
     return rows
 
 
-def write_readmes(paths, rows):
-    """Every file is checked before the first is written."""
+def write_readmes(paths, blocks):
+    """The rows of each table, {its line in README: rows}; a table without rows stays as it is.
+    Every file is checked before the first is written."""
     texts = {}
     for path in map(Path, paths):
         lines = path.read_text(encoding="utf-8").split("\n")
-        if lines.count(BEGIN) != 1 or END not in lines[lines.index(BEGIN) :]:
-            raise UserError(f"{path}: the rows need a line {BEGIN} and a line {END} below it")
-        start = lines.index(BEGIN) + 1
-        heads = README["zh" if "zh" in path.name else "en"]
-        lines[start : lines.index(END, start)] = [*head(heads), *rows]
+        for begin, rows in blocks.items():
+            if lines.count(begin) != 1 or END not in lines[lines.index(begin) :]:
+                raise UserError(f"{path}: the rows need a line {begin} and a line {END} below it")
+            if rows:
+                start = lines.index(begin) + 1
+                heads = README[begin]["zh" if "zh" in path.name else "en"]
+                lines[start : lines.index(END, start)] = [*head(heads), *rows]
         texts[path] = "\n".join(lines)
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")

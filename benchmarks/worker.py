@@ -19,12 +19,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 class Worker:
     """Makes the engine of a plan.Engine; `ask` has one of the functions below run beside it.
-    `end_to_end`, `one_at_a_time` and `dense` collect its readings."""
+    `end_to_end`, `one_at_a_time`, `as_typed` and `dense` collect its readings."""
 
     def __init__(self, spec):
         self.spec, self.error = spec, None
         self.end_to_end, self.dense = {"seconds": []}, {}
         self.one_at_a_time = {name: [] for name in FIGURES}
+        self.as_typed = {"seconds": [], "single": []}
         self.pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         self.load = self.ask(make, spec)
 
@@ -34,6 +35,8 @@ class Worker:
             return [reading["seconds"] for reading in self.dense.values()]
         if setting == "end_to_end":
             return [self.end_to_end["seconds"]]
+        if setting == "as_typed":
+            return [self.as_typed["seconds"], self.as_typed["single"]]
         return [self.one_at_a_time[name] for name in FIGURES]
 
     def ask(self, job, *given):
