@@ -91,6 +91,8 @@ def run(args):
         print("note        the machine is not quiet: read the ratios, not the rates")
     with tempfile.TemporaryDirectory() as folder, ended_as_by_the_keyboard():
         specs, whole["notes"] = plan.engines(args, Path(folder))
+        if any(spec.kind == "pipeline" for spec in specs):
+            whole["notes"].append(plan.note_other_ids(args, Path(folder), sentences))
         for note in whole["notes"]:
             print(f"note        {note}")
         workers = [job.Worker(spec) for spec in specs]

@@ -176,6 +176,17 @@ def hugging_face_folder(args, folder):
     return str(made)
 
 
+def note_other_ids(args, folder, sentences):
+    """What transformers' own tokenizer makes of the sentences, where that is not what the
+    checkpoint was trained on."""
+    import transformers
+
+    theirs = transformers.AutoTokenizer.from_pretrained(hugging_face_folder(args, folder))
+    own = load(args.pth_dir)[1]
+    others = sum(theirs(s)["input_ids"] != own.encode(s, LENGTH).ids for s in sentences)
+    return f"the pipeline's tokenizer gives other ids in {others} of {len(sentences)} sentences"
+
+
 def export(args, folder, engine):
     """Path of the file that export_albert_aie.py writes; made once for all that run it."""
     flags = []
