@@ -88,7 +88,8 @@ class Worker:
             )
         if wrong:
             kept = [i for i in range(table.num_rows) if i not in wrong]
-            table, sentences = table.take(kept), [sentences[i] for i in kept]
+            mask = numpy.isin(numpy.arange(table.num_rows), kept)
+            table, sentences = table.filter(mask), [sentences[i] for i in kept]
         logits, cut = numpy.zeros((0, self.classify.saved.num_labels), numpy.float32), 0
         if sentences:
             found = self.classify.evaluate(sentences, warmup=0)

@@ -72,7 +72,7 @@ def measured(folder, plan, task):
     if task.regression:
         pairs = [(a, b) for a, b in _scores(folder, plan) if a is not None]
         columns = numpy.array(pairs, numpy.float64).reshape(-1, 2)
-        if datasets.is_missing(*set(columns[:, 1])):
+        if set(columns[:, 1]) == {float(datasets.NO_LABEL)}:
             return {}
         return {"metrics": _metrics(task, columns[:, 1], columns[:, 0])}
     found, unlabelled = Counter(), 0

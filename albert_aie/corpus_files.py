@@ -14,6 +14,7 @@ from .files import check_readable
 
 BLOCK = 1 << 20  # bytes read at a time
 WILD = "*?["
+_QUOTED = {ord(sign): urllib.parse.quote(sign) for sign in "%#? "}  # in the names of a URL
 
 
 class Input(NamedTuple):
@@ -74,6 +75,7 @@ def identity(path):
 def partition(path):
     """{key: value} of the folders of a path that are called key=value, as Hive has them; None for
     Hive's name of no value."""
+    path = urllib.parse.unquote(path) if "://" in path else path
     pairs = [name.partition("=") for name in path.split("/")[:-1] if name.find("=") > 0]
     return {
         key: None if value == "__HIVE_DEFAULT_PARTITION__" else urllib.parse.unquote(value)
@@ -101,7 +103,7 @@ def _matching_url(pattern):
     tails = [info.path[len(base) :].strip("/").split("/") for info in inside if info.is_file]
     wanted = names[len(fixed) :]  # that a folder goes by too, with all that lies below it
     return [
-        "/".join([scheme + ":/", *fixed, *tail])
+        "/".join([scheme + ":/", *fixed, *(name.translate(_QUOTED) for name in tail)])
         for tail in tails
         if len(tail) >= len(wanted)
         and all(map(fnmatch.fnmatchcase, tail, wanted))

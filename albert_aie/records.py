@@ -234,7 +234,7 @@ def rows_at(file, path, form, columns, place, line):
 def _named(found, columns, form, broken=None):
     """The rows with their fields as {column: field}."""
     for row in found:
-        if row.why or columns is None:
+        if row.why or form == "jsonl":
             yield row._replace(values=None) if row.why else row
         elif len(row.values) == len(columns):
             yield Row(row.line, row.place, dict(zip(columns, row.values)))
