@@ -32,9 +32,9 @@ def write_file(folder, name, **options):
     if not TASKS[name].regression:  # so that both classes come
         weights["classifier.bias"][1] += 1.8
     safetensors.torch.save_file(weights, model / "model.safetensors")
-    line = flags(pth_dir=model, save_dir=folder, task_name=name, **SMALL, **options)
+    line = flags(pth_dir=model, save_dir=folder, task_name=name, **{**SMALL, **options})
     assert export_albert_aie.main(line) == 0
-    return folder / "albert_seq32_bs4.pt"
+    return next(folder.glob("*.pt"))
 
 
 def write_rows(path, rows):
