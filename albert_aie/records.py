@@ -305,11 +305,13 @@ def by_suffix(path, formats, fix):
         if suffix in known.suffixes:
             return name
     if suffix in (".parquet", ".pq"):
-        raise UserError(f"{path}: is Parquet, which run_aie_corpus.py reads; give it there")
+        raise UserError(
+            f"{path}: is Parquet, which only run_aie_corpus.py reads; give it there, or as CSV here"
+        )
     if suffix in _PACKED:
         raise UserError(
-            f"{path}: is compressed; unpack it ({_PACKED[suffix]} {path}) and give what comes of "
-            "it, or give it as Parquet to run_aie_corpus.py"
+            f"{path}: is compressed; unpack it ({_PACKED[suffix]} {path}), or give it as Parquet to "
+            "run_aie_corpus.py"
         )
     raise UserError(f"{path}: its suffix names no format; {fix}")
 
