@@ -114,7 +114,7 @@ def read(data_dir, split="dev", task=SST2, label_names=None):
         names = dict(zip(header, table.columns))
         text = [names[name] for name in task.text]
         task, note = labelled(task, table, names.get(task.label), label_names)
-        examples = collect(table, task, text, names.get(task.label), names, is_glue=True)
+        examples = collect(table, task, text, names.get(task.label), names)
     notes = note, examples.note, _passed_over(broken)
     return replace(examples, note=" ".join(filter(None, notes)))
 
@@ -135,9 +135,9 @@ def labelled(task, table, label, names=None):
     )
 
 
-def collect(table, task, text, label=None, indices=(), is_glue=False):
-    """Examples of all Records of a Table, from its columns `text` and `label`; `is_glue`: quotes
-    are no syntax there. Raises UserError where there are none, or a label is no class."""
+def collect(table, task, text, label=None, indices=()):
+    """Examples of all Records of a Table, from its columns `text` and `label`. Raises UserError
+    where there are none, or a label is no class."""
     lines, sentences, labels, found = [], [], [], []
     index = next((indices[name] for name in INDEX if name in indices), None)
     for record in table.records:
@@ -150,7 +150,7 @@ def collect(table, task, text, label=None, indices=(), is_glue=False):
     unlabelled = label is None or all(map(is_missing, labels))
     numbers = None if unlabelled else _labels(labels, lines, table.path, task)
     classes = (SCORE,) if task.regression else task.classes
-    note = _quoted(sentences, lines, table.path) if is_glue else ""
+    note = _quoted(sentences, lines, table.path)
     return Examples(task, table.path, sentences, numbers, found, classes, note)
 
 

@@ -168,7 +168,7 @@ def read(args, task):
         table = table._replace(records=rows)
         task, note = datasets.labelled(task, table, label, args.label_names)
         examples = datasets.collect(table, task, columns, label, indices)
-        examples = replace(examples, note=note)
+        examples = replace(examples, note=note)  # quotes in one's own file are meant
 
     def write_answers(names, found):
         with writing(args.output) as write:

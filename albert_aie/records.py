@@ -133,7 +133,7 @@ def _split_csv(lines, path):
     """RFC 4180, strictly; blank lines hold no record. Python's csv decides where a record ends. If
     it cannot read one, the first line of it is lost, and those that its open quote took are read
     once more: each may be a row."""
-    csv.field_size_limit(RECORD)
+    csv.field_size_limit(max(RECORD, csv.field_size_limit()))  # from 128 KB on
     lines = ((line, place, *_text(content)) for line, place, content in lines)
     again, taken = deque(), []  # lines to be read once more, and those of this record
 
@@ -186,16 +186,16 @@ def _split_jsonl(lines, path):
     for line, place, content in lines:
         if not content.strip():
             continue
-        bad = _text(content)[1]
-        values = None
-        if not bad:
-            try:
-                values = parse_json(content)
-                json.dumps(values, allow_nan=False)
-            except ValueError as error:
-                bad = f"not JSON ({first_line(error)})", "each line must be one object"
-        if not bad and not isinstance(values, dict):
-            bad = "not a JSON object", "write {...} a line"
+        bad = ()
+        try:
+            values = parse_json(content)
+            json.dumps(values, allow_nan=False)
+            if not isinstance(values, dict):
+                bad = "not a JSON object", "write {...} a line"
+        except UnicodeDecodeError:
+            bad = NOT_UTF8
+        except ValueError as error:
+            bad = f"not JSON ({first_line(error)})", "each line must be one object"
         yield Row(line, place, None if bad else values, *bad)
 
 
@@ -310,7 +310,7 @@ def by_suffix(path, formats, fix):
         )
     if suffix in _PACKED:
         raise UserError(
-            f"{path}: is compressed; unpack it ({_PACKED[suffix]} {path}), or give it as Parquet to "
+            f"{path}: is compressed; unpack it with {_PACKED[suffix]}, or give it as Parquet to "
             "run_aie_corpus.py"
         )
     raise UserError(f"{path}: its suffix names no format; {fix}")

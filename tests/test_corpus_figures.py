@@ -162,9 +162,11 @@ def test_rows_that_are_skipped_are_counted_and_named_by_their_own_numbers(tmp_pa
     ]
     words = "no text in column 'first'", "label '7' is not a class", "not JSON", "no text in column"
     assert all(word in why for word, (_, _, why) in zip(words, skipped))
-    assert {row["key"]: row for row in table_of(tmp_path / "out")} == {
-        key: row for key, row in right.items() if key not in (4, 9, 11, 15)
-    }
+    table = table_of(tmp_path / "out")
+    assert [row["key"] for row in table] == [i for i in range(20) if i not in (4, 9, 11, 15)]
+    for row in table:  # other rows were computed beside it
+        wanted = right[row["key"]]
+        assert row == {**wanted, "probability": pytest.approx(wanted["probability"], abs=1e-5)}
     summary = summary_of(tmp_path / "out")
     assert (summary["rows"], summary["rows_written"], summary["skipped"]) == (20, 16, 4)
     assert summary["accuracy"]["total"] == 16
