@@ -13,7 +13,8 @@ from corpora import label_corpus, skipped_of, summary_of, table_of, write_rows
 from helpers import refused
 from pyarrow import parquet
 
-from albert_aie import UserError, corpus, corpus_files, corpus_inputs, records
+from albert_aie import UserError, corpus, corpus_files, corpus_inputs, datasets, records
+from albert_aie.tasks import TASKS
 
 
 @pytest.fixture
@@ -556,6 +557,36 @@ def test_integer_labels_of_hugging_face_are_in_its_order(capfd, tmp_path, evalua
             told = json.loads((out / "eval.json").read_text())["accuracy"]["correct"]
             assert told == counts[number]
     assert counts[0] == counts[1] == 6 - counts[2]
+
+
+@pytest.mark.parametrize(
+    "name, header, row, sentence, label",
+    [
+        ("MNLI", "premise hypothesis label idx", "a b 1 0", ("a", "b"), "neutral"),
+        ("MNLI-MM", "premise hypothesis label idx", "a b 2 0", ("a", "b"), "contradiction"),
+        ("QNLI", "question sentence label idx", "a b 0 0", ("a", "b"), "entailment"),
+        (
+            "QNLI",
+            "question sentence label idx",
+            "a b not_entailment 0",
+            ("a", "b"),
+            "not_entailment",
+        ),
+        ("MRPC", "sentence1 sentence2 label idx", "a b 1 0", ("a", "b"), "equivalent"),
+        ("QQP", "question1 question2 label idx", "a b 0 0", ("a", "b"), "not_duplicate"),
+        ("CoLA", "sentence label idx", "a 1 0", "a", "acceptable"),
+        ("STS-B", "sentence1 sentence2 label idx", "a b 2.5 0", ("a", "b"), 2.5),
+    ],
+)
+def test_tasks_as_hugging_face_writes_them(tmp_path, name, header, row, sentence, label):
+    task = TASKS[name]
+    lines = "\n".join("\t".join(line.split()) for line in (header, row))
+    (tmp_path / task.files["dev"]).write_text(lines + "\n")
+    examples = datasets.read(tmp_path, "dev", task)
+    (number,) = examples.labels
+    assert examples.sentences == [sentence] and examples.indices == ["0"]
+    assert (number if task.regression else examples.classes[number]) == label
+    assert ("as Hugging Face writes GLUE" in examples.note) == bool(task.hub)
 
 
 def test_label_names_must_be_classes_and_have_a_column(capfd, tmp_path, evaluate, file_of):
