@@ -141,6 +141,30 @@ def test_a_whole_number_stays_the_number_it_is(tmp_path, run):
     assert "38 digits" in skipped_of(tmp_path / "out")[1][2]
 
 
+@pytest.mark.parametrize(
+    "ids, bad", [([2**53 + 1, 0.5, 7], 0.5), ([1, (0.5, 3), 2**53 + 1], (0.5, 3))]
+)
+def test_no_whole_number_is_rounded_for_a_fraction(tmp_path, run, ids, bad):
+    """Nor for one in a row that is skipped for another key."""
+    pairs = [one if isinstance(one, tuple) else (one, "a") for one in ids]
+    lines = [json.dumps({"id": number, "sentence": text}) for number, text in pairs]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    assert run(input=tmp_path / "a.jsonl", on_bad_row="skip").code == 0
+    assert [row["id"] for row in table_of(tmp_path / "out")] == [i for i in ids if i != bad]
+    assert [number for _, number, _ in skipped_of(tmp_path / "out")] == [2]
+
+
+@pytest.mark.parametrize("groups, sizes", [(2, [2, 2, 3]), (1, [3, 3, 1]), (7, [2, 2, 3])])
+def test_row_groups_are_cut_or_put_together(tmp_path, run, groups, sizes):
+    """Of 7 rows in parts of 3 at most."""
+    table = pyarrow.table({"sentence": [f"film {i}" for i in range(7)]})
+    parquet.write_table(table, tmp_path / "a[1].parquet", row_group_size=groups)
+    assert run(input=tmp_path / "a[1].parquet").code == 0
+    parts = sorted((tmp_path / "out").glob("part-*"))
+    assert [parquet.read_metadata(part).num_rows for part in parts] == sizes
+    assert texts(tmp_path / "out") == table.column(0).to_pylist()
+
+
 def test_keys_of_json_lines_need_not_be_in_every_line_or_file(tmp_path, run):
     """Whole numbers and fractions are numbers; objects have the keys of all."""
     (tmp_path / "a.jsonl").write_text(
@@ -224,6 +248,7 @@ def test_a_task_s_file_without_a_header_keeps_its_first_row(capfd, tmp_path, fil
         ),
         (b"PAR1\x00\x00", ["is Parquet", "run_aie_corpus.py"]),
         (b"\x1f\x8b\x08\x00", ["is compressed", "gunzip"]),
+        (b'"id,sentence\n1,a\n', ["line 1: a record that is not CSV"]),
     ],
 )
 def test_other_encodings_are_told_how_to_convert(tmp_path, run, evaluate, file_of, content, words):
