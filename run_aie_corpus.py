@@ -11,6 +11,8 @@ import os
 import sys
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from albert_aie import (
     UserError,
@@ -53,6 +55,7 @@ def parse_args(argv):
     add("--label_column", metavar="NAME", help="column of the labels, for the accuracy")
     add("--output_dir", required=True, help="a Parquet file a part is written here")
     arguments.add_label_map(add)
+    arguments.add_label_names(add)
     add(
         "--part_rows",
         type=arguments.at_least(1),
@@ -93,7 +96,7 @@ def run(args):
     target = arguments.target(args, saved)
     for shape in saved.shapes:
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
-    inputs, form = corpus_inputs.find(args.input, args.input_format)
+    inputs, form = corpus_inputs.find(args.input, args.input_format, command.note)
     corpus_plan.check_outside(inputs, args.output_dir)
     if args.dry_run:
         show(planned(args, saved, inputs, form), args.output_dir)
@@ -118,6 +121,8 @@ def check(args):
         corpus_ray.check(args.ray)
     elif args.workers:
         raise UserError("--workers: means something with --ray only; add --ray local")
+    if args.label_names and not args.label_column:
+        raise UserError("--label_names: means something with --label_column only; add it")
     if "://" in args.output_dir:
         raise UserError(
             f"--output_dir {args.output_dir}: must be a folder, for parts are renamed there; copy "
@@ -131,27 +136,30 @@ def planned(args, saved, inputs, form):
     """The Plan in the output folder, if there is one of this input and these settings, else a new
     one."""
     task = saved.task
-    layout = records.Layout(task.columns, args.text_column or task.text)
     plan = corpus_plan.load(args.output_dir)
     if plan:
         corpus_plan.check_inputs(plan, inputs)
         made = plan
     else:
-        made = corpus_plan.make(inputs, form, args.part_rows, layout)
+        layout = records.Layout(task.columns, args.text_column or task.text)
+        cut = corpus_inputs.Cut(args.part_rows, layout, args.on_bad_row == "skip")
+        made = corpus_plan.make(inputs, form, cut)
     names = saved.classes(args.label_map)
     table = records.Table(inputs[0].path, made.schema.names, (), "")
     text = datasets.columns(table, task, args.text_column)
     label = args.label_column and records.column(table, [args.label_column], "--label_column")
     corpus_plan.check_text(made, text)
+    own, note = datasets.labelled(task.of(names), table, label, args.label_names)
     if label:
         metrics.check(task)
-        own = task.of(names)
         datasets.Examples(own, inputs[0].path, [], [], [], own.classes).for_model(names)
+        command.note(note)
     settings = {
         "format": form,
         "part_rows": args.part_rows,
         "text_column": text,
         "label_column": label,
+        "labels": list(own.labels),
         "model": saved.digest,
         "classes": list(names),
         "answer_columns": corpus.answer_columns(made.schema, task),
@@ -180,9 +188,10 @@ def job_of(args, token, target):
 def look(args, plan):
     """{Part: Done} of what an earlier run has written."""
     found = {}
-    for part in plan.parts:
+    with ThreadPoolExecutor() as pool:  # for the sha256 of each
+        states = list(pool.map(partial(corpus.look, args.output_dir, plan), plan.parts))
+    for part, done in zip(plan.parts, states):
         path = corpus.path_of(args.output_dir, plan, part)
-        done = corpus.look(args.output_dir, plan, part)
         if done is None and path.exists():
             command.note(f"{path}: not as it was written; its part is run again")
         elif done and done.bad and args.on_bad_row == "fail":
@@ -274,10 +283,22 @@ class Progress:
             self.told = here
 
 
+def times(clock):
+    """Of a run; {} of one that had nothing to do."""
+    if not clock["first"]:
+        return {}
+    seconds = clock["last"] - clock["first"]
+    return {
+        "workers": clock["workers"],
+        "startup_seconds": clock["first"] - clock["started"],
+        "seconds": seconds,
+        "rows_per_second": clock["rows"] / seconds if seconds else None,
+    }
+
+
 def conclude(args, saved, plan, done, tally, clock):
     """What the run came to, written to the output folder."""
     ordered = [(part, done[part]) for part in plan.parts if part in done]
-    seconds = clock["last"] - clock["first"] if clock["first"] else 0.0
     summary = {
         "plan": plan.digest,
         **{key: plan.settings[key] for key in ("model", "text_column", "label_column")},
@@ -285,10 +306,7 @@ def conclude(args, saved, plan, done, tally, clock):
         "parts": len(plan.parts),
         "rows_planned": plan.rows,
         **corpus_figures.counts([one for _, one in ordered]),
-        "workers": clock["workers"],
-        "startup_seconds": clock["first"] - clock["started"] if clock["first"] else 0.0,
-        "seconds": seconds,
-        "rows_per_second": clock["rows"] / seconds if seconds else None,
+        **(times(clock) or corpus_figures.last_times(args.output_dir, plan)),
         "failed": [
             {"part": part.number, "what": plan.told(part), "why": why} for part, why in tally.failed
         ],
@@ -297,9 +315,9 @@ def conclude(args, saved, plan, done, tally, clock):
         if saved.manifest["random_weights"]:
             command.note("random weights: no accuracy")
         else:
-            names = saved.classes(args.label_map)
-            task = saved.task.of(names)
-            summary.update(corpus_figures.measured(args.output_dir, plan, task, names))
+            task = saved.task.of(saved.classes(args.label_map))
+            task = task._replace(labels=tuple(plan.settings["labels"]))
+            summary.update(corpus_figures.measured(args.output_dir, plan, task))
     corpus_figures.write_skipped(args.output_dir, plan, ordered)
     corpus_figures.write_summary(args.output_dir, summary)
     return summary

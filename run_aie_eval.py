@@ -60,6 +60,7 @@ def parse_args(argv):
     )
     add("--report", metavar="FILE.html", help="write a page of plots and errors, all in one file")
     arguments.add_label_map(add)
+    arguments.add_label_names(add)
     add("--verbose", action="store_true", help="print more; eval.json has it all")
     add("--json", action="store_true", help="print eval.json on standard output, nothing else")
     arguments.add_quiet(add)
@@ -114,7 +115,7 @@ def measure(args, own, saved, target, task):
     if own:
         examples, write_answers = own_text.read(args, task.of(names))
     else:
-        examples = datasets.read(args.data_dir, args.split or "dev", task)
+        examples = datasets.read(args.data_dir, args.split or "dev", task, args.label_names)
     examples = examples.for_model(names)
     command.note(examples.note)
     if args.compare_cpu:

@@ -176,6 +176,16 @@ def add_label_map(add):
     )
 
 
+def add_label_names(add):
+    add(
+        "--label_names",
+        type=label_map,
+        metavar="0=NAME,1=NAME",
+        help="which classes the numbers in the data's label column are (default: the task's; "
+        "Hugging Face's where the columns are label and idx)",
+    )
+
+
 def add_task_name(add, default):
     add(
         "--task_name",

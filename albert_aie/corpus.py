@@ -18,7 +18,7 @@ from . import UserError, artifact, corpus_inputs, corpus_plan, datasets, first_l
 from .choose_shapes import choose
 from .classifier import Classifier, softmax
 from .evaluate import finite, warm_up
-from .files import replacing
+from .files import replacing, sha256
 from .records import names_beside
 
 LOCK = "_lock"
@@ -76,9 +76,14 @@ class Worker:
         settings = self.plan.settings
         known = self.plan.inputs[part.input]
         table, numbers, bad = corpus_inputs.read(
-            known, settings["format"], part.span, self.plan.schema
+            known,
+            settings["format"],
+            part.span,
+            self.plan.schema,
+            self.plan.columns[part.input],
         )
-        sentences, wrong = _sentences(table, settings, self.classify.task)
+        task = self.classify.task._replace(labels=tuple(settings["labels"]))
+        sentences, wrong = _sentences(table, settings, task)
         bad = sorted([*bad, *((numbers[i], why) for i, why in wrong.items())])
         if bad and not self.job.skip_bad_rows:
             raise UserError(
@@ -87,7 +92,8 @@ class Worker:
             )
         if wrong:
             kept = [i for i in range(table.num_rows) if i not in wrong]
-            table, sentences = table.take(kept), [sentences[i] for i in kept]
+            mask = numpy.isin(numpy.arange(table.num_rows), kept)
+            table, sentences = table.filter(mask), [sentences[i] for i in kept]
         logits, cut = numpy.zeros((0, self.classify.saved.num_labels), numpy.float32), 0
         if sentences:
             found = self.classify.evaluate(sentences, warmup=0)
@@ -124,7 +130,7 @@ def _sentences(table, settings, task):
         for i, value in enumerate(table.column(label).to_pylist()):
             key = value if isinstance(value, str) else repr(value)
             if key not in numbers:
-                numbers[key] = datasets.number(value, task)
+                numbers[key] = datasets.is_missing(value) or datasets.number(value, task)
             if numbers[key] is None:
                 what = "a number" if task.regression else f"a class of {task.name}"
                 wrong.setdefault(i, f"label {value!r} is not {what}")
@@ -181,23 +187,35 @@ def path_of(folder, plan, part):
 
 
 def write(folder, plan, part, table, done):
-    """Write a part's file, whole or not at all. Raises UserError if it cannot be written."""
+    """Write a part's file, whole or not at all, and then its sha256: what is cut off or damaged
+    later is noticed. Raises UserError if they cannot be written."""
     from pyarrow import parquet
 
     said = {"plan": plan.digest, "part": part.number, **done._asdict()}
     table = table.replace_schema_metadata({KEY: json.dumps(said)})
-    with replacing(path_of(folder, plan, part)) as temporary, open(temporary, "wb") as file:
-        parquet.write_table(table, file, write_page_checksum=True)
+    path = path_of(folder, plan, part)
+    with replacing(path) as temporary:
+        with open(temporary, "wb") as file:
+            parquet.write_table(table, file, write_page_checksum=True)
+        digest = sha256(temporary)
+    with replacing(_digest_of(path)) as temporary:
+        temporary.write_text(f"{digest}  {path.name}\n", encoding="ascii")
+
+
+def _digest_of(path):
+    """Where the sha256 of a part's file stands, for sha256sum -c; readers of a folder of Parquet
+    pass over the name."""
+    return path.with_name(f"_{path.stem}.sha256")
 
 
 def look(folder, plan, part):
-    """Done of a part that is written; None where its file is missing, was cut short or is not the
-    one of this part."""
+    """Done of a part that is written; None where its file is missing, is not as it was written or
+    is not the one of this part."""
     from pyarrow import parquet
 
     path = path_of(folder, plan, part)
     try:
-        size = path.stat().st_size
+        digest = _digest_of(path).read_text(encoding="ascii").split()[0]
         found = parquet.read_metadata(path)
         said = json.loads(found.metadata[KEY])
         right = said.pop("plan") == plan.digest and said.pop("part") == part.number
@@ -206,19 +224,7 @@ def look(folder, plan, part):
         return None
     right = right and done.rows == part.span.rows and done.written == found.num_rows
     right = right and done.written + len(done.bad) == done.rows
-    return done if right and _end(found) == size else None
-
-
-def _end(found):
-    """How long a Parquet file of this metadata is: what was cut out of its middle is noticed."""
-    end = 4
-    for group in map(found.row_group, range(found.num_row_groups)):
-        for column in map(group.column, range(group.num_columns)):
-            start = column.data_page_offset
-            if column.dictionary_page_offset is not None:
-                start = min(start, column.dictionary_page_offset)
-            end = max(end, start + column.total_compressed_size)
-    return end + found.serialized_size + 8
+    return done if right and sha256(path) == digest else None
 
 
 # --- a run
@@ -247,8 +253,14 @@ def locked(folder):
         except OSError:
             pass  # a filesystem without locks
         token = secrets.token_hex(16)
-        os.ftruncate(file, 0)
-        os.pwrite(file, token.encode(), 0)
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, token.encode(), 0)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}); free disk space, or choose another "
+                "folder"
+            ) from None
         yield token
     finally:
         os.close(file)

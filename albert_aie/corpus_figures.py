@@ -1,6 +1,8 @@
 """What stands in the output of a run over a corpus: counts, accuracy, and the rows that were
 skipped. All of it is read from the files of the parts."""
 
+import contextlib
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -14,6 +16,7 @@ from .report import wilson
 from .results import json_text
 
 SUMMARY, SKIPPED = "_summary.json", "_skipped.tsv"
+TIMES = ("workers", "startup_seconds", "seconds", "rows_per_second")
 
 
 def counts(done):
@@ -44,6 +47,15 @@ def write_skipped(folder, plan, found):
     return path
 
 
+def last_times(folder, plan):
+    """What the summary of the last run of a Plan says of its time; None where there is none."""
+    known = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads((Path(folder) / SUMMARY).read_text(encoding="utf-8"))
+    known = known if isinstance(known, dict) and known.get("plan") == plan.digest else {}
+    return {name: known.get(name) for name in TIMES}
+
+
 def write_summary(folder, summary):
     path = Path(folder) / SUMMARY
     with replacing(path) as temporary:
@@ -51,31 +63,39 @@ def write_summary(folder, summary):
     return path
 
 
-def measured(folder, plan, task, names):
-    """{"accuracy", "metrics"} of all rows of the output, as run_aie_eval.py has them of one file.
+def measured(folder, plan, task):
+    """{"accuracy", "metrics", "unlabelled"} of all rows of the output, as run_aie_eval.py has them
+    of one file; {} where no row has a label.
 
     Labels and answers are read from the parts, in their order. Classes are counted, so that their
     memory does not grow with the corpus; a metric other than accuracy holds 16 bytes a row."""
     if task.regression:
         pairs = [(a, b) for a, b in _scores(folder, plan) if a is not None]
         columns = numpy.array(pairs, numpy.float64).reshape(-1, 2)
+        if set(columns[:, 1]) == {float(datasets.NO_LABEL)}:
+            return {}
         return {"metrics": _metrics(task, columns[:, 1], columns[:, 0])}
-    found = Counter()
+    found, unlabelled = Counter(), 0
     for (answer, label), count in _counted(folder, plan).items():
+        number = datasets.number(label, task)
+        if number is None:  # -1: the rows of a test file have none
+            unlabelled += count
+            continue
         known = None if answer is None else task.number(answer)
-        found[datasets.number(label, task), NONE if known is None else known] += count
+        found[number, NONE if known is None else known] += count
+    if not found:
+        return {}
     correct = sum(count for (label, answer), count in found.items() if label == answer)
     total = sum(found.values())
-    accuracy = {"correct": correct, "total": total}
-    if total:
-        accuracy.update(value=correct / total, wilson95=list(wilson(correct, total)))
+    accuracy = {"correct": correct, "total": total, "value": correct / total}
+    accuracy["wilson95"] = list(wilson(correct, total))
     metrics = [name for name in task.metrics if name != "accuracy"]
     values = {}
-    if metrics and total:
+    if metrics:
         repeats = list(found.values())
         labels, answers = (numpy.repeat(side, repeats) for side in zip(*found))
         values = _metrics(task._replace(metrics=metrics), labels, answers)
-    return {"accuracy": accuracy, "metrics": values}
+    return {"accuracy": accuracy, "metrics": values, "unlabelled": unlabelled}
 
 
 def _metrics(task, labels, answers):
@@ -121,7 +141,9 @@ def lines(summary):
         yield (
             "accuracy",
             f"{accuracy['value']:.4f} ({accuracy['correct']:,}/{accuracy['total']:,}), 95 % Wilson "
-            f"interval {low:.4f} to {high:.4f}",
+            f"interval {low:.4f} to {high:.4f}"
+            + f"; {summary['unlabelled']:,} rows without a label"
+            * bool(summary["unlabelled"]),
         )
     told = {
         METRICS[name].title: f"{value:.4f}" if math.isfinite(value) else "undefined"

@@ -6,6 +6,7 @@ import glob
 import io
 import itertools
 import os
+import urllib.parse
 from typing import NamedTuple
 
 from . import UserError, first_line
@@ -13,6 +14,7 @@ from .files import check_readable
 
 BLOCK = 1 << 20  # bytes read at a time
 WILD = "*?["
+_QUOTED = {ord(sign): urllib.parse.quote(sign) for sign in "%#? "}  # in the names of a URL
 
 
 class Input(NamedTuple):
@@ -24,21 +26,61 @@ class Input(NamedTuple):
 
 
 def matching(pattern):
-    """Paths or URLs of the files that a path, folder or pattern names, in the order of their names.
-    Raises UserError where there are none."""
+    """Paths or URLs of the files that a path, folder or pattern names, in the order of their names;
+    of a folder all that lie in it and below. Raises UserError where there are none."""
     if "://" not in pattern:
         pattern = os.path.abspath(pattern)
-        if os.path.isdir(pattern):
-            pattern = os.path.join(glob.escape(pattern), "*")
-        elif os.path.exists(pattern) or not any(sign in pattern for sign in WILD):
-            return [pattern]
-        found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+        if os.path.exists(pattern) or not any(sign in pattern for sign in WILD):
+            named = [pattern]
+        else:
+            named = [path for path in glob.glob(pattern, recursive=True) if not _hidden(path)]
+        found = [path for name in named for path in _below(name)]
     else:
         found = _matching_url(pattern)
-    found = [path for path in found if not os.path.basename(path).startswith((".", "_"))]
     if not found:
         raise UserError(f"--input {pattern}: no file goes by that; correct the pattern")
+    return sorted(found)
+
+
+def _hidden(path):
+    """Whether readers of a folder pass over that name."""
+    return os.path.basename(path).startswith((".", "_"))
+
+
+def _below(path):
+    """The path, or of a folder those of all files below it. Raises OSError for a folder that cannot
+    be read."""
+    if not os.path.isdir(path):
+        return [path]
+    found, seen = [], set()
+    for folder, folders, names in os.walk(path, onerror=_raise, followlinks=True):
+        kept = [name for name in folders if not _hidden(name)]
+        folders[:] = [] if os.path.realpath(folder) in seen else kept  # a link may be a circle
+        seen.add(os.path.realpath(folder))
+        found += [os.path.join(folder, name) for name in names if not _hidden(name)]
     return found
+
+
+def _raise(error):
+    raise error
+
+
+def identity(path):
+    """What all names of a file share: through links, and as path and URL."""
+    if path.startswith("file://"):
+        path = urllib.parse.unquote(path[len("file://") :])
+    return path if "://" in path else os.path.realpath(path)
+
+
+def partition(path):
+    """{key: value} of the folders of a path that are called key=value, as Hive has them; None for
+    Hive's name of no value."""
+    path = urllib.parse.unquote(path) if "://" in path else path
+    pairs = [name.partition("=") for name in path.split("/")[:-1] if name.find("=") > 0]
+    return {
+        key: None if value == "__HIVE_DEFAULT_PARTITION__" else urllib.parse.unquote(value)
+        for key, _, value in pairs
+    }
 
 
 def _matching_url(pattern):
@@ -46,29 +88,27 @@ def _matching_url(pattern):
     from pyarrow import fs
 
     scheme, _, rest = pattern.partition("://")
-    names = rest.split("/")
+    names = rest.rstrip("/").split("/")
     fixed = list(itertools.takewhile(lambda name: not any(sign in name for sign in WILD), names))
     where, base = _filesystem("/".join([scheme + ":/", *fixed]))
     try:
         top = where.get_file_info(base)
-        if len(fixed) == len(names):
-            if top.type != fs.FileType.Directory:
-                return [pattern]
-            names = [*names, "*"]
-        depth = len(names) - len(fixed)
-        inside = where.get_file_info(fs.FileSelector(base, recursive=depth > 1))
+        if len(fixed) == len(names) and top.type != fs.FileType.Directory:
+            return [pattern]
+        inside = where.get_file_info(fs.FileSelector(base, recursive=True))
     except (OSError, ValueError) as error:
         raise UserError(
             f"--input {pattern}: cannot be listed ({first_line(error)}); correct it"
         ) from None
-    files = [info.path for info in inside if info.is_file]
-    tails = [path[len(base) :].strip("/").split("/") for path in files]
-    wanted = names[len(fixed) :]
-    return sorted(
-        "/".join([scheme + ":/", *fixed, *tail])
+    tails = [info.path[len(base) :].strip("/").split("/") for info in inside if info.is_file]
+    wanted = names[len(fixed) :]  # that a folder goes by too, with all that lies below it
+    return [
+        "/".join([scheme + ":/", *fixed, *(name.translate(_QUOTED) for name in tail)])
         for tail in tails
-        if len(tail) == depth and all(map(fnmatch.fnmatchcase, tail, wanted))
-    )
+        if len(tail) >= len(wanted)
+        and all(map(fnmatch.fnmatchcase, tail, wanted))
+        and not any(map(_hidden, tail))
+    ]
 
 
 def _filesystem(url):

@@ -1,18 +1,15 @@
 """Tables of a corpus, cut into parts and read a part at a time.
 
-A format is one row of FORMATS. Columns of Parquet and JSON lines keep their types; those of the
-other formats are text."""
+Text is read by records.py, as run_aie_eval.py does. Columns of Parquet and JSON lines keep their
+types; those of the other formats are text."""
 
-import contextlib
-import csv
 import itertools
-import json
+from functools import partial
 from typing import Callable, NamedTuple
 
-from . import UserError, first_line, some
-from .corpus_files import BLOCK, check_same, matching, opened, status
-from .files import AGAIN, parse_json
-from .records import TEXT, Layout, by_suffix
+from . import UserError, first_line, records, some
+from .corpus_files import BLOCK, check_same, identity, matching, opened, partition, status
+from .files import AGAIN
 
 BATCH = 4096  # rows decoded at a time
 
@@ -37,12 +34,27 @@ class Rows(NamedTuple):
     bad: list
 
 
-def find(patterns, asked=None):
-    """(list of Input, their format) of paths, patterns, folders and URLs of them. Raises UserError
-    where there are none, or their formats differ."""
-    paths = list(dict.fromkeys(path for pattern in patterns for path in matching(pattern)))
+class Cut(NamedTuple):
+    """How a corpus is cut into Spans: of at most `rows` rows; TSV by the records.Layout; whether
+    rows that cannot be read are `skipped`, else they are an error."""
+
+    rows: int
+    layout: records.Layout = records.PLAIN
+    skipped: bool = False
+
+
+def find(patterns, asked=None, note=lambda text: None):
+    """(list of Input, their format) of paths, patterns, folders and URLs of them. A file of several
+    names is read once, and `note` is given a sentence that says so. Raises UserError where there
+    are none, or their formats differ."""
+    paths = {}
+    for path in itertools.chain.from_iterable(map(matching, patterns)):
+        first = paths.setdefault(identity(path), path)
+        if first != path:
+            note(f"{path}: is {first} by another name; it is read once")
+    paths = list(paths.values())
     fix = f"say which it is with --input_format {'|'.join(FORMATS)}"
-    forms = {path: asked or by_suffix(path, FORMATS, fix) for path in paths}
+    forms = {path: asked or records.by_suffix(path, FORMATS, fix) for path in paths}
     for path, form in forms.items():
         if form != forms[paths[0]]:
             raise UserError(
@@ -55,209 +67,152 @@ def find(patterns, asked=None):
 # --- text: lines, TSV, CSV, JSON lines
 
 
-class _Bad(Exception):
-    """Why a record cannot be read."""
-
-
-def _lines(file, offset=0, line=1):
-    """(line, offset, bytes with their end) from there on; a byte-order mark is left out."""
-    file.seek(offset)
-    for content in file:
-        start, offset = offset, offset + len(content)
-        if start == 0 and content.startswith(b"\xef\xbb\xbf"):
-            content = content[3:]
-        yield line, start, content
-        line += 1
-
-
-def _whole(lines):
-    """Records of CSV: lines up to the one that closes the quotes. Blank lines hold none."""
-    for line, offset, content in lines:
-        while content.count(b'"') % 2:
-            further = next(lines, None)
-            if further is None:
-                break
-            content += further[2]
-        if content.strip(b"\r\n"):
-            yield line, offset, content
-
-
-def _not_blank(lines):
-    return (found for found in lines if found[2].strip())
-
-
-def _without_blank_end(lines):
-    blank = []
-    for found in lines:
-        if found[2].strip(b"\r\n"):
-            yield from blank
-            blank = []
-            yield found
-        else:
-            blank.append(found)
-
-
-def _text(content):
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        raise _Bad("not UTF-8") from None
-
-
-def _split_line(content):
-    return [_text(content).rstrip("\n").rstrip("\r")]
-
-
-def _split_tsv(content):
-    fields = _split_line(content)[0].split("\t")
-    if any("\r" in field for field in fields):
-        raise _Bad("a carriage return within the line")
-    return fields
-
-
-def _split_csv(content):
-    try:
-        return next(csv.reader([_text(content)], strict=True))
-    except (csv.Error, StopIteration) as error:
-        raise _Bad(f"not CSV ({first_line(error)})") from None
-
-
-def _object(content):
-    try:
-        values = parse_json(content)
-        json.dumps(values, allow_nan=False)
-    except ValueError as error:
-        raise _Bad(f"not JSON ({first_line(error)})") from None
-    if not isinstance(values, dict):
-        raise _Bad("not a JSON object")
-    return values
-
-
-class _Text(NamedTuple):
-    """`records` makes records of lines, `split` fields of a record; `header`: the first names the
-    columns."""
-
-    records: Callable
-    split: Callable
-    header: bool
-
-
-_LINES = _Text(iter, _split_line, header=False)
-_TSV = _Text(_without_blank_end, _split_tsv, header=True)
-_CSV = _Text(_whole, _split_csv, header=True)
-
-
-def _scan_text(kind, file, path, part_rows, layout):
-    records = kind.records(_lines(file))
-    columns = [TEXT]
-    if kind.header:
-        first = next(records, None)
-        if first is None:
-            raise UserError(f"{path}: is empty; its first line must name the columns")
-        columns, is_header = _header(first, kind, path, layout)
-        records = records if is_header else itertools.chain([first], records)
-    return _schema((name, "string") for name in columns), list(_spans(records, part_rows))
-
-
-def _header(first, kind, path, layout):
-    try:
-        columns = kind.split(first[2])
-    except _Bad as why:
-        raise UserError(f"{path}, line {first[0]}: {why}; correct the line") from None
-    named = {name.strip().lower() for name in columns}
-    if kind is _TSV and layout.columns and not named >= set(layout.wanted):
-        return list(layout.columns), False
-    return columns, True
-
-
-def _spans(records, part_rows):
-    start = 0
-    while chunk := list(itertools.islice(records, 1)):
-        line, offset, _ = chunk[0]
-        rows = 1 + sum(1 for _ in itertools.islice(records, part_rows - 1))
-        yield Span(start, rows, offset, line)
-        start += rows
-
-
-def _read_text(kind, file, span, schema, columns):
-    rows, numbers, bad = [], [], []
-    records = kind.records(_lines(file, span.place, span.line))
-    for line, _, content in itertools.islice(records, span.rows):
-        try:
-            fields = kind.split(content)
-            if len(fields) != len(columns):
-                count = f"{len(fields)} column{'s'[: len(fields) != 1]} instead of {len(columns)}"
-                raise _Bad(f"{count} ({','.join(columns)[:100]})")
-        except _Bad as why:
-            bad.append((line, str(why)))
-            continue
-        rows.append(fields)
-        numbers.append(line)
-    return Rows(_table([dict(zip(columns, row)) for row in rows], schema), numbers, bad)
-
-
-def _scan_json(file, path, part_rows, layout):
-    """The types of columns are those of all lines together."""
+def _scan_text(form, file, path, cut, kinds):
     import pyarrow
 
-    schema, spans, start, records = pyarrow.schema([]), [], 0, _not_blank(_lines(file))
-    while chunk := list(itertools.islice(records, part_rows)):
-        line, offset, _ = chunk[0]
-        spans.append(Span(start, len(chunk), offset, line))
-        start += len(chunk)
-        values = []
-        for _, _, content in chunk:
-            with contextlib.suppress(_Bad):  # told when its part is run
-                values.append(_object(content))
-        names = dict.fromkeys(name for row in values for name in row)
-        try:
-            found = [
-                (name, pyarrow.infer_type([row.get(name) for row in values])) for name in names
-            ]
-            found = [schema, pyarrow.schema(found)]
-            schema = pyarrow.unify_schemas(found, promote_options="permissive")
-        except (pyarrow.ArrowException, OverflowError) as error:
+    columns, found = records.rows(file, path, form, cut.layout)
+    starts, count = [], 0
+    for row in found:
+        if columns is None and not row.why:
+            row, grown = _joined(kinds, row)
+            kinds.update(grown)
+        if row.why and not cut.skipped:
             raise UserError(
-                f"{path}, lines {line} to {chunk[-1][0]}: a column holds values of several types "
-                f"({first_line(error)}); make them one"
-            ) from None
-    return schema, spans
+                f"{path}, line {row.line}: {row.why}; {row.fix}, or take --on_bad_row skip"
+            )
+        if count % cut.rows == 0:
+            starts.append((count, row.place, row.line))
+        count += 1
+    ends = [start for start, _, _ in starts[1:]] + [count]
+    spans = [Span(start, end - start, *rest) for (start, *rest), end in zip(starts, ends)]
+    kinds = kinds if columns is None else dict.fromkeys(columns, TEXT)
+    return pyarrow.schema([(name, _type(kind)) for name, kind in kinds.items()]), spans
 
 
-def _read_json(file, span, schema):
-    rows, numbers, bad = [], [], []
-    records = _not_blank(_lines(file, span.place, span.line))
-    for line, _, content in itertools.islice(records, span.rows):
-        try:
-            rows.append(_object(content))
-            numbers.append(line)
-        except _Bad as why:
-            bad.append((line, str(why)))
-    return Rows(_table(rows, schema), numbers, bad)
-
-
-def _table(rows, schema):
+def _read_text(form, file, path, span, schema, columns):
     import pyarrow
 
-    return pyarrow.Table.from_pylist(rows, schema=schema)
+    values, numbers, bad = [], [], []
+    kinds = {field.name: _kind_of(field.type) for field in schema} if form == "jsonl" else None
+    found = records.rows_at(file, path, form, columns, span.place, span.line)
+    for row in itertools.islice(found, span.rows):
+        if kinds is not None and not row.why:
+            row, grown = _joined(kinds, row)
+            if grown != kinds:  # only where the file is not the one that was planned
+                row = row._replace(why=row.why or "values of other types than were planned")
+        if row.why:
+            bad.append((row.line, row.why))
+        else:
+            values.append(row.values)
+            numbers.append(row.line)
+    return Rows(pyarrow.Table.from_pylist(values, schema=schema), numbers, bad)
 
 
-def _schema(fields):
+# --- what the values of JSON lines are: one of these, [kind of a list's] or {key: kind}
+
+NULL, BOOLEAN, TEXT, FLOAT = "null", "true or false", "text", "a fraction"
+# as long as a float can hold, int64, and 38 digits
+WHOLE = ("a whole number", "a whole number over 2^53", "a whole number over 2^63")
+_PLAIN = {type(None): NULL, bool: BOOLEAN, str: TEXT, float: FLOAT}
+
+
+def _kind(value):
+    if isinstance(value, list):
+        kinds = [NULL]
+        for one in value:
+            kinds = [_join(kinds[0], _kind(one))]
+        return kinds
+    if isinstance(value, dict):
+        return {name: _kind(one) for name, one in value.items()}
+    if type(value) is int:
+        if abs(value) >= 10**38:
+            raise ValueError("a whole number of more than 38 digits")
+        return WHOLE[(abs(value) > 1 << 53) + (not -(1 << 63) <= value < 1 << 63)]
+    return _PLAIN[type(value)]
+
+
+def _join(known, kind):
+    """The kind that holds values of both. Raises ValueError where there is none."""
+    if known == kind or kind == NULL:
+        return known
+    if known == NULL:
+        return kind
+    if isinstance(known, list) and isinstance(kind, list):
+        return [_join(known[0], kind[0])]
+    if isinstance(known, dict) and isinstance(kind, dict):
+        return {name: _join(known.get(name, NULL), kind.get(name, NULL)) for name in known | kind}
+    if known in WHOLE and kind in WHOLE:
+        return max(known, kind, key=WHOLE.index)
+    if FLOAT in (known, kind) and WHOLE[0] in (known, kind):
+        return FLOAT
+    raise ValueError(f"{_named(kind)}, but {_named(known)} in lines before")
+
+
+def _named(kind):
+    return kind if isinstance(kind, str) else "a list" if isinstance(kind, list) else "an object"
+
+
+def _joined(kinds, row):
+    """(the Row, {key: kind} that holds it too); where none does the Row says why, and the kinds are
+    as they were."""
+    grown, name = dict(kinds), ""
+    try:
+        for name, value in row.values.items():
+            grown[name] = _join(kinds.get(name, NULL), _kind(value))
+    except (ValueError, RecursionError) as error:
+        why = f"key {name[:50]!r} is {first_line(error)}"
+        return row._replace(values=None, why=why, fix="give it one type"), kinds
+    return row, grown
+
+
+def _type(kind):
     import pyarrow
 
-    return pyarrow.schema(list(fields))
+    if isinstance(kind, list):
+        return pyarrow.list_(_type(kind[0]))
+    if isinstance(kind, dict):
+        return pyarrow.struct([(name, _type(one)) for name, one in kind.items()])
+    whole = dict(zip(WHOLE, (pyarrow.int64(), pyarrow.int64(), pyarrow.decimal128(38))))
+    others = (pyarrow.null(), pyarrow.bool_(), pyarrow.string(), pyarrow.float64())
+    return {**whole, **dict(zip((NULL, BOOLEAN, TEXT, FLOAT), others))}[kind]
+
+
+def _kind_of(column):
+    """The widest kind whose _type it is."""
+    from pyarrow import types
+
+    if types.is_list(column):
+        return [_kind_of(column.value_type)]
+    if types.is_struct(column):
+        return {field.name: _kind_of(field.type) for field in column}
+    return next(kind for kind in (*reversed(WHOLE), *_PLAIN.values()) if _type(kind) == column)
 
 
 # --- Parquet
 
 
-def _scan_parquet(file, path, part_rows, layout):
+def _scan_parquet(file, path, cut, kinds):
+    import pyarrow
     from pyarrow import parquet
 
     found = parquet.ParquetFile(file)
     groups = found.metadata
     sizes = [groups.row_group(number).num_rows for number in range(groups.num_row_groups)]
-    return _schema((field.name, field.type) for field in found.schema_arrow), _cut(sizes, part_rows)
+    fields = [(field.name, _without_views(field.type)) for field in found.schema_arrow]
+    return pyarrow.schema(fields), _cut(sizes, cut.rows)
+
+
+def _without_views(column):
+    """The type, and string for string_view, which Polars writes and Parquet's writer lacks."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_list(column) or types.is_large_list(column):
+        make = pyarrow.list_ if types.is_list(column) else pyarrow.large_list
+        return make(column.value_field.with_type(_without_views(column.value_type)))
+    if types.is_string_view(column):
+        return pyarrow.string()
+    return pyarrow.binary() if types.is_binary_view(column) else column
 
 
 def _cut(sizes, part_rows):
@@ -275,7 +230,7 @@ def _cut(sizes, part_rows):
     return spans
 
 
-def _read_parquet(file, span, schema):
+def _read_parquet(file, path, span, schema, columns):
     import pyarrow
     from pyarrow import parquet
 
@@ -293,16 +248,25 @@ def _read_parquet(file, span, schema):
         batches.append(piece)
         if not wanted:
             break
-    table = pyarrow.Table.from_batches(batches, found.schema_arrow).cast(schema)
-    return Rows(table, range(span.start, span.start + span.rows), [])
+    table = pyarrow.Table.from_batches(batches, found.schema_arrow)
+    there = set(table.column_names)
+    arrays = [
+        table.column(field.name).cast(field.type)
+        if field.name in there
+        else pyarrow.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    table = pyarrow.Table.from_arrays(arrays, schema=schema)
+    return Rows(table, range(span.start, span.start + table.num_rows), [])
 
 
 # --- formats
 
 
 class Format(NamedTuple):
-    """`scan` makes (pyarrow Schema, list of Span) of (file, path, most rows of a part, Layout);
-    `read` the Rows of (file, Span, Schema). `unit` is what messages count."""
+    """`scan` makes (pyarrow Schema, list of Span) of (file, path, Cut, {key: kind} of JSON lines so
+    far, which it adds to); `read` the Rows of (file, path, Span, Schema, the file's columns).
+    `unit` is what messages count."""
 
     suffixes: tuple
     scan: Callable
@@ -310,29 +274,21 @@ class Format(NamedTuple):
     unit: str = "line"
 
 
-def _text_format(kind, *suffixes):
-    return Format(
-        suffixes,
-        lambda *given: _scan_text(kind, *given),
-        lambda file, span, schema: _read_text(kind, file, span, schema, schema.names),
-    )
-
-
 FORMATS = {
     "parquet": Format((".parquet", ".pq"), _scan_parquet, _read_parquet, "row"),
-    "csv": _text_format(_CSV, ".csv"),
-    "tsv": _text_format(_TSV, ".tsv"),
-    "jsonl": Format((".jsonl", ".json", ".ndjson"), _scan_json, _read_json),
-    "lines": _text_format(_LINES, ".txt"),
+    **{
+        name: Format(known.suffixes, partial(_scan_text, name), partial(_read_text, name))
+        for name, known in sorted(records.FORMATS.items())
+    },
 }
 
 
-def scan(known, form, part_rows, layout=None):
-    """(pyarrow Schema, list of Span) of an Input. Raises UserError for a file that is not of that
-    format."""
+def scan(known, form, cut, kinds):
+    """(pyarrow Schema, list of Span) of an Input; `kinds` as Format has them. Raises UserError for
+    a file that is not of that format, and for a row that cannot be read where none is skipped."""
     with opened(known.path) as file:
         try:
-            schema, spans = FORMATS[form].scan(file, known.path, part_rows, layout or Layout())
+            schema, spans = FORMATS[form].scan(file, known.path, cut, kinds)
         except (OSError, ValueError) as error:  # pyarrow's are ValueErrors
             raise UserError(
                 f"{known.path}: not a readable {form} file ({first_line(error)}); {AGAIN}"
@@ -343,13 +299,23 @@ def scan(known, form, part_rows, layout=None):
     return schema, spans
 
 
-def read(known, form, span, schema):
-    """Rows of a Span of an Input, in memory. Raises UserError where the file is not the one that
-    was planned, and ValueError or OSError for content that cannot be read."""
+def read(known, form, span, schema, columns):
+    """Rows of a Span of an Input, in memory, with the `schema` of the plan; `columns` are those of
+    the file. Raises UserError where the file is not the one that was planned, and ValueError or
+    OSError for content that cannot be read."""
+    import pyarrow
+
     check_same(known)
+    folders = partition(known.path)
+    own = pyarrow.schema([field for field in schema if field.name not in folders])
     with opened(known.path) as file:
-        found = FORMATS[form].read(file, span, schema)
+        found = FORMATS[form].read(file, known.path, span, own, columns)
     check_same(known)
     if len(found.numbers) + len(found.bad) != span.rows:
         raise ValueError(f"{len(found.numbers) + len(found.bad)} rows instead of {span.rows}")
-    return found
+    table = found.table
+    for field in schema:
+        if field.name in folders:
+            value = pyarrow.scalar(folders[field.name]).cast(field.type)
+            table = table.append_column(field, pyarrow.repeat(value, table.num_rows))
+    return found._replace(table=table.select(schema.names))

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import UserError, corpus_inputs, first_line
-from .corpus_files import Input
+from .corpus_files import Input, identity, partition
 from .corpus_inputs import Span
 from .files import read_json, replacing
 
 # Readers of a folder of Parquet pass over names that begin with _.
 NAME = "_plan.json"
-VERSION = 1
+VERSION = 2
 PART_ROWS = 32768  # a few minutes of work on a slow device, a few MB in memory
 
 
@@ -28,13 +28,21 @@ class Part(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """`settings` is what the output depends on beside the input; `schema` the pyarrow Schema of the
-    input."""
+    """`settings` is what the output depends on beside the input; `columns` are the names in each
+    file, in its order; `encoded` is the pyarrow Schema of all, in base64: what pyarrow reads of it
+    need not serialize to the same bytes."""
 
     settings: dict
     inputs: list
-    schema: object
+    columns: list
+    encoded: str
     parts: list
+
+    @property
+    def schema(self):
+        import pyarrow
+
+        return pyarrow.ipc.read_schema(pyarrow.py_buffer(base64.b64decode(self.encoded)))
 
     @property
     def rows(self):
@@ -50,10 +58,10 @@ class Plan(NamedTuple):
 
     def content(self):
         """As JSON has it."""
-        schema = base64.b64encode(self.schema.serialize().to_pybytes()).decode()
         parts = [[part.number, part.input, *part.span] for part in self.parts]
         inputs = [list(known) for known in self.inputs]
-        return {"settings": self.settings, "inputs": inputs, "schema": schema, "parts": parts}
+        content = {"settings": self.settings, "inputs": inputs, "columns": self.columns}
+        return {**content, "schema": self.encoded, "parts": parts}
 
     def path_of(self, part):
         """Of the input that a Part is of."""
@@ -72,36 +80,79 @@ class Plan(NamedTuple):
         return f"{self.path_of(part)}, {unit} {number}"
 
 
-def make(inputs, form, part_rows, layout=None):
-    """Plan of a list of Input, without settings. Raises UserError for files that cannot be read,
-    that differ in their columns, or whose columns no Parquet file takes."""
-    schema, first, parts = None, None, []
+def make(inputs, form, cut):
+    """Plan of a list of Input, by a corpus_inputs.Cut, without settings. Raises UserError for files
+    that cannot be read, that differ in their columns, or whose columns no Parquet file takes."""
+    import pyarrow
+
+    schema, columns, parts, kinds = None, [], [], {}
+    folders = _partitions(inputs)
     for number, known in enumerate(inputs):
-        found, spans = corpus_inputs.scan(known, form, part_rows, layout)
-        schema = found if schema is None else _joined(schema, found, form)
-        if schema is None:
+        whole, spans = corpus_inputs.scan(known, form, cut, kinds)
+        columns.append(whole.names)
+        found = pyarrow.schema([field for field in whole if field.name not in folders])
+        joined = found if schema is None or form == "jsonl" else _joined(schema, found)
+        if joined is None:
             raise UserError(
                 f"{known.path}: has columns ({_columns(found)}), but {inputs[0].path} "
-                f"({_columns(first)}); give files of the same columns and types to a run"
+                f"({_columns(schema)}); give files of the same columns and types to a run"
             )
-        first = schema if number == 0 else first
+        schema = joined
         parts += [Part(len(parts) + i, number, span) for i, span in enumerate(spans)]
     if not parts:
         raise UserError(f"{inputs[0].path}: holds no row; give files that do")
+    for name, values in folders.items():
+        schema = schema.append(pyarrow.field(name, _type_of(values)))
     _check_writable(schema, inputs[0].path)
-    return Plan({}, inputs, schema, parts)
+    encoded = base64.b64encode(schema.serialize().to_pybytes()).decode()
+    return Plan({}, inputs, columns, encoded, parts)
 
 
-def _joined(schema, found, form):
-    """The Schema of both; None where there is none. Lines of JSON need not all have a column."""
+def _partitions(inputs):
+    """{key: its values} of the folders of all inputs that are called key=value."""
+    found = {}
+    for known in inputs:
+        for key, value in partition(known.path).items():
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def _type_of(values):
+    """As pyarrow.dataset has it: int32 where all are such numbers."""
     import pyarrow
 
-    if form != "jsonl":
-        return schema if found.equals(schema) else None
     try:
-        return pyarrow.unify_schemas([schema, found], promote_options="permissive")
+        pyarrow.array(values, pyarrow.string()).cast(pyarrow.int32())
+    except pyarrow.ArrowInvalid:
+        return pyarrow.string()
+    return pyarrow.int32()
+
+
+def _joined(schema, found):
+    """The Schema of both, whose columns may stand in another order; None where there is none that
+    holds the values of both as they are."""
+    import pyarrow
+    from pyarrow import types
+
+    if set(schema.names) != set(found.names):
+        return None
+    try:
+        both = pyarrow.unify_schemas([schema, found], promote_options="permissive")
     except pyarrow.ArrowException:
         return None
+    pairs = [(one.field(field.name).type, field.type) for field in both for one in (schema, found)]
+    changed = (
+        types.is_integer(one) and types.is_floating(other) or one != other and _is_bytes(other)
+        for one, other in pairs
+        if not types.is_null(one)
+    )
+    return None if any(changed) else both
+
+
+def _is_bytes(column):
+    from pyarrow import types
+
+    return types.is_binary(column) or types.is_large_binary(column)
 
 
 def _columns(schema):
@@ -129,18 +180,15 @@ def save(plan, folder):
 
 def load(folder):
     """The Plan in a folder; None where there is none. Raises UserError for one that was changed."""
-    import pyarrow
-
     path = Path(folder) / NAME
     if not path.exists():
         return None
     other = "it was changed, or another version wrote it: take another --output_dir"
     content = read_json(path, other)
     try:
-        schema = pyarrow.ipc.read_schema(pyarrow.py_buffer(base64.b64decode(content["schema"])))
         parts = [Part(number, file, Span(*span)) for number, file, *span in content["parts"]]
         inputs = [Input(*known) for known in content["inputs"]]
-        plan = Plan(content["settings"], inputs, schema, parts)
+        plan = Plan(content["settings"], inputs, content["columns"], content["schema"], parts)
         right = content["version"] == VERSION and content["sha256"] == plan.digest
     except (LookupError, TypeError, ValueError):
         right = False
@@ -182,7 +230,7 @@ def check_outside(inputs, folder):
     this one wrote for more of it."""
     inside = os.path.realpath(folder) + os.sep
     for known in inputs:
-        if os.path.realpath(known.path).startswith(inside):
+        if identity(known.path).startswith(inside):
             raise UserError(
                 f"--output_dir {folder}: holds the input {known.path}; take another folder"
             )

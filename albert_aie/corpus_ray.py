@@ -5,6 +5,7 @@ more, which Ray Data cannot be told; and its own checkpoints do not promise a ro
 
 import contextlib
 import os
+import socket
 from collections import deque
 
 from . import UserError, first_line, need
@@ -12,6 +13,7 @@ from .corpus import ATTEMPTS, Worker, attempt
 
 OBJECT_STORE = 80 << 20  # bytes; rows never pass through it, and Ray takes no less
 PATIENCE = 30  # seconds without a worker before that is told
+REACH = 10  # seconds for a cluster to take a connection; Ray itself tries for minutes
 CARDS = {"npu": "NPU", "cuda": "GPU"}  # device: what Ray calls it
 
 
@@ -40,31 +42,44 @@ class Actor:
 
 
 def check(address):
-    """Raises UserError where Ray is not installed. Before Ray is imported anywhere: that is when it
-    reads its environment."""
+    """Raises UserError where Ray is not installed, or nobody answers at HOST:PORT. Before Ray is
+    imported anywhere: that is when it reads its environment."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address == "local":  # it listens on 127.0.0.1 alone: Ray asks nobody who they are
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     need("--ray", "ray")
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), REACH).close()
+        except (OSError, OverflowError, ValueError) as error:
+            raise _unreachable(address, error) from None
+
+
+def _unreachable(address, error):
+    return UserError(
+        f"--ray {address}: cannot be reached ({first_line(error)}); start it with ray start "
+        "--head, or take --ray local"
+    )
 
 
 def connect(address):
-    """Ray, connected to a cluster, or started here for "local". Raises UserError."""
+    """(Ray, whether it is ours to end): connected to a cluster, or started here for "local"; the
+    caller's own where this process has begun one. Raises UserError."""
     check(address)
     import ray
 
+    if ray.is_initialized():
+        return ray, False
     given = {"logging_level": "ERROR", "log_to_driver": False}
     if address == "local":
         given.update(num_cpus=cores(), include_dashboard=False, object_store_memory=OBJECT_STORE)
     try:
         ray.init(address=address, **given)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise UserError(
-            f"--ray {address}: cannot be reached ({first_line(error)}); start it with ray start "
-            "--head, or take --ray local"
-        ) from None
-    return ray
+        raise _unreachable(address, error) from None
+    return ray, True
 
 
 def cores():
@@ -102,7 +117,7 @@ def share(device, nodes, workers=None, threads=None):
 def on_ray(job, waiting, address, device, workers=None, tell=lambda text: None):
     """As corpus.here, by actors of the Ray cluster at an address; `tell` is given what a user
     should know meanwhile."""
-    ray = connect(address)
+    ray, ours = connect(address)
     # Ray tells of dead workers on stdout, which is for results; their parts are told by the caller
     hushed = contextlib.ExitStack()
     try:
@@ -117,7 +132,8 @@ def on_ray(job, waiting, address, device, workers=None, tell=lambda text: None):
         with contextlib.closing(crew):
             yield from crew.results(waiting, tell)
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
         hushed.close()
 
 

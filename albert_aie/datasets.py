@@ -4,6 +4,7 @@ name."""
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
@@ -17,8 +18,14 @@ NO_LABEL = "-1"  # what files without labels have in their label column
 # What the columns of texts are called in many files: of one, and of two.
 _COMMON = {
     1: (("sentence",), ("text",)),
-    2: (("sentence1", "sentence2"), ("text_a", "text_b"), ("text1", "text2")),
+    2: (
+        ("sentence1", "sentence2"),
+        ("premise", "hypothesis"),
+        ("text_a", "text_b"),
+        ("text1", "text2"),
+    ),
 }
+_HUB = {"label", "idx"}  # columns of GLUE as Hugging Face writes it
 
 
 @dataclass(frozen=True)
@@ -74,8 +81,9 @@ class Examples:
         return replace(self, labels=labels, classes=classes)
 
 
-def read(data_dir, split="dev", task=SST2):
-    """Examples of a split's file in `data_dir`, labels as numbers of the task's classes.
+def read(data_dir, split="dev", task=SST2, label_names=None):
+    """Examples of a split's file in `data_dir`, labels as numbers of the task's classes;
+    `label_names` as `labelled` has them.
 
     Columns are found by their names in the first line; others are passed over. A test split needs
     no labels, and a label column of -1 has none. GLUE has no quoting: a quote is text. Raises
@@ -91,6 +99,10 @@ def read(data_dir, split="dev", task=SST2):
     needed = task.text if split == "test" else (*task.text, task.label)
     with records.reading(path, "tsv", records.Layout(task.columns, needed, broken)) as table:
         header = [name.strip().lower() for name in table.columns]
+        if set(header) >= _HUB and not set(header) >= set(needed):
+            alike = [text for text in _COMMON[len(task.text)] if set(text) <= set(header)]
+            task = task._replace(text=(*alike, task.text)[0], label="label")
+            needed = task.text if split == "test" else (*task.text, task.label)
         missing = [name for name in needed if header.count(name) != 1]
         missing += [name for name in (task.label, *INDEX) if header.count(name) > 1]
         if missing:
@@ -101,8 +113,26 @@ def read(data_dir, split="dev", task=SST2):
             )
         names = dict(zip(header, table.columns))
         text = [names[name] for name in task.text]
+        task, note = labelled(task, table, names.get(task.label), label_names)
         examples = collect(table, task, text, names.get(task.label), names)
-    return replace(examples, note=" ".join(filter(None, (examples.note, _passed_over(broken)))))
+    notes = note, examples.note, _passed_over(broken)
+    return replace(examples, note=" ".join(filter(None, notes)))
+
+
+def labelled(task, table, label, names=None):
+    """(the Task with what the labels in that column of a Table are, a note on it or ""): their
+    numbers are those of `names`, {number: class}, else of Hugging Face where the columns are its.
+    Raises UserError for names that are no classes."""
+    columns = {name.strip().lower() for name in table.columns}
+    if names:
+        return task.numbered(names), ""
+    if not (label and task.hub and label.strip().lower() == "label" and columns >= _HUB):
+        return task, ""
+    said = ", ".join(f"{number} = {name}" for number, name in enumerate(task.hub))
+    return task.numbered(dict(enumerate(task.hub))), (
+        f"{table.path}: has the columns label and idx, as Hugging Face writes GLUE; numbers in "
+        f"label are read as its library has them: {said} (else say it with --label_names)"
+    )
 
 
 def collect(table, task, text, label=None, indices=()):
@@ -117,7 +147,7 @@ def collect(table, task, text, label=None, indices=()):
         found.append(_label(record.values[index]) if index in record.values else len(found))
     if not lines:
         raise UserError(f"{table.path}: holds a header and no sentence; download it again")
-    unlabelled = label is None or set(labels) == {NO_LABEL}
+    unlabelled = label is None or all(map(is_missing, labels))
     numbers = None if unlabelled else _labels(labels, lines, table.path, task)
     classes = (SCORE,) if task.regression else task.classes
     note = _quoted(sentences, lines, table.path)
@@ -189,13 +219,28 @@ def number(value, task):
     return _score(label) if task.regression else _class(label, task)
 
 
+def is_missing(value):
+    """Whether a value of a label column says that there is no label, as in a test file."""
+    return _as_number(_label(value)) == NO_LABEL
+
+
 def _label(value):
-    """As a text file has it; JSON has numbers too."""
-    return value if isinstance(value, str) else json.dumps(value)
+    """As a text file has it; JSON and Parquet have numbers too."""
+    return value.strip() if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _as_number(label):
+    """What a label means to programs that know numbers: 1 where it is 1.0 or true."""
+    whole = re.fullmatch(r"(-?[0-9]+)\.0+", label)
+    return whole[1] if whole else {"true": "1", "false": "0"}.get(label.casefold(), label)
 
 
 def _class(label, task):
-    return task.labels.index(label) if label in task.labels else task.number(label)
+    for known in (label, _as_number(label)):
+        number = task.labels.index(known) if known in task.labels else task.number(known)
+        if number is not None and known:
+            return number
+    return None
 
 
 def _score(label):

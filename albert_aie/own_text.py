@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from dataclasses import replace
 from typing import NamedTuple
 
 from . import UserError, arguments, datasets, records, terminal
@@ -62,6 +63,8 @@ def check(args):
         raise UserError(
             f"{given}, --{others[0]}: both say what is to be read; leave one of them out"
         )
+    if own and args.label_names and not args.label_column:
+        raise UserError("--label_names: means something with --label_column only; add it")
     if args.input:
         records.check(args.input, args.input_format)
     return bool(own)
@@ -164,7 +167,9 @@ def read(args, task):
         label = args.label_column and records.column(table, [args.label_column], "--label_column")
         indices = {name.strip().lower(): name for name in table.columns}
         table = table._replace(records=rows)
+        task, note = datasets.labelled(task, table, label, args.label_names)
         examples = datasets.collect(table, task, columns, label, indices)
+        examples = replace(examples, note=note)  # quotes in one's own file are meant
 
     def write_answers(names, found):
         with writing(args.output) as write:

@@ -3,11 +3,14 @@ with answers beside the columns.
 
 A format is one row of FORMATS. Fields of the first three are text; JSON lines hold any value."""
 
+import codecs
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
+from collections import deque
 from typing import Callable, NamedTuple
 
 from . import UserError, first_line, some
@@ -15,6 +18,17 @@ from .files import check_readable, parse_json
 
 STDIN = "-"  # standard input, and standard output
 TEXT = "text"  # what the one column of plain lines is called
+
+
+class Row(NamedTuple):
+    """A record as it stands in a file: `line` is its first, from 1, and `place` the bytes before
+    it. `values` are {column: value}; None where it cannot be read: `why`, and how to mend it."""
+
+    line: int
+    place: int
+    values: object
+    why: str = ""
+    fix: str = ""
 
 
 class Record(NamedTuple):
@@ -45,101 +59,191 @@ class Layout(NamedTuple):
 
 
 PLAIN = Layout()
+RECORD = 1 << 26  # bytes of a record of CSV at most: an open quote takes all that follows
+NOT_UTF8 = (
+    "not UTF-8",
+    "convert the file: iconv -f cp1252 -t utf-8 FILE > NEW (cp1252 is what Windows writes in the "
+    "West; name the file's own encoding)",
+)
+# How files begin that no format of text does: what each is and what to do.
+_FOREIGN = {
+    codecs.BOM_UTF32_LE: ("UTF-32", "convert it: iconv -f utf-32 -t utf-8 {0} > NEW"),
+    codecs.BOM_UTF16_LE: ("UTF-16", "convert it: iconv -f utf-16 -t utf-8 {0} > NEW"),
+    codecs.BOM_UTF16_BE: ("UTF-16", "convert it: iconv -f utf-16 -t utf-8 {0} > NEW"),
+    b"PAR1": ("Parquet", "give it to run_aie_corpus.py, as .parquet"),
+    b"\x1f\x8b": ("compressed", "unpack it: gunzip -c {0} > NEW"),
+}
 
 
-def _read_lines(lines, path, layout):
-    return [TEXT], (Record(line, {TEXT: text}) for line, text in _stripped(lines))
+def _lines(file, path, place=0, line=1):
+    """(number, place, content with its end) of the lines of a binary file that stands at `place`; a
+    byte-order mark is left out."""
+    for content in file:
+        size = len(content)
+        if place == 0:
+            _check_text(content, path)
+            content = content[3:] if content.startswith(codecs.BOM_UTF8) else content
+        yield line, place, content
+        place += size
+        line += 1
 
 
-def _read_tsv(lines, path, layout):
+def _check_text(content, path):
+    for head, (what, fix) in _FOREIGN.items():
+        if content.startswith(head):
+            raise UserError(f"{path}: is {what}, not UTF-8 text; {fix.format(path)}")
+
+
+def _text(content):
+    """(text, why it is none and how to mend it). A byte that is not UTF-8 becomes half a surrogate
+    pair, so that quotes and tabs beside it stay what they are."""
+    try:
+        return content.decode(), ()
+    except UnicodeDecodeError:
+        return content.decode(errors="surrogateescape"), NOT_UTF8
+
+
+def _split_lines(lines, path):
+    for line, place, content in lines:
+        text, bad = _text(content)
+        yield Row(line, place, [text.rstrip("\n").rstrip("\r")], *bad)
+
+
+def _split_tsv(lines, path):
     """Tabs apart and no quoting, as GLUE has it. Blank lines at the end are none."""
-    rows = ((line, text.split("\t")) for line, text in _without_blank_end(_stripped(lines)))
-    first = next(rows, None)
-    if first is None:
-        raise UserError(f"{path}: is empty; download it again")
-    columns, named = first[1], {name.strip().lower() for name in first[1]}
-    if layout.columns and not named >= set(layout.wanted):
-        columns, rows = list(layout.columns), _before(first, rows)
-    return columns, _tsv_records(rows, columns, path, layout.broken)
+    for row in _without_blank_end(_split_lines(lines, path)):
+        fields, bad = row.values[0].split("\t"), row[3:]
+        if not row.why and "\r" in row.values[0]:
+            bad = "a carriage return within the line", "write a blank for it"
+        yield Row(row.line, row.place, fields, *bad)
 
 
-def _tsv_records(rows, columns, path, broken):
-    for line, row in rows:
-        if len(row) != len(columns):
-            if broken is not None:
-                broken.append(line)
-                continue
-            raise UserError(
-                f"{path}, line {line}: {len(row)} column{'s'[: len(row) != 1]} instead of "
-                f"{len(columns)} ({'<TAB>'.join(columns)[:100]}); correct the line"
-            )
-        if any("\r" in field for field in row):
-            raise UserError(
-                f"{path}, line {line}: a carriage return within the line; write a blank for it"
-            )
-        yield Record(line, dict(zip(columns, row)))
+def _without_blank_end(rows):
+    blank = []
+    for row in rows:
+        if row.values[0]:
+            yield from blank
+            blank = []
+            yield row
+        else:
+            blank.append(row)
 
 
-def _read_csv(lines, path, layout):
-    """RFC 4180, strictly; blank lines hold no record."""
-    rows = _csv_rows(lines, path)
-    first = next(rows, None)
-    if first is None:
-        raise UserError(f"{path}: is empty; its first line must name the columns")
-    columns = first[1]
+def _split_csv(lines, path):
+    """RFC 4180, strictly; blank lines hold no record. Python's csv decides where a record ends. If
+    it cannot read one, the first line of it is lost, and those that its open quote took are read
+    once more: each may be a row."""
+    csv.field_size_limit(max(RECORD, csv.field_size_limit()))  # from 128 KB on
+    lines = ((line, place, *_text(content)) for line, place, content in lines)
+    again, taken = deque(), []  # lines to be read once more, and those of this record
 
-    def records():
-        for line, row in rows:
-            if len(row) != len(columns):
+    def feed():
+        size = 0
+        # A record that would take a further line of `again` ends where the one before it did: in
+        # an error. So no line is read a third time, and the work grows with the file alone.
+        while not (taken and again):
+            line = again.popleft() if again else next(lines, None)
+            if line is None:
+                return
+            size = len(line[2]) + (size if taken else 0)
+            taken.append(line)
+            if size > RECORD and taken[1:]:
                 raise UserError(
-                    f"{path}, line {line}: {len(row)} column{'s'[: len(row) != 1]} instead of "
-                    f"{len(columns)} ({','.join(columns)[:100]}); correct the record"
+                    f"{path}, line {taken[0][0]}: a quote that opens there is not closed within "
+                    f"{RECORD >> 20} MB; close it, or double it"
                 )
-            yield Record(line, dict(zip(columns, row)))
+            yield line[2]
 
-    return columns, records()
-
-
-def _csv_rows(lines, path):
-    reader = csv.reader((text for _, text in lines), strict=True)
+    reader = csv.reader(feed(), strict=True)
     while True:
-        line = reader.line_num + 1  # of the record that comes
+        taken.clear()
+        bad = ()
         try:
-            row = next(reader, None)
+            fields = next(reader, None)
         except csv.Error as error:
-            raise UserError(
-                f"{path}, line {line}: a record that is not CSV ({first_line(error)}); "
-                'fields with a comma, quote or line end stand in "...", quotes in them doubled'
-            ) from None
-        if row is None:
+            fields, bad = [], (_why_no_csv(error), _CSV_FIX)
+            again.extendleft(reversed(taken[1:]))
+            del taken[1:]
+            reader = csv.reader(feed(), strict=True)
+        if fields is None:
             return
-        if row:
-            yield line, row
+        bad = next((line[3] for line in taken if line[3]), bad)
+        if fields or bad:
+            yield Row(*taken[0][:2], fields, *bad)
 
 
-def _read_jsonl(lines, path, layout):
+_CSV_FIX = 'fields with a comma, quote or line end stand in "...", quotes in them doubled'
+
+
+def _why_no_csv(error):
+    if "new-line" in str(error):
+        return "a record that is not CSV (a carriage return outside of quotes)"
+    return f"a record that is not CSV ({first_line(error)})"
+
+
+def _split_jsonl(lines, path):
     """An object a line; blank lines hold none."""
-    records = _json_records(lines, path)
-    first = next(records, None)
-    if first is None:
-        raise UserError(f"{path}: is empty; each line must be a JSON object")
-    return list(first.values), _before(first, records)
-
-
-def _json_records(lines, path):
-    for line, text in lines:
-        if not text.strip():
+    for line, place, content in lines:
+        if not content.strip():
             continue
+        bad = ()
         try:
-            values = parse_json(text.encode())
+            values = parse_json(content)
             json.dumps(values, allow_nan=False)
+            if not isinstance(values, dict):
+                bad = "not a JSON object", "write {...} a line"
+        except UnicodeDecodeError:
+            bad = NOT_UTF8
         except ValueError as error:
+            bad = f"not JSON ({first_line(error)})", "each line must be one object"
+        yield Row(line, place, None if bad else values, *bad)
+
+
+def rows(file, path, form, layout=PLAIN):
+    """(columns, iterator of Row) of a binary file; columns of JSON lines are None. Raises UserError
+    where no line names the columns."""
+    kind = FORMATS[form]
+    found = kind.split(_lines(file, path), path)
+    columns = None if form == "jsonl" else [TEXT]
+    if kind.header:
+        first = next(found, None)
+        if first is None:
+            fix = "download it again" if form == "tsv" else "its first line must name the columns"
+            raise UserError(f"{path}: is empty; {fix}")
+        if first.why:
+            raise UserError(f"{path}, line {first.line}: {first.why}; {first.fix}")
+        columns, named = first.values, {name.strip().lower() for name in first.values}
+        if form == "tsv" and layout.columns and not named >= set(layout.wanted):
+            columns, found = list(layout.columns), itertools.chain([first], found)
+        doubled = [name for name in columns if columns.count(name) > 1]
+        if doubled:
             raise UserError(
-                f"{path}, line {line}: not JSON ({first_line(error)}); each line must be one object"
-            ) from None
-        if not isinstance(values, dict):
-            raise UserError(f"{path}, line {line}: not a JSON object; write {{...}} a line")
-        yield Record(line, values)
+                f"{path}, line {first.line}: the header must name one column {doubled[0]!r}, not "
+                f"{columns.count(doubled[0])}; rename the others"
+            )
+    return columns, _named(found, columns, form, layout.broken)
+
+
+def rows_at(file, path, form, columns, place, line):
+    """Iterator of Row from the one that begins at `place`, in that line; `columns` as `rows` has
+    them."""
+    file.seek(place)
+    return _named(FORMATS[form].split(_lines(file, path, place, line), path), columns, form)
+
+
+def _named(found, columns, form, broken=None):
+    """The rows with their fields as {column: field}."""
+    for row in found:
+        if row.why or form == "jsonl":
+            yield row._replace(values=None) if row.why else row
+        elif len(row.values) == len(columns):
+            yield Row(row.line, row.place, dict(zip(columns, row.values)))
+        elif broken is not None:
+            broken.append(row.line)
+        else:
+            count, names = len(row.values), ("<TAB>" if form == "tsv" else ",").join(columns)[:100]
+            why = f"{count} column{'s'[: count != 1]} instead of {len(columns)} ({names})"
+            yield Row(row.line, row.place, None, why, "correct the line")
 
 
 def _write_lines(values, answer):
@@ -162,26 +266,27 @@ def _write_jsonl(values, answer):
 
 
 class Format(NamedTuple):
-    """`read` makes (columns, records) of (numbered lines with their ends, path, Layout); `write`
-    the text of a record's values and its answer's. `named`: columns have names, and the answer one
-    for each class; a plain line has the label and its probability before it. `header`: the names
-    stand in a line above."""
+    """`split` makes Rows, their values a list of fields or an object, of (lines as _lines has them,
+    path); `write` the text of a record's values and its answer's. `named`: columns have names, and
+    the answer one for each class; a plain line has the label and its probability before it.
+    `header`: the names stand in a line above."""
 
     suffixes: tuple
-    read: Callable
+    split: Callable
     write: Callable
     named: bool
     header: bool
 
 
 FORMATS = {
-    "lines": Format((".txt",), _read_lines, _write_lines, named=False, header=False),
-    "tsv": Format((".tsv",), _read_tsv, _write_tsv, named=True, header=True),
-    "csv": Format((".csv",), _read_csv, _write_csv, named=True, header=True),
+    "lines": Format((".txt",), _split_lines, _write_lines, named=False, header=False),
+    "tsv": Format((".tsv",), _split_tsv, _write_tsv, named=True, header=True),
+    "csv": Format((".csv",), _split_csv, _write_csv, named=True, header=True),
     "jsonl": Format(
-        (".jsonl", ".json", ".ndjson"), _read_jsonl, _write_jsonl, named=True, header=False
+        (".jsonl", ".json", ".ndjson"), _split_jsonl, _write_jsonl, named=True, header=False
     ),
 }
+_PACKED = {".gz": "gunzip -k", ".bz2": "bunzip2 -k", ".xz": "unxz -k", ".zst": "unzstd"}
 
 
 def format_of(path, asked=None):
@@ -199,6 +304,15 @@ def by_suffix(path, formats, fix):
     for name, known in formats.items():
         if suffix in known.suffixes:
             return name
+    if suffix in (".parquet", ".pq"):
+        raise UserError(
+            f"{path}: is Parquet, which only run_aie_corpus.py reads; give it there, or as CSV here"
+        )
+    if suffix in _PACKED:
+        raise UserError(
+            f"{path}: is compressed; unpack it with {_PACKED[suffix]}, or give it as Parquet to "
+            "run_aie_corpus.py"
+        )
     raise UserError(f"{path}: its suffix names no format; {fix}")
 
 
@@ -225,47 +339,21 @@ def reading(path, form, layout=PLAIN):
 
 
 def _table(file, path, form, layout):
-    columns, records = FORMATS[form].read(_decoded(file, path), path, layout)
-    doubled = [name for name in columns if columns.count(name) > 1]
-    if doubled:
-        raise UserError(
-            f"{path}, line 1: the header must name one column {doubled[0]!r}, not "
-            f"{columns.count(doubled[0])}; rename the others"
-        )
+    columns, found = rows(file, path, form, layout)
+    records = _records(found, path)
+    if columns is None:
+        first = next(records, None)
+        if first is None:
+            raise UserError(f"{path}: is empty; each line must be a JSON object")
+        columns, records = list(first.values), itertools.chain([first], records)
     return Table(path, columns, records)
 
 
-def _decoded(file, path):
-    """(number, line with its end) of each line of a binary file."""
-    for number, line in enumerate(file, 1):
-        try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            raise UserError(
-                f"{path}, line {number}: not UTF-8; convert the file, for example with iconv -t "
-                "utf-8"
-            ) from None
-
-
-def _stripped(lines):
-    for number, line in lines:
-        yield number, line.rstrip("\n").rstrip("\r")
-
-
-def _without_blank_end(lines):
-    blank = []
-    for number, line in lines:
-        if line:
-            yield from blank
-            blank = []
-            yield number, line
-        else:
-            blank.append((number, line))
-
-
-def _before(first, others):
-    yield first
-    yield from others
+def _records(found, path):
+    for row in found:
+        if row.why:
+            raise UserError(f"{path}, line {row.line}: {row.why}; {row.fix}")
+        yield Record(row.line, row.values)
 
 
 def column(table, names, flag):

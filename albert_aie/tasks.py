@@ -18,7 +18,8 @@ class Task(NamedTuple):
     one that a comparison watches. `columns` are those of files without a header. `like`: the task
     that the model was trained for. `order_varies`: models without names do not agree on the order
     of the classes, unless albert_pytorch trained them. `broken_lines`: lines of another number of
-    fields are passed over, as all who read the official file do."""
+    fields are passed over, as all who read the official file do. `hub`: the classes in the order of
+    their numbers in Hugging Face's GLUE, where `labels` are other than numbers."""
 
     name: str
     files: dict
@@ -32,6 +33,7 @@ class Task(NamedTuple):
     like: str = ""
     order_varies: bool = False
     broken_lines: bool = False
+    hub: tuple = ()
 
     @property
     def regression(self):
@@ -52,6 +54,18 @@ class Task(NamedTuple):
         name = self.spellings.get(name, name)
         known = [known.casefold() for known in self.classes]
         return known.index(name) if name in known else None
+
+    def numbered(self, names):
+        """The same task for data whose labels are numbers, {number: name of its class}. Raises
+        UserError for a name that is none."""
+        numbers = {self.number(name): str(number) for number, name in names.items()}
+        if None in numbers:
+            raise UserError(
+                f"--label_names {numbers[None]}={names[int(numbers[None])]}: is no class of "
+                f"{self.name}, which are {', '.join(self.classes)}; name one of them"
+            )
+        labels = tuple(numbers.get(number, "") for number in range(len(self.classes)))
+        return self._replace(labels=labels)
 
     def of(self, names):
         """The same task for a model whose classes are called `names`: with those of them that the
@@ -121,6 +135,7 @@ _MNLI = Task(
     # albert_pytorch's order; models on the hub have others
     ("contradiction", "entailment", "neutral"),
     order_varies=True,
+    hub=("entailment", "neutral", "contradiction"),
 )
 # Layouts: GLUE's files, and albert_pytorch's processors/glue.py at 46de9ec, which also gives the
 # classes their order.
@@ -170,8 +185,8 @@ _ROWS = (
         files={"train": "train.tsv", "dev": "dev_mismatched.tsv", "test": "test_mismatched.tsv"},
         like="MNLI",
     ),
-    Task("QNLI", _TSV, ("question", "sentence"), "label", _ENTAILMENT),
-    Task("RTE", _TSV, _SENTENCES, "label", _ENTAILMENT),
+    Task("QNLI", _TSV, ("question", "sentence"), "label", _ENTAILMENT, hub=_ENTAILMENT),
+    Task("RTE", _TSV, _SENTENCES, "label", _ENTAILMENT, hub=_ENTAILMENT),
     Task("WNLI", _TSV, _SENTENCES, "label", ("not_entailment", "entailment"), _01),
     Task(
         "LCQMC",

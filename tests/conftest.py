@@ -114,6 +114,21 @@ def sentences(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def file_of(tmp_path_factory):
+    """Function of a task's name -> a small exported file for it (corpora.write_file)."""
+    from corpora import write_file
+
+    files = {}
+
+    def file_of(name):
+        if name not in files:
+            files[name] = write_file(tmp_path_factory.mktemp("corpora"), name)
+        return files[name]
+
+    return file_of
+
+
 @pytest.fixture
 def export(capfd):
     """export_albert_aie.py in this process: export(pth_dir=tiny, batch_size=4) -> Run."""

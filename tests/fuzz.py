@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""The properties of test_hostile.py with new examples for some minutes: counts of what happened are
-printed, and what failed is kept.
+"""The properties of test_hostile.py and test_corpus_hostile.py with new examples for some minutes:
+counts of what happened are printed, and what failed is kept.
 
     python tests/fuzz.py --minutes 30 --out outputs/fuzz
 """
@@ -37,7 +37,12 @@ def main():
         command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--hypothesis-seed={seed}"]
         with open(folder / "pytest.log", "w") as log:
             done = subprocess.run(
-                [sys.executable, *command, HERE / "test_hostile.py"],
+                [
+                    sys.executable,
+                    *command,
+                    HERE / "test_hostile.py",
+                    HERE / "test_corpus_hostile.py",
+                ],
                 cwd=HERE.parent,
                 env=environment,
                 stdout=log,

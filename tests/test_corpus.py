@@ -18,6 +18,7 @@ import pytest
 from helpers import ROOT, Run, flags, refused
 from pyarrow import parquet
 
+import export_albert_aie
 import run_aie_corpus
 from albert_aie import UserError
 from albert_aie import corpus as corpus_module
@@ -53,10 +54,11 @@ def corpus(tmp_path, texts):
     return folder
 
 
-@pytest.fixture
-def file(tmp_path, tiny, export):
-    assert export(pth_dir=tiny, save_dir=tmp_path / "file", **SMALL).code == 0
-    return tmp_path / "file" / "albert_seq32_bs4.pt"
+@pytest.fixture(scope="module")
+def file(tmp_path_factory, tiny):
+    folder = tmp_path_factory.mktemp("file")
+    assert export_albert_aie.main(flags(pth_dir=tiny, save_dir=folder, **SMALL)) == 0
+    return folder / "albert_seq32_bs4.pt"
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_a_test_split_with_and_without_labels(tmp_path, text, labels):
             "sentence\tlabel\nfine\tgood\n",
             "label 'good' is not a class of SST-2 (0 negative, 1 pos",
         ),
-        ("sentence\tlabel\nfine\t1.0\n", "label '1.0' is not"),
+        ("sentence\tlabel\nfine\t1.5\n", "label '1.5' is not"),
         ("sentence\tlabel\na\rb\t1\n", "line 2: a carriage return"),
     ],
 )
@@ -165,8 +165,9 @@ def test_a_whole_set_of_examples(tmp_path):
             "apart by tabs",
         ),
         (
-            b"sentence\tlabel\nfine\t1\n\n\xff\t1\n",
-            ", line 4: not UTF-8; convert the file, for example with iconv -t utf-8",
+            b"sentence\tlabel\nfine\t1\n\xff\t1\n",
+            ", line 3: not UTF-8; convert the file: iconv -f cp1252 -t utf-8 FILE > NEW (cp1252 is "
+            "what Windows writes in the West; name the file's own encoding)",
         ),
         (b"\n\n", ": is empty; download it again"),
         (b"sentence\tlabel\n\n", ": holds a header and no sentence; download it again"),
