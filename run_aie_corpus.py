@@ -18,6 +18,7 @@ from albert_aie import (
     UserError,
     arguments,
     artifact,
+    backends,
     command,
     corpus,
     corpus_figures,
@@ -94,6 +95,7 @@ def run(args):
     check(args)
     saved = artifact.open_all(args.aie_model_dir)
     target = arguments.target(args, saved)
+    command.note(backends.note_speed(saved, timed=False))
     for shape in saved.shapes:
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
     inputs, form = corpus_inputs.find(args.input, args.input_format, command.note)

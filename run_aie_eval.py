@@ -132,8 +132,9 @@ def measure(args, own, saved, target, task):
     with Classifier(saved, args.label_map, **target.options) as classify:
         load = time.perf_counter() - started
         evaluation = classify.evaluate(examples.sentences, progress=command.bar, rows=args.rows)
-    host = report.hosted(target.device, args.command)
-    result = report.report(report.Scored(evaluation, saved, classify.runner, examples, load, host))
+        host = report.hosted(target.device, args.command)
+        scored = report.Scored(evaluation, saved, classify.runner, examples, load, host)
+        result = report.report(scored)
     paths = []
     if args.output_dir:  # before anything is printed: a terminal may fail
         paths = results.write(args.output_dir, result, evaluation.logits, examples)

@@ -5,8 +5,10 @@ with Classifier("albert_seq128_bs32.pt") as classify:
         print(answer.label, answer.probability)
 """
 
+import os
 import queue
 import threading
+from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 import numpy
@@ -51,15 +53,47 @@ class Classifier:
         backends.settings(target, "evaluate")
         self.classes = self.saved.classes(label_map)
         self.task = self.saved.task.of(self.classes)
-        self._lock = threading.Lock()
+        self._lock, self._process = threading.Lock(), os.getpid()
         self._tokenizer = self.saved.tokenizer.load()
         self.runner = backends.load(self.saved, target)
 
     def __call__(self, sentences):
-        """A list of Answer, one for each of the texts (or pairs of them, of a file for pairs), in
-        their order. Raises UserError for a text where the file wants pairs, and the other way
-        round."""
-        return self.answers(list(sentences))[0]
+        """The Answer of one text: a str, {"text": ...} or, of a file for pairs, a tuple of two or
+        {"text": ..., "text_pair": ...}. A list of Answer, in their order, of a list, an array or an
+        iterator of such. Raises UserError, which names the row, for what is no text."""
+        pair = self.task.is_pair and isinstance(sentences, tuple) and len(sentences) == 2
+        if isinstance(sentences, (str, dict)) or (pair and isinstance(sentences[0], str)):
+            return self.answers([self._sentence(sentences, "")])[0][0]
+        if hasattr(sentences, "tolist"):  # numpy's arrays, columns of tables
+            sentences = sentences.tolist()
+        if not isinstance(sentences, (list, tuple, Iterator)):
+            raise UserError(
+                f"a {type(sentences).__name__} is neither a text nor a list of texts; give a str, "
+                "a list or an iterator of them"
+            )
+        texts = [self._sentence(one, f"row {row}: ") for row, one in enumerate(sentences)]
+        return self.answers(texts)[0]
+
+    def _sentence(self, value, where):
+        """The text, or the tuple of two, that `value` is; `where` begins the message of the
+        UserError for anything else."""
+        wants = "two texts, the pair" if self.task.is_pair else "a text"
+        if isinstance(value, dict):
+            unknown = value.keys() - {"text", "text_pair"}
+            if unknown or "text" not in value:
+                raise UserError(
+                    f"{where}{value!r:.60}: wants the keys text and text_pair, no others"
+                )
+            value = tuple(value[key] for key in ("text", "text_pair") if key in value)
+        parts = [value] if isinstance(value, str) else value
+        given = isinstance(parts, (list, tuple)) and all(isinstance(one, str) for one in parts)
+        if not given or len(parts) != len(self.task.text):
+            raise UserError(
+                f"{where}{value!r:.60} is not what a file for {self.task.name} wants: {wants}"
+            )
+        if any("\ud800" <= letter <= "\udfff" for one in parts for letter in one):
+            raise UserError(f"{where}{value!r:.60}: half of a surrogate pair is no text")
+        return tuple(parts) if len(parts) > 1 else parts[0]
 
     def answers(self, sentences):
         """(list of Answer, how many sentences were cut to the file's length)."""
@@ -83,12 +117,22 @@ class Classifier:
                     f"{self.saved.path}: was exported for {self.task.name}, whose sentences are "
                     f"{wants}, not {str(sentence)[:40]!r}"
                 )
+        if self._process != os.getpid():
+            raise UserError(
+                f"{self.saved.path}: was loaded in another process, of which this one is a fork; "
+                "make the Classifier here"
+            )
         with self._lock:
+            if self.runner is None:
+                raise UserError(f"{self.saved.path}: this Classifier is closed; make a new one")
             return evaluate(self.runner, self.saved, self._tokenizer, sentences, **options)
 
     def close(self):
-        """Gives the device back; the Classifier cannot be called any more."""
-        self.runner.close()
+        """Gives the device back, when what is computed is done; it cannot be called any more."""
+        with self._lock:
+            if self.runner is not None:
+                self.runner.close()
+            self.runner = None
 
     def __enter__(self):
         return self
