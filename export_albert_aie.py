@@ -5,6 +5,7 @@ albert_seq{S}_bs{B}.pt.
     python export_albert_aie.py --batch_size=32 --max_seq_length=128 --compare_cpu
 """
 
+import contextlib
 import sys
 import time
 from functools import partial
@@ -167,6 +168,7 @@ def run(args):
     plan = [shapes] if graph.serves(graph_name, form) else [(shape,) for shape in shapes]
     paths = [Path(args.save_dir) / artifact.file_name(each) for each in plan]
     arguments.check_outputs(*paths, args.compare_output)
+    command.note(replaced(paths, target))
 
     for path, each in zip(paths, plan):
         if not export(path, checkpoint, target, each, graph_name, args, sentences, held_out):
@@ -197,6 +199,21 @@ def choose_target(args):
         references.check(args.prefix_dir)
     command.say("backend", f"{backend} on {device} ({why})")
     return target
+
+
+def replaced(paths, target):
+    """What the user should know of files that are there for another backend, device or precision;
+    empty where there are none."""
+    from albert_aie import artifact
+
+    wanted = target._replace(options={})
+    for path in filter(Path.is_file, paths):
+        with contextlib.suppress(UserError):  # what is no file of ours has nothing to tell
+            held = artifact.open_pt(path).target._replace(options={})
+            if held != wanted:
+                old, new = (f"{t.precision} ({t.backend} on {t.device})" for t in (held, wanted))
+                return f"{path}: is {old} and is replaced by {new}; --save_dir keeps both"
+    return ""
 
 
 def read_checkpoint(args):

@@ -481,8 +481,11 @@ def test_every_figure_of_a_comparison():
         "reference": "by hand",
         "tokenizer": "eye",
         "other_ids": 0,
+        "ties": 0,
+        "settled": None,
         "allowed_flips": 0,
-        "gate": {"relative": INF, "flips": 0.01, "loss": 0.005},
+        "allowed_ties": 0,
+        "gate": {"relative": INF, "flips": 0.01, "loss": 0.005, "ties": 0.0},
     }
 
 

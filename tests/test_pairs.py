@@ -283,4 +283,5 @@ def test_a_piece_by_its_number_and_options_of_a_kind():
     assert (spm.piece(2), spm.piece(3)) == ("[CLS]", "[SEP]")
     assert not is_description({"kind": "wordpiece", "options": {"remove_space": True}})
     assert is_description({"kind": "wordpiece", "options": {}})
-    assert not is_description({"kind": "wordpiece", "options": {"added_tokens": {}}})
+    assert is_description({"kind": "wordpiece", "options": {"exact_tokens": {"<url>": 9}}})
+    assert not is_description({"kind": "spm", "options": {"exact_tokens": {}}})

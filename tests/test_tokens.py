@@ -320,7 +320,7 @@ def test_the_reference_tokenizes_by_the_code_that_knows_how(saved_by, tiny, tmp_
     """By albert_pytorch where there is a checkout, by transformers where there is a tokenizer.json,
     else by our own code."""
     stub = ROOT / "tests" / "stub_upstream"
-    own = "albert_aie/text.py, whose ids are tested against albert_pytorch's"
+    own = "albert_aie/text.py, not compared with other code"
     for folder, upstream_dir, who in (
         (tiny, stub, f"albert_pytorch in {stub}"),
         (tiny, tmp_path, own),
