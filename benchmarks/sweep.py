@@ -211,7 +211,7 @@ def measure(cell, folder, args):
     each repetition, "predictions": of the last (None: of a regression), "error"}; what did not come
     to be is missing."""
     result, compared = {}, folder / "comparison.json"
-    flags = [*export_flags(cell, args), f"--save_dir={folder}"]
+    flags = [f"--save_dir={folder}", *export_flags(cell, args)]
     flags += [] if args.no_compare else ["--compare_cpu", f"--compare_output={compared}"]
     both = [f"--data_dir={args.data_dir}"]
     both += [] if args.device_id is None else [f"--device_id={args.device_id}"]

@@ -180,3 +180,20 @@ def test_a_sweep_writes_a_pipe_once(tmp_path, pipe, monkeypatch):
     args.command = ["sweep.py"]
     assert sweep.run(args) == 1
     assert len(json.loads(pipe.content())["results"]) == 2
+
+
+def test_a_file_of_another_precision_is_replaced_with_a_note_that_names_both(
+    tmp_path, tiny, export, exported
+):
+    path = tmp_path / exported.name
+    given = {"pth_dir": tiny, "save_dir": tmp_path, **SMALL}
+    for before, precision, note in (
+        (b"no file of ours", "fp32", ""),
+        (exported.read_bytes(), "fp32", ""),
+        (exported.read_bytes(), "bf16", "is fp32 (torchscript on cpu) and is replaced by bf16 (t"),
+    ):
+        path.write_bytes(before)
+        run = export(**{**given, "precision": precision})
+        notes = [line for line in run.err.splitlines() if "replaced" in line]
+        assert run.code == 0 and path.read_bytes() != before
+        assert len(notes) == bool(note) and all(str(path) in n and note in n for n in notes)
