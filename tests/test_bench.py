@@ -17,6 +17,7 @@ from test_page import swept
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import cells  # noqa: E402
 import corpus_turns  # noqa: E402
+import engines  # noqa: E402
 import host  # noqa: E402
 import peers  # noqa: E402
 import picture  # noqa: E402
@@ -27,6 +28,7 @@ import tables  # noqa: E402
 import worker  # noqa: E402
 
 from albert_aie import command  # noqa: E402
+from albert_aie.batching import Shape  # noqa: E402
 
 
 def engine(kind, precision="fp32", text=None, dense=None, **fields):
@@ -794,6 +796,55 @@ def test_predictions_that_differ_between_cells(planted):
     assert "predictions of fp32 at 64 tokens DIFFER between cells in 1 of 3 sentences" in run.out
     run = planted(differing, "--precision", "bf16")
     assert run.code == 0 and "predictions of bf16 at 128 tokens DIFFER between" in run.out
+
+
+@pytest.mark.parametrize("scored", [[5, 3, 4], [3, 5, 4], [4, 5, 3]])
+def test_the_cell_with_the_fewest_scored_sentences_is_told(scored):
+    given = {"backend": "openvino", "device": "cpu", "threads": 2, "sentences_total": 5}
+    done = [
+        (
+            cells.Cell("fp32", "plain", 64, size),
+            {
+                "evaluations": [{**given, "precision": "fp32", "sentences_scored": count}],
+                "predictions": None,
+            },
+        )
+        for size, count in zip((1, 2, 4), scored)
+    ]
+    assert "3 of 5 sentences scored in the worst" in list(cells.summary(done))
+    alike = [done[scored.index(5)]]
+    assert "5 of 5 sentences scored in each" in list(cells.summary(alike))
+
+
+def test_rows_of_a_peer_have_a_mask_of_their_own_lengths():
+    ids, mask, types = engines.padded([[2, 7, 3], [2, 3]], 4)
+    assert ids.tolist() == [[2, 7, 3, 0], [2, 3, 0, 0]] and not types.any()
+    assert mask.tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "spec, flops",
+    [  # of rows of lengths 5, 9 and 3, in batches of 2; a token is a FLOP
+        ({"sorted": False}, 3 * 128),
+        ({"sorted": True}, 2 * 5 + 9),
+        ({"sorted": True, "multiple": 8}, 2 * 8 + 16),
+    ],
+)
+def test_the_flops_of_a_peer_by_hand(monkeypatch, spec, flops):
+    monkeypatch.setattr(engines, "flops_per_row", lambda config, length: length)
+    peer = object.__new__(engines.Peer)
+    peer.spec, peer.batch_size = plan.Engine("onnxruntime", "", "fp32", (), **spec), 2
+    peer.config = SimpleNamespace()
+    assert peer.flops([5, 9, 3]) == flops
+
+
+@pytest.mark.parametrize("slots, flops", [(0, 6), (2, 3)])
+def test_the_flops_of_our_file_are_those_of_whole_batches(monkeypatch, slots, flops):
+    """Four sentences in batches of 3 rows, one or two a row."""
+    monkeypatch.setattr(engines, "executed_flops_per_row", lambda config, shape: 1)
+    file = object.__new__(engines.Ours)
+    file.shape, file.config = Shape(3, 64, slots), {}
+    assert file.flops([10, 10, 10, 10]) == flops
 
 
 def test_the_table_of_a_terminal_has_80_columns():
