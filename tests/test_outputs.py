@@ -3,6 +3,7 @@ tried on the real /dev, where a program that is wrong would leave a file in a de
 
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from helpers import ROOT, flags, python
+from helpers import ROOT, flags, python, refused
 
 from albert_aie import UserError, command, files, page
 
@@ -128,6 +129,13 @@ def test_looking_whether_a_pipe_can_be_written_does_not_open_it(tmp_path):
     assert os.listdir(tmp_path) == ["pipe"]
 
 
+def test_a_pipe_that_is_another_users_is_refused_before_the_work(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(files.os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(UserError, match="pipe: cannot be written .Permission denied"):
+        files.check_writable(tmp_path / "pipe")
+
+
 def test_what_fails_sends_nothing_through_a_pipe(pipe):
     with pytest.raises(UserError, match="pipe.html: could not be written .No space left"):
         with files.replacing(pipe.path) as temporary:
@@ -143,6 +151,20 @@ def test_a_link_that_leads_to_itself_is_refused(tmp_path):
     with pytest.raises(UserError, match="link: cannot be written .*symbolic links"):
         files.check_writable(tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
+
+
+def small_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+
+def test_what_finds_no_room_names_its_file_and_leaves_the_old_one(tmp_path, exported):
+    (tmp_path / "own.txt").write_text("a fine film\n" * 100)
+    (tmp_path / "old.tsv").write_text("old")
+    given = {"aie_model_dir": exported, "input": tmp_path / "own.txt"}
+    line = flags(**given, output=tmp_path / "old.tsv")
+    run = python(ROOT / "run_aie_eval.py", *line, preexec_fn=small_files)
+    assert refused(run, f"{tmp_path / 'old.tsv'}: could not be written", "free disk space")
+    assert (tmp_path / "old.tsv").read_text() == "old" and len(os.listdir(tmp_path)) == 2
 
 
 TO_STDOUT = """
