@@ -693,10 +693,22 @@ def test_wrong_logits_fail_whatever_is_tied():
     made = compare.compare(numpy.where(tied == 5, tied, -tied), tied, None, "bf16")
     assert made.ties > made.allowed_ties and not made.passed
     assert not compare.compare(3 * TIED, TIED, None, "bf16").passed
-    lost = TIED.copy()
-    lost[0] = NAN
-    made = compare.compare(lost, TIED, None, "bf16")
+    reference = TIED.copy()
+    reference[0] = 0.001, 0  # a tie, which a sentence without finite logits is none of
+    lost = reference.copy()
+    lost[0] = 1, NAN
+    made = compare.compare(lost, reference, None, "bf16")
     assert (made.ties, made.flips, made.passed) == (0, 1, False)
+
+
+def test_a_constant_in_all_logits_makes_no_ties():
+    """0.5 is a sure margin where the centred logits are 1, whatever stands before them."""
+    reference = TIED + numpy.float32(100)
+    reference[0] = 100.25, 99.75
+    got = reference.copy()
+    got[0] = 99.75, 100.25
+    made = compare.compare(got, reference, None, "bf16")
+    assert (made.ties, made.flips) == (0, 1)
 
 
 def test_the_precisions_with_a_gate():

@@ -210,6 +210,15 @@ def test_the_rate_of_a_recipe_is_that_of_the_wall_clock(monkeypatch, tiny):
     assert save and (one.rate, one.sentences, one.flips) == (1.5, 3, 0)
 
 
+def test_what_was_seen_of_an_activation_is_of_all_batches_and_both_signs():
+    low, high = numpy.array([-3.0, 0.0, -1.0]), numpy.array([1.0, 2.0, -0.5])
+    old = smoothing._Seen(low, high, numpy.zeros((1, 3)))
+    assert old.span.tolist() == [3, 2, 1]
+    both = smoothing._both(old, smoothing._Seen(low + 1, high + 1, numpy.ones((1, 3))))
+    assert both.least.tolist() == low.tolist() and both.largest.tolist() == (high + 1).tolist()
+    assert both.rows.tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
 def test_smoothing_moves_outlier_channels_and_changes_no_result():
     openvino = pytest.importorskip("openvino")
     ops = ir.part("opset13")

@@ -302,6 +302,12 @@ def test_added_tokens_that_cannot_have_their_ids_are_refused(tmp_path, files, wo
     assert words in str(error.value) and str(error.value).startswith(str(tmp_path))
 
 
+def test_tokens_of_both_kinds_have_their_own_ids_in_any_order():
+    given = {"exact_tokens": {"<b>": ADDED + 1}, "added_tokens": {"<c>": ADDED + 2, "<a>": ADDED}}
+    found = WordPiece(VOCABULARY, special_tokens=True, **given).encode("<c><b><a>").ids
+    assert found[1:-1] == [ADDED + 2, ADDED + 1, ADDED]
+
+
 def test_albert_pytorch_adds_no_tokens_to_a_vocabulary(tmp_path):
     folder = write_model(tmp_path / "m", "LCQMC")
     (folder / "added_tokens.json").write_text(json.dumps({"<url>": ADDED}))
