@@ -115,6 +115,11 @@ def test_the_installed_transformers_writes_what_is_read(tmp_path):
         assert ours.encode(case["text"], 4)[0] == cut
 
 
+def test_of_added_tokens_that_begin_alike_the_longest_is_found():
+    tokenizer = spm.SentencePiece(SPM.read_bytes(), added_tokens={"<a": 19_000, "<a>b": 19_001})
+    assert tokenizer.encode("<a>b <a").ids[1:-1] == [19_001, 19_000]
+
+
 def test_the_name_of_a_special_token_is_text_for_spm_and_the_token_for_json(saved_by):
     """docs/albert_pytorch.md says so."""
     spm = checkpoint.load(saved_by("4.46.3/spm")).tokenizer.load()
