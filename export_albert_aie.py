@@ -5,6 +5,7 @@ albert_seq{S}_bs{B}.pt.
     python export_albert_aie.py --batch_size=32 --max_seq_length=128 --compare_cpu
 """
 
+import contextlib
 import sys
 import time
 from functools import partial
@@ -131,6 +132,7 @@ def run(args):
         command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
     paths = [Path(args.save_dir) / artifact.file_name(shape) for shape in shapes]
     arguments.check_outputs(*paths, args.compare_output)
+    command.note(replaced(paths, target))
 
     model = Model(checkpoint, graph_name, free_sizes, sentences, held_out, args.prefix_dir)
     chosen = args.precision or args.random_weights
@@ -167,6 +169,21 @@ def choose_target(args):
         references.check(args.prefix_dir)
     command.say("backend", f"{backend} on {device} ({why})")
     return target
+
+
+def replaced(paths, target):
+    """What the user should know of files that are there for another backend, device or precision;
+    empty where there are none."""
+    from albert_aie import artifact
+
+    wanted = target._replace(options={})
+    for path in filter(Path.is_file, paths):
+        with contextlib.suppress(UserError):  # what is no file of ours has nothing to tell
+            held = artifact.open_pt(path).target._replace(options={})
+            if held != wanted:
+                old, new = (f"{t.precision} ({t.backend} on {t.device})" for t in (held, wanted))
+                return f"{path}: is {old} and is replaced by {new}; --save_dir keeps both"
+    return ""
 
 
 def read_checkpoint(args):

@@ -22,6 +22,7 @@ _IGNORED = re.compile(
 )
 _WRAPPERS = re.compile(r"^(module\.|model\.)+")  # of data parallelism, and of a model in a model
 _COMPILED = "_orig_mod."  # torch.compile's, wherever it was applied
+_TENSORFLOW = {"gamma": "weight", "beta": "bias"}  # of a LayerNorm converted from TensorFlow
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Hugging Face's layout, albert_pytorch's, and what albert_pytorch wrote before its classifier added
 # 0.1.
@@ -150,9 +151,11 @@ def _read(path, config):
 
 def _unwrapped(raw, path):
     """The same tensors under the names of the model itself, without those of what held it while it
-    was trained."""
+    was trained; those of a LayerNorm as torch calls them."""
     bare = {}
     for name, tensor in raw.items():
+        parent, dot, last = name.rpartition(".")
+        name = parent + dot + _TENSORFLOW.get(last, last)
         short = _WRAPPERS.sub("", name.replace(_COMPILED, ""))
         if short in bare:
             raise UserError(f"{path}: holds {short} more than once; save the weights of one model")

@@ -19,6 +19,22 @@ SIZES = (
     "max_position_embeddings",
     "type_vocab_size",
 )
+# Keys that change what a model answers: the values that can be run, None where a file need not say,
+# and what those are.
+ONLY = {
+    "model_type": (("albert",), "ALBERT"),
+    "num_hidden_groups": ((1,), "ALBERTs that share one layer"),
+    "inner_group_num": ((1,), "ALBERTs that share one layer"),
+    "position_embedding_type": (("absolute", None), "learned positions"),
+    "pruned_heads": (({}, None), "models with all their attention heads"),
+    "problem_type": (
+        ("single_label_classification", "regression", None),
+        "a softmax over classes, or a regression of one output,",
+    ),
+    # albert_pytorch before 2020-01-01
+    "ln_type": (("postln", None), "LayerNorm after its block"),
+    "share_type": (("all", None), "ALBERTs that share one layer"),
+}
 # The largest published ALBERT has 24 layers and 0.23e9 parameters. Tracing unrolls the layers.
 MOST_LAYERS, MOST_PARAMETERS, MOST_LABELS = 128, 10**9, 10_000
 RESTORE = "restore it from training"
@@ -87,21 +103,23 @@ def read_config(path):
     raw = read_json(path, "copy it again from where it was trained")
     if not isinstance(raw, dict):
         raise UserError(f"{path}: not a JSON object; copy it again from where it was trained")
-    if raw.get("model_type", "albert") != "albert":
-        raise UserError(
-            f"{path}: model_type is {raw['model_type']!r}; this program runs ALBERT only"
-        )
-    for name in ("num_hidden_groups", "inner_group_num"):
-        if raw.get(name, 1) != 1 or isinstance(raw.get(name), bool):
+    for name, (values, what) in ONLY.items():
+        value = raw.get(name, values[0])
+        if value not in values or isinstance(value, bool):
+            only = " or ".join(str(known) for known in values if known is not None)
             raise UserError(
-                f"{path}: {name} is {repr(raw[name])}; only ALBERTs that share one layer ({name} "
-                "1) can be run"
+                f"{path}: {name} is {repr(value)}; only {what} ({name} {only}) can be run"
             )
     raw = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-12, **raw}
     reason = problem(raw)
     if reason:
         raise UserError(f"{path}: {reason}")
     num_labels = _num_labels(raw, path)
+    if raw.get("problem_type") and (raw["problem_type"] == "regression") != (num_labels == 1):
+        raise UserError(
+            f"{path}: problem_type is {raw['problem_type']!r}, but the model has {num_labels} "
+            "output(s), where a regression has 1; correct the one that is wrong"
+        )
     config = Config(
         **{name: raw[name] for name in (*SIZES, "hidden_act", "layer_norm_eps")},
         num_labels=num_labels,

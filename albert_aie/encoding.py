@@ -12,18 +12,21 @@ class Encoded(NamedTuple):
     second: Optional[int] = None
 
 
-def framed(pieces, cls, sep, max_seq_length=None):
+def framed(pieces, cls, sep, max_seq_length=None, empty_second=False):
     """Encoded of the ids of one text or two: [CLS] a [SEP], or [CLS] a [SEP] b [SEP]. Cut to
     max_seq_length as albert_pytorch cuts: of a pair the longer text loses its last token, the
-    second where both are as long, again and again. A second text without a token is none."""
+    second where both are as long, again and again. A second text without a token is none, but for
+    transformers (`empty_second`), which ends it with a [SEP] too."""
     first, *rest = pieces
     second = rest[0] if rest else []
-    keep = None if max_seq_length is None else max_seq_length - (3 if second else 2)
+    empty_second = empty_second and bool(rest)
+    ends = 3 if second or empty_second else 2
+    keep = None if max_seq_length is None else max_seq_length - ends
     truncated = keep is not None and len(first) + len(second) > keep
     if truncated:
         first, second = _cut(first, second, max(0, keep))
     ids = [cls, *first, sep]
-    if not second:
+    if not (second or empty_second):
         return Encoded(ids, truncated)
     return Encoded([*ids, *second, sep], truncated, len(ids))
 

@@ -2,13 +2,16 @@
 never half of one."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 from . import UserError, first_line
@@ -70,7 +73,8 @@ def sha256(*paths):
 
 
 def check_writable(path):
-    """Raises UserError if `path` could not be written: before the work whose result goes there."""
+    """Raises UserError if `path` could not be written: before the work whose result goes there.
+    What stands behind a FIFO or a device notices nothing."""
     with contextlib.suppress(_Untouched), replacing(path):
         raise _Untouched
 
@@ -84,21 +88,34 @@ def replacing(path):
     """`with replacing(path) as temporary:` write `temporary`; it becomes `path` if all went well,
     else nothing changes. A write that fails is a UserError.
 
+    Links are followed, and mode and owner stay. What is_stream gets the bytes when all are there.
     The next writer of `path` removes what a killed one left behind."""
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
+        before = _status(path)
+        if before is not None and stat.S_ISDIR(before.st_mode):
             raise IsADirectoryError(0, "is a folder")
-        _remove_stale(path)
-        temporary, lock = _create(path)
+        stream = is_stream(path)
+        if stream and not os.access(path, os.W_OK):
+            raise PermissionError(0, os.strerror(errno.EACCES))
+        # a stream has no room beside it
+        place = Path(tempfile.gettempdir(), path.name) if stream else Path(os.path.realpath(path))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(place)
+        temporary, lock = _create(place)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be written ({reason}); choose another folder") from None
     try:
         yield temporary
-        os.fsync(lock)
-        os.replace(temporary, path)
+        if stream:
+            with open(temporary, "rb") as source, _open_stream(path) as sink:
+                shutil.copyfileobj(source, sink)
+        else:
+            os.fsync(lock)
+            if before is not None:
+                _keep_mode(lock, before)
+            os.replace(temporary, place)
     except OSError as error:
         raise UserError(
             f"{path}: could not be written ({error.strerror or error}); nothing was changed: free "
@@ -108,6 +125,41 @@ def replacing(path):
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         os.close(lock)
+
+
+def is_stream(path):
+    """Whether `path` is written through instead of replaced: a FIFO, a device, or the file that
+    the shell made standard output, where other lines stand too."""
+    status = _status(path)
+    return status is not None and (not stat.S_ISREG(status.st_mode) or _is_stdout(status))
+
+
+def _status(path):
+    """os.stat of what a path leads to; None where there is nothing."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _is_stdout(status):
+    try:
+        return os.path.samestat(status, os.fstat(1))
+    except OSError:  # closed
+        return False
+
+
+def _open_stream(path):
+    """Standard output goes by its descriptor: opened by name it would be cut to nothing, or, a
+    socket, not open at all."""
+    return open(os.dup(1) if _is_stdout(os.stat(path)) else path, "wb")
+
+
+def _keep_mode(file, status):
+    with contextlib.suppress(PermissionError):  # another user's file, or a disk without modes
+        os.fchown(file, status.st_uid, status.st_gid)
+    with contextlib.suppress(PermissionError):
+        os.fchmod(file, stat.S_IMODE(status.st_mode))
 
 
 # A temporary file carries the kernel's boot id and a random number, and its writer holds a lock on

@@ -79,15 +79,24 @@ _LONGEST_WORD = 100
 class WordPiece:
     """A vocab.txt as albert_pytorch and BERT use it, by the library `tokenizers`: what Chinese
     ALBERTs have. The name of a special token in a text, such as [SEP], is text; with
-    `special_tokens` it becomes that token, as transformers does it."""
+    `special_tokens` it becomes that token, as transformers does it. So do `exact_tokens` {token:
+    id} in a text as it stands, and `added_tokens` in what is left of it once lower-cased."""
 
     ENTRY = "vocab.txt"
     NAMES = ("vocab.txt",)
     SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
-    def __init__(self, data, name="vocab.txt", do_lower_case=True, special_tokens=False):
+    def __init__(
+        self,
+        data,
+        name="vocab.txt",
+        do_lower_case=True,
+        special_tokens=False,
+        exact_tokens=None,
+        added_tokens=None,
+    ):
         """`data`: the bytes of the file, a piece a line; `name` appears in errors. Raises UserError
-        if it is no such vocabulary."""
+        if it is no such vocabulary, or where a token cannot have its id."""
         import tokenizers
 
         try:
@@ -104,7 +113,7 @@ class WordPiece:
                 f"{name}: {wrong}, so it is no WordPiece vocabulary of an ALBERT; use the "
                 "checkpoint's own vocab.txt"
             )
-        self.vocab_size = len(lines)
+        self._special = special_tokens
         self._cls, self._sep = vocab["[CLS]"], vocab["[SEP]"]
         model = tokenizers.models.WordPiece(
             vocab, unk_token="[UNK]", max_input_chars_per_word=_LONGEST_WORD
@@ -115,9 +124,23 @@ class WordPiece:
         if special_tokens:
             known = [piece for piece in (*self.SPECIAL, "[MASK]") if piece in vocab]
             self._tokenizer.add_special_tokens(known)
+        groups = (exact_tokens or {}, False), (added_tokens or {}, True)
+        added = [(number, token, kind) for group, kind in groups for token, number in group.items()]
+        for number, token, normalized in sorted(added):  # the library numbers them as they come
+            self._tokenizer.add_tokens([tokenizers.AddedToken(token, normalized=normalized)])
+            if self.token_id(token) != number:
+                raise UserError(
+                    f"{name}: the added token {token!r} has id {number}, where its files leave "
+                    f"room for {self.token_id(token)} only; save the tokenizer as tokenizer.json"
+                )
+        self.vocab_size = max([len(lines), *(number + 1 for number, _, _ in added)])
+
+    def token_id(self, token):
+        """The id of a piece or an added token, or None."""
+        return self._tokenizer.token_to_id(token)
 
     def encode(self, sentence, max_seq_length=None):
         """Encoded, as `framed` says."""
         encode = self._tokenizer.encode
         pieces = [encode(text, add_special_tokens=False).ids for text in texts(sentence)]
-        return framed(pieces, self._cls, self._sep, max_seq_length)
+        return framed(pieces, self._cls, self._sep, max_seq_length, self._special)

@@ -5,13 +5,17 @@ batch, which is several times faster than padding to max_seq_length and checks t
 matter."""
 
 import importlib.util
+import shutil
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy
 
 from . import UserError
-from .encoding import Encoded, texts
+from .encoding import Encoded, framed, texts
 from .spm import SPM_OPTIONS
+from .vocabulary import ADDED, CONFIG, SPECIAL
 
 
 def tokenizer(file, upstream_dir=None):
@@ -23,7 +27,9 @@ def tokenizer(file, upstream_dir=None):
         return transformers_tokenizer(file), "transformers' PreTrainedTokenizerFast"
     if as_upstream(file) and has_upstream(upstream_dir):
         return upstream_tokenizer(file, upstream_dir), f"albert_pytorch in {upstream_dir}"
-    return file.load().encode, "albert_aie/text.py, whose ids are tested against albert_pytorch's"
+    if file.kind == "wordpiece":
+        return bert_tokenizer(file), "transformers' BertTokenizer"
+    return file.load().encode, "albert_aie/text.py, not compared with other code"
 
 
 def as_upstream(file):
@@ -36,14 +42,7 @@ def transformers_tokenizer(file):
     """A tokenizer.json as transformers runs it. Not by AutoTokenizer: transformers 5 builds
     ALBERT's normalizer and pre-tokenizer anew instead of reading them. Segments are ours, for its
     own are all 0 there."""
-    try:
-        from transformers import PreTrainedTokenizerFast
-    except ImportError:
-        raise UserError(
-            f"--compare_cpu: tokenizing by {file.path} needs a reference too; pip install "
-            "transformers"
-        ) from None
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file.path))
+    tokenizer = _transformers(file).PreTrainedTokenizerFast(tokenizer_file=str(file.path))
     own = file.load()
 
     def encode(sentence, max_seq_length):
@@ -51,6 +50,39 @@ def transformers_tokenizer(file):
         return Encoded(found["input_ids"], second=own.encode(sentence, max_seq_length).second)
 
     return encode
+
+
+def bert_tokenizer(file):
+    """A vocab.txt as transformers runs it, with what stands beside it in a Hugging Face folder. Cut
+    as albert_pytorch cuts, for transformers' slow tokenizers and its fast ones cut pairs
+    differently."""
+    kind, special = _transformers(file).BertTokenizerFast, file.options.get("special_tokens", False)
+    with tempfile.TemporaryDirectory() as folder:  # without a tokenizer.json, which 5 would read
+        Path(folder, "vocab.txt").write_bytes(file.data)
+        for name in (CONFIG, ADDED, SPECIAL) if file.folder else ():
+            if Path(file.folder, name).is_file():
+                shutil.copy(Path(file.folder, name), folder)
+        known = {"do_lower_case": file.options.get("do_lower_case", True)}
+        tokenizer = kind.from_pretrained(folder, model_max_length=1 << 40, **known)
+    asked = {"add_special_tokens": False, "split_special_tokens": not special}
+
+    def encode(sentence, max_seq_length):
+        pieces = [tokenizer(text, **asked)["input_ids"] for text in texts(sentence)]
+        ends = tokenizer.cls_token_id, tokenizer.sep_token_id
+        return framed(pieces, *ends, max_seq_length, empty_second=special)
+
+    return encode
+
+
+def _transformers(file):
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(
+            f"--compare_cpu: tokenizing by {file.path} needs a reference too; pip install "
+            "transformers"
+        ) from None
+    return transformers
 
 
 def logits(

@@ -82,13 +82,20 @@ class Task(NamedTuple):
         Its own `names` (None: it has none), each of which `label_map` {number: name} may replace.
         A model without names has the task's classes if it has as many, else numbers; `by_position`
         False: it may have them in another order, where tasks differ. Raises UserError for names
-        that cannot stand in a table and for a model of another kind."""
+        that cannot stand in a table or that two classes have, and for a model of another kind or of
+        fewer classes than the task."""
         label_map = label_map or {}
         if self.regression or count == 1:
             return self._score(count, label_map, where)
         if any(number >= count for number in label_map):
             raise UserError(
                 f"--label_map {max(label_map)}=...: {where} has {count} classes, 0 to {count - 1}"
+            )
+        if self.classes and count < len(self.classes):
+            raise UserError(
+                f"{where}: has {count} classes, but {self.name} has {len(self.classes)} "
+                f"({', '.join(self.classes)}); name the task that it was fine-tuned for by "
+                "--task_name"
             )
         if own_names(names) is None:
             fits = self.classes is not None and len(self.classes) == count and not label_map
@@ -104,6 +111,12 @@ class Task(NamedTuple):
                 raise UserError(
                     f"{where}: class {number} is called {name!r}, which cannot stand in a table; "
                     f"give it a name with --label_map {number}=NAME"
+                )
+            first = [known.strip().casefold() for known in names].index(name.strip().casefold())
+            if first != number:  # as self.number does, which meets the data
+                raise UserError(
+                    f"{where}: classes {first} and {number} are both called {name!r}; give one "
+                    f"another name with --label_map {number}=NAME"
                 )
         return names
 

@@ -16,13 +16,15 @@ class TokenizerFile:
     """A checkpoint's tokenizer, from its folder or from a .pt.
 
     `kind` is a key of KINDS, `path` says where `data` was read, `options` are keywords of its
-    class, `beside` is the folder's file of the other kind, which is not used."""
+    class, `beside` is the folder's file of the other kind, which is not used; `folder` is the
+    Hugging Face folder whose other files say more of it."""
 
     kind: str
     path: Path
     data: bytes
     options: dict = field(default_factory=dict)
     beside: Optional["TokenizerFile"] = None
+    folder: Optional[Path] = None
 
     @property
     def sha256(self):
@@ -43,12 +45,13 @@ class TokenizerFile:
 
 
 KINDS = {"spm": SentencePiece, "json": JsonTokenizer, "wordpiece": WordPiece}
-# The options of each that are true or false.
+# The options of each that are true or false, and those that are {token: id}.
 SWITCHES = {
     "spm": tuple(SPM_OPTIONS),
     "json": (),
     "wordpiece": ("do_lower_case", "special_tokens"),
 }
+TOKENS = {"spm": ("added_tokens",), "json": (), "wordpiece": ("added_tokens", "exact_tokens")}
 
 
 def disagreement(file, sentences):

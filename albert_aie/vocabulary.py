@@ -4,14 +4,15 @@ it."""
 import contextlib
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from . import UserError, some
 from .files import check_readable, read_json
 from .text import KINDS, SWITCHES, TokenizerFile
 
-CONFIG, ADDED = "tokenizer_config.json", "added_tokens.json"
+CONFIG, ADDED, SPECIAL = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
 # All that a Hugging Face folder may hold of a tokenizer: of each row, the first that is there.
-NAMES = (*(tokenizer.NAMES for tokenizer in KINDS.values()), (CONFIG,), (ADDED,))
+NAMES = (*(tokenizer.NAMES for tokenizer in KINDS.values()), (CONFIG,), (ADDED,), (SPECIAL,))
 # Settings of transformers that change ids and are not followed here: refused unless they are this.
 _FIXED = {"truncation_side": "right", "split_special_tokens": False, "sp_model_kwargs": {}}
 _UPSTREAM = ("spm", "wordpiece")  # what albert_pytorch's code knows
@@ -100,10 +101,12 @@ def _none_here(folder, kinds, upstream_dir):
 
 def _read(path, kind, folder, huggingface):
     check_readable(path)
-    file = TokenizerFile(kind, path, path.read_bytes())
-    pieces = file.load().vocab_size
+    file = TokenizerFile(kind, path, path.read_bytes(), folder=folder if huggingface else None)
+    loaded = file.load()
     if kind == "wordpiece":
-        return replace(file, options=_wordpiece_options(folder, huggingface))
+        file = replace(file, options=_wordpiece_options(folder, huggingface, loaded))
+        file.load()  # refuses added tokens that cannot have their ids
+        return file
     if not huggingface:  # albert_pytorch reads the model and nothing beside it
         return file
     settings = _settings(folder / CONFIG)
@@ -111,13 +114,13 @@ def _read(path, kind, folder, huggingface):
         _check_agreement(file, settings, folder)
         return file
     options = {name: settings[name] for name in SWITCHES["spm"] if name in settings}
-    added = _added_tokens(folder, settings, pieces)
+    added = _spm_added_tokens(folder, settings, loaded.vocab_size)
     return replace(file, options={**options, **({"added_tokens": added} if added else {})})
 
 
-def _wordpiece_options(folder, huggingface):
+def _wordpiece_options(folder, huggingface, vocabulary):
     """Lower-cased, as published Chinese ALBERTs are, unless tokenizer_config.json says otherwise:
-    albert_pytorch writes no file that tells."""
+    albert_pytorch writes no file that tells. Only transformers adds tokens to a vocab.txt."""
     settings = _settings(folder / CONFIG)
     lower, accents = settings.get("do_lower_case", True), settings.get("strip_accents")
     if accents not in (None, lower):
@@ -125,13 +128,21 @@ def _wordpiece_options(folder, huggingface):
             f"{folder / CONFIG}: strip_accents is {accents} and do_lower_case {lower}; only a "
             "vocab.txt with both or neither can be run: save the tokenizer as tokenizer.json"
         )
-    if settings.get("tokenize_chinese_chars", True) is not True:
-        raise UserError(
-            f"{folder / CONFIG}: tokenize_chinese_chars is not true, and only that can be run with "
-            "a vocab.txt: save the tokenizer as tokenizer.json"
-        )
+    for name in ("tokenize_chinese_chars", "do_basic_tokenize"):
+        if settings.get(name, True) is not True:
+            raise UserError(
+                f"{folder / CONFIG}: {name} is not true, and only that can be run with a "
+                "vocab.txt: save the tokenizer as tokenizer.json"
+            )
     options = {} if lower else {"do_lower_case": False}
-    return {**options, "special_tokens": True} if huggingface else options
+    if not huggingface:
+        return options
+    added = _added_tokens(folder, settings, vocabulary.token_id)
+    _refuse_unlike([one for one in added if one.single_word], folder)
+    for kind, normalized in (("exact_tokens", False), ("added_tokens", True)):
+        tokens = {one.text: one.number for one in added if one.normalized == normalized}
+        options.update({kind: tokens} if tokens else {})
+    return {**options, "special_tokens": True}
 
 
 def _settings(path):
@@ -157,26 +168,68 @@ def _object(path):
     return found
 
 
-def _added_tokens(folder, settings, pieces):
+class _Added(NamedTuple):
+    text: str
+    number: int
+    special: bool
+    normalized: bool  # looked for in the text once lower-cased, and not as it stands
+    single_word: bool
+
+
+def _spm_added_tokens(folder, settings, pieces):
     """{token: id} of what was added to a sentencepiece model of transformers."""
-    added, unlike = _object(folder / ADDED), []
+    added = [one for one in _added_tokens(folder, settings) if one.number >= pieces]
+    _refuse_unlike(
+        [one for one in added if one.single_word or not (one.special or one.normalized)], folder
+    )
+    return {one.text: one.number for one in added}
+
+
+def _added_tokens(folder, settings, token_id=None):
+    """List of what transformers added to a vocabulary, by the files beside it; `token_id` is the
+    vocabulary's own. Of tokens that added_tokens.json alone has, those that special_tokens_map.json
+    or `settings` name are special."""
     try:
+        special = {*_names(_object(folder / SPECIAL)), *_names(settings)}
+        added = {
+            token: _Added(token, int(number), token in special, token not in special, False)
+            for token, number in _object(folder / ADDED).items()
+        }
         for number, token in settings.get("added_tokens_decoder", {}).items():
-            added[token["content"]] = int(number)
-            if token.get("single_word") or not (token.get("special") or token.get("normalized")):
-                unlike.append(token["content"])
-        added = {str(token): number for token, number in added.items() if number >= pieces}
+            kinds = (bool(token.get(kind)) for kind in ("special", "normalized", "single_word"))
+            added[token["content"]] = _Added(str(token["content"]), int(number), *kinds)
+        for token in special - set(added) if token_id else ():
+            if token_id(token) is None:
+                raise UserError(
+                    f"{folder / CONFIG}: the special token {token!r} has no id in the vocabulary, "
+                    f"{CONFIG} or {ADDED}; save the tokenizer again"
+                )
+            added[token] = _Added(token, token_id(token), True, False, False)
+        return sorted(added.values(), key=lambda one: one.number)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(
             f"{folder / CONFIG}: added_tokens_decoder or {ADDED} is not as transformers writes it; "
             "copy both again from where it was trained"
         ) from None
-    if unlike := [token for token in unlike if token in added]:
+
+
+def _names(settings):
+    """The special tokens that a file of transformers names, one of a kind or a list of further
+    ones, each a text or an object that holds it."""
+    lists = ("additional_special_tokens", "extra_special_tokens")
+    further = [settings.get(key) or () for key in lists]
+    named = [one for each in further for one in (each.values() if isinstance(each, dict) else each)]
+    named += [one for key, one in settings.items() if key.endswith("_token") and one is not None]
+    return [one["content"] if isinstance(one, dict) else one for one in named]
+
+
+def _refuse_unlike(tokens, folder):
+    if tokens:
         raise UserError(
-            f"{folder / CONFIG}: the added token {unlike[0]!r} is a single_word or not normalized, "
-            "which a sentencepiece model cannot have here; save the tokenizer as tokenizer.json"
+            f"{folder / CONFIG}: the added token {tokens[0].text!r} is a single_word or not "
+            "normalized, which this vocabulary cannot have here; save the tokenizer as "
+            "tokenizer.json"
         )
-    return added
 
 
 def _check_agreement(file, settings, folder):

@@ -41,6 +41,7 @@ from albert_aie import (  # noqa: E402
     command,
     corpus,
     corpus_inputs,
+    corpus_ray,
     datasets,
     files,
     process,
@@ -69,6 +70,12 @@ def parse_args(argv):
 
 def run(args):
     arguments.check_outputs(args.output)
+    needed, here = args.workers * args.threads, corpus_ray.cores()
+    if needed > here:  # they would wait for each other and never all be ready
+        raise UserError(
+            f"--workers {args.workers}, --threads {args.threads}: take {needed} cores, and this "
+            f"process has {here}; take fewer"
+        )
     task = artifact.open_pt(args.aie_model_dir).task
     sentences = datasets.read(args.data_dir, "train", task).sentences
     kinds = [

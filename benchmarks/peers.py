@@ -38,6 +38,7 @@ from albert_aie import (  # noqa: E402
     files,
     flops,
     report,
+    some,
     tasks,
 )
 from albert_aie.results import json_text  # noqa: E402
@@ -80,9 +81,16 @@ def run(args):
     numbers = [args.rounds, args.dense_rounds, args.rows, *args.batch_sizes]
     if any(number is not None and number < 1 for number in numbers):
         raise UserError("--rounds, --dense_rounds, --batch_sizes and --rows must be 1 or more")
+    if not 0 <= args.seconds < float("inf"):
+        raise UserError(f"--seconds {args.seconds:g}: must be 0 or more")
+    labels = [engine.label for engine in plan.candidates(args.batch_sizes)]
+    for word in args.engines or ():
+        if not any(word in label for label in labels):
+            raise UserError(f"--engines {word}: no engine has it in its label ({some(labels)})")
+    arguments.check_outputs(args.output)
     names = plan.load(args.pth_dir)[0].named(tasks.SST2).config.label_names
     examples = datasets.read(args.data_dir).for_model(names)
-    sentences, labels = examples.sentences[: args.rows], examples.labels[: args.rows]
+    sentences, answers = examples.sentences[: args.rows], examples.labels[: args.rows]
     here = {**host.machine(), "cuda": plan.cuda()}
     whole = {"machine": here, **facts(args, sentences)}
     print(f"machine     {here['cpu']}, {here['cores']} cores, load {here['load']:.2f}; ", end="")
@@ -95,6 +103,8 @@ def run(args):
             whole["notes"].append(plan.note_other_ids(args, Path(folder), sentences))
         for note in whole["notes"]:
             print(f"note        {note}")
+        if not specs:
+            raise UserError("none of the engines that were asked for runs here; ask for others")
         workers = [job.Worker(spec) for spec in specs]
         try:
             interrupted = not measured(args, workers, sentences)
@@ -102,13 +112,15 @@ def run(args):
         finally:
             for worker in workers:
                 worker.pool.shutdown()
-    if interrupted:
-        if not any(readings.was_measured(engine) for engine in whole["engines"]):
-            command.note("ended before its first round was whole; nothing was written")
-            return INTERRUPTED
-        command.note("ended early: the figures are those of the rounds that were whole")
-    readings.score(whole["engines"], labels)
     whole["failed"] = [f"{w.spec.label}: {w.error}" for w in workers if w.error]
+    if not any(readings.was_measured(engine) for engine in whole["engines"]):
+        print("".join(f"FAILED      {line}\n" for line in whole["failed"]), end="")
+        why = "ended before its first round was whole" if interrupted else "no engine was measured"
+        command.note(f"{why}; nothing was written")
+        return INTERRUPTED if interrupted else 1
+    if interrupted:
+        command.note("ended early: the figures are those of the rounds that were whole")
+    readings.score(whole["engines"], answers)
     print(tables(whole))
     for line in whole["failed"]:
         print(f"FAILED      {line}")

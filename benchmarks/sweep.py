@@ -12,6 +12,8 @@ predictions differ between cells of one length; the other cells go on, and --out
 the same.
 """
 
+import contextlib
+import io
 import itertools
 import json
 import sys
@@ -26,7 +28,17 @@ import host  # noqa: E402
 import sweep_page  # noqa: E402
 from cells import Cell, verdict  # noqa: E402
 
-from albert_aie import UserError, arguments, command, compare, files, page, results  # noqa: E402
+import export_albert_aie  # noqa: E402
+from albert_aie import (  # noqa: E402
+    UserError,
+    arguments,
+    backends,
+    command,
+    compare,
+    files,
+    page,
+    results,
+)
 
 SIZES = [1, 4, 8, 16, 32, 64]
 ROWS = ("padded", "chosen", "packed")
@@ -75,10 +87,12 @@ def parse_args(argv):
 def run(args):
     page.check(args.report)
     arguments.check_outputs(args.report)
+    keeps = args.output and not files.is_stream(args.output)  # else it is written once, at the end
     combined = itertools.product(args.precision, args.rows, args.max_seq_length, args.batch_sizes)
     wanted = [Cell(*values) for values in dict.fromkeys(combined)]
     everything, found = begin(args)
     waiting = [cell for cell in wanted if cell not in found or "error" in found[cell]]
+    check_export(args, waiting)
     if len(waiting) < len(wanted):
         command.note(f"{len(wanted) - len(waiting)} of {len(wanted)} cells are in {args.output}")
     started = time.monotonic()
@@ -87,7 +101,7 @@ def run(args):
             found[cell] = {"cell": list(cell), **measure(cell, Path(folder), args)}
         check_inputs(found, args.output)
         everything["results"] = list(found.values())
-        if args.output:  # what was measured is kept if the next cell hangs
+        if keeps:  # what was measured is kept if the next cell hangs
             save(args.output, everything)
         left = (time.monotonic() - started) / count * (len(waiting) - count)
         said = f"{cell} {cells.told(found[cell])}, {minutes(left)}"
@@ -98,6 +112,8 @@ def run(args):
     print("\n".join(cells.markdown(*whole) if args.markdown else terminal), flush=True)
     for line in (*cells.errors(done), *cells.summary(done)):
         print(line)
+    if args.output and not keeps:
+        save(args.output, everything)
     if args.report:
         shown = {**everything, "results": [result for _, result in done]}
         page.write(args.report, sweep_page.of_sweep(shown, whole))
@@ -121,7 +137,7 @@ def begin(args):
     fresh = {"machine": host.machine(), "command": args.command, "settings": settings}
     fresh["results"] = []
     arguments.check_outputs(args.output)
-    if not args.output or not Path(args.output).is_file():
+    if not args.output or files.is_stream(args.output) or not Path(args.output).is_file():
         return fresh, {}
     try:
         held = json.loads(Path(args.output).read_text(encoding="utf-8"))
@@ -139,6 +155,36 @@ def begin(args):
             "or remove this one"
         )
     return {**held, "command": args.command}, found
+
+
+def check_export(args, waiting):
+    """Raises UserError for what export_albert_aie.py would refuse in every cell: a flag, an engine
+    or a checkout that is not there."""
+    from albert_aie import graph
+
+    errors = []
+    for precision, rows in dict.fromkeys((cell.precision, cell.rows) for cell in waiting):
+        first = next(cell for cell in waiting if (cell.precision, cell.rows) == (precision, rows))
+        given = export_albert_aie.parse_args(export_flags(first, args))
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                target = export_albert_aie.choose_target(given)
+            default = backends.get(target.backend).GRAPH
+            graph.choose(given.graph, default, given.pack, given.prefix_dir)
+        except UserError as error:
+            errors.append(error)
+        else:
+            return  # some cells can be made: those that cannot say so for themselves
+    if errors:
+        raise errors[0]
+
+
+def export_flags(cell, args):
+    """Of a cell's export, but for what it writes and compares."""
+    flags = [*args.export_flags, *cell.flags]
+    for name in ("pth_dir", "backend"):
+        flags += [f"--{name}={getattr(args, name)}"] if getattr(args, name) else []
+    return flags
 
 
 def stamp(folder):
@@ -173,9 +219,7 @@ def measure(cell, folder, args):
     each repetition, "predictions": of the last (None: of a regression), "error"}; what did not come
     to be is missing."""
     result, compared = {}, folder / "comparison.json"
-    flags = [*args.export_flags, f"--save_dir={folder}", *cell.flags]
-    for name in ("pth_dir", "backend"):
-        flags += [f"--{name}={getattr(args, name)}"] if getattr(args, name) else []
+    flags = [f"--save_dir={folder}", *export_flags(cell, args)]
     flags += [] if args.no_compare else ["--compare_cpu", f"--compare_output={compared}"]
     both = [f"--data_dir={args.data_dir}"]
     both += [] if args.device_id is None else [f"--device_id={args.device_id}"]

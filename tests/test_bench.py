@@ -16,6 +16,8 @@ from test_page import swept
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import cells  # noqa: E402
+import corpus_turns  # noqa: E402
+import engines  # noqa: E402
 import host  # noqa: E402
 import peers  # noqa: E402
 import picture  # noqa: E402
@@ -26,6 +28,7 @@ import tables  # noqa: E402
 import worker  # noqa: E402
 
 from albert_aie import command  # noqa: E402
+from albert_aie.batching import Shape  # noqa: E402
 
 
 def engine(kind, precision="fp32", text=None, dense=None, **fields):
@@ -538,12 +541,44 @@ def test_only_the_engines_that_were_asked_for(monkeypatch, tmp_path):
         (["--data_dir", "nowhere", "--demo"], "no such file"),
         (["--data_dir", "."], "--pth_dir"),
         (["--data_dir", ".", "--demo", "--rounds", "0"], "must be 1 or more"),
+        (["--data_dir", ".", "--demo", "--seconds", "-1"], "--seconds -1: must be 0 or more"),
+        (["--data_dir", ".", "--demo", "--seconds", "nan"], "--seconds nan: must be 0 or more"),
+        (["--data_dir", ".", "--demo", "--engines", "ours", "nobody"], "--engines nobody: no eng"),
+        (["--data_dir", ".", "--demo", "--output", "/proc/none/b"], "/proc/none/b: cannot be writ"),
     ],
 )
 def test_wrong_input_is_one_sentence(capsys, flags, words):
     assert script(peers, *flags) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and words in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("left, code", [("none", 2), ("broken", 1)])
+def test_a_run_that_measured_nothing_leaves_the_old_bench_json(
+    tmp_path, tiny, sst2, capsys, monkeypatch, left, code
+):
+    """No engine of what was asked for runs here, or each one fails."""
+    output = tmp_path / "bench.json"
+    output.write_text("an hour's work")
+    broken = plan.Engine("ours", "broken", "fp32", ("dense",), made_from={"file": "missing.pt"})
+    chosen = [broken] if left == "broken" else []
+    monkeypatch.setattr(plan, "engines", lambda args, folder: (chosen, ["no card"]))
+    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--output", output, "--rows", 8]
+    flags += ["--dense_rounds", 1, "--seconds", 0, "--batch_sizes", 8]
+    assert script(peers, *flags) == code
+    out, err = capsys.readouterr()
+    assert output.read_text() == "an hour's work" and "wrote" not in out
+    assert ("FAILED      broken" in out) == (left == "broken")
+    words = {"broken": "no engine was measured; nothing was written", "none": "none of the engines"}
+    assert words[left] in err
+
+
+def test_more_turns_than_the_machine_has_cores_are_refused(tmp_path, capsys):
+    """40 workers on two cores would never all be ready."""
+    flags = ["--aie_model_dir", "a.pt", "--data_dir", "D", "--workers", 4000, "--threads", 2]
+    assert script(corpus_turns, *flags) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --workers 4000, --threads 2: take 8000 cores, and this process")
 
 
 # The sweep, on two scripts that do what a plan says for each batch size.
@@ -605,6 +640,7 @@ def planted(tmp_path, monkeypatch, capsys):
         calls, turns = folder / "calls.txt", folder / "turns.txt"
         calls.unlink(missing_ok=True), turns.unlink(missing_ok=True)
         monkeypatch.setattr(host, "ROOT", folder)
+        monkeypatch.setattr(sweep, "check_export", lambda *_: None)  # asks the real script
         code = script(sweep, "--data_dir", "D", "--markdown", *flags, "--batch_sizes", *plan)
         out, err = capsys.readouterr()
         rows = [line[2:-2].split(" | ") for line in out.split("\n") if line.startswith("| ")]
@@ -822,6 +858,55 @@ def test_predictions_that_differ_between_cells(planted):
     assert run.code == 0 and "predictions of bf16 at 128 tokens DIFFER between" in run.out
 
 
+@pytest.mark.parametrize("scored", [[5, 3, 4], [3, 5, 4], [4, 5, 3]])
+def test_the_cell_with_the_fewest_scored_sentences_is_told(scored):
+    given = {"backend": "openvino", "device": "cpu", "threads": 2, "sentences_total": 5}
+    done = [
+        (
+            cells.Cell("fp32", "plain", 64, size),
+            {
+                "evaluations": [{**given, "precision": "fp32", "sentences_scored": count}],
+                "predictions": None,
+            },
+        )
+        for size, count in zip((1, 2, 4), scored)
+    ]
+    assert "3 of 5 sentences scored in the worst" in list(cells.summary(done))
+    alike = [done[scored.index(5)]]
+    assert "5 of 5 sentences scored in each" in list(cells.summary(alike))
+
+
+def test_rows_of_a_peer_have_a_mask_of_their_own_lengths():
+    ids, mask, types = engines.padded([[2, 7, 3], [2, 3]], 4)
+    assert ids.tolist() == [[2, 7, 3, 0], [2, 3, 0, 0]] and not types.any()
+    assert mask.tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "spec, flops",
+    [  # of rows of lengths 5, 9 and 3, in batches of 2; a token is a FLOP
+        ({"sorted": False}, 3 * 128),
+        ({"sorted": True}, 2 * 5 + 9),
+        ({"sorted": True, "multiple": 8}, 2 * 8 + 16),
+    ],
+)
+def test_the_flops_of_a_peer_by_hand(monkeypatch, spec, flops):
+    monkeypatch.setattr(engines, "flops_per_row", lambda config, length: length)
+    peer = object.__new__(engines.Peer)
+    peer.spec, peer.batch_size = plan.Engine("onnxruntime", "", "fp32", (), **spec), 2
+    peer.config = SimpleNamespace()
+    assert peer.flops([5, 9, 3]) == flops
+
+
+@pytest.mark.parametrize("slots, flops", [(0, 6), (2, 3)])
+def test_the_flops_of_our_file_are_those_of_whole_batches(monkeypatch, slots, flops):
+    """Four sentences in batches of 3 rows, one or two a row."""
+    monkeypatch.setattr(engines, "executed_flops_per_row", lambda config, shape: 1)
+    file = object.__new__(engines.Ours)
+    file.shape, file.config = Shape(3, 64, slots), {}
+    assert file.flops([10, 10, 10, 10]) == flops
+
+
 def test_the_table_of_a_terminal_has_80_columns():
     """With a card's rates, repetitions and the published figures beside them."""
     evaluations = [
@@ -866,6 +951,38 @@ def test_a_sweep_that_cannot_begin_is_one_sentence(planted, flags, words):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--no_such_flag", "1"], "unrecognized arguments: --no_such_flag"),
+        (["--graph", "other"], "invalid choice: 'other'"),
+        (["--streams", "2"], "--streams"),  # a flag of run_aie_eval.py
+        (["--graph", "upstream", "--prefix_dir", "nowhere"], "nowhere: not an albert_pytorch"),
+        (["--backend", "aie"], "neither torch_aie nor mindietorch is installed"),
+        (["--backend", "openvino", "--device", "cuda"], "--device cuda"),
+    ],
+)
+def test_what_no_cell_can_be_made_with_is_said_once_before_the_first(
+    monkeypatch, tiny, capsys, flags, words
+):
+    monkeypatch.setattr(sweep, "measure", lambda *_: pytest.fail("a cell was tried"))
+    given = ["--data_dir", "D", "--pth_dir", tiny, "--batch_sizes", 1, 8, *flags]
+    assert script(sweep, *given) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and words in err and err.count("\n") == 1 and not out
+
+
+def test_a_sweep_begins_where_some_cells_can_be_made(monkeypatch, capsys, tiny):
+    """--pack is refused with upstream's graph; plain rows are not."""
+    tried, tree = [], ROOT / "tests" / "stub_upstream"
+    monkeypatch.setattr(
+        sweep, "measure", lambda cell, *_: tried.append(cell.rows) or {"error": "not measured"}
+    )
+    flags = ["--pth_dir", tiny, "--backend", "torchscript", "--graph", "upstream"]
+    flags += ["--prefix_dir", tree, "--rows", "packed", "plain", "--batch_sizes", 1]
+    assert script(sweep, "--data_dir", "D", *flags) == 1 and tried == ["packed", "plain"]
+
+
 def test_a_real_sweep(tiny, sentences, capsys, tmp_path):
     """Twelve cells in 80 columns; the second time nothing is run."""
     flags = ["--data_dir", sentences, "--pth_dir", tiny, "--output", tmp_path / "sweep.json"]

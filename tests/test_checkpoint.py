@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import TINY, refused, write_checkpoint
 
-from albert_aie import UserError
+from albert_aie import UserError, weights
 from albert_aie.checkpoint import load
 from albert_aie.references import transformers_model
 from albert_aie.upstream import to_upstream
@@ -92,12 +92,63 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
         ({"num_attention_heads": 5}, "not a multiple"),
         ({"embedding_size": 64}, "embedding_size equals"),
         ({"model_type": "bert"}, "model_type is 'bert'"),
+        ({"problem_type": "multi_label_classification"}, "is 'multi_label_classification'; only a"),
+        ({"problem_type": "regression"}, "'regression', but the model has 2 output"),
+        ({"problem_type": "single_label_classification", "num_labels": 1}, "has 1 output"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads is {'0': [1]}"),
+        ({"num_hidden_groups": True}, "num_hidden_groups is True"),
+        ({"inner_group_num": None}, "inner_group_num is None"),
+        ({"ln_type": "preln"}, "ln_type is 'preln'"),
+        ({"share_type": "none"}, "share_type is 'none'"),
+        ({"embedding_size": None}, "embedding_size is None"),
+        ({"layer_norm_eps": 0.0}, "layer_norm_eps is 0.0"),
+        ({"layer_norm_eps": "1e-12"}, "layer_norm_eps is '1e-12'"),
+        ({"hidden_act": None}, "hidden_act is None"),
     ],
 )
 def test_a_config_we_cannot_run_is_refused_by_name(tmp_path, change, words):
     folder = write_checkpoint(tmp_path)
     (folder / "config.json").write_text(json.dumps({**TINY, **change}))
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError) as error:
+        load(folder)
+    assert str(error.value).startswith(f"{folder / 'config.json'}: ") and words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"problem_type": None, "position_embedding_type": None, "pruned_heads": None},
+        {"problem_type": "single_label_classification", "pruned_heads": {}},
+        {"problem_type": "regression", "num_labels": 1, "position_embedding_type": "absolute"},
+        {"ln_type": "postln", "share_type": "all"},
+    ],
+)
+def test_a_config_that_says_what_is_run_is_read(tmp_path, said):
+    folder = write_checkpoint(tmp_path, {**TINY, **said})
+    assert load(folder).config.num_labels == said.get("num_labels", 2)
+
+
+@pytest.mark.parametrize("layout", ["upstream", "hf"])
+def test_layer_norms_of_a_converted_tensorflow_checkpoint(tmp_path, layout):
+    """gamma and beta: the same model, and never both names for one tensor."""
+    folder = write_checkpoint(tmp_path, layout=layout)
+    wanted = load(folder).tensors
+    (path,) = weights.find(folder)
+    state = weights.read(path)
+    path.unlink()
+    norms = [name for name in state if "norm" in name.lower()]
+    assert len(norms) == 6
+    old = {"weight": "gamma", "bias": "beta"}
+    for name in norms:
+        parent, _, last = name.rpartition(".")
+        state[f"{parent}.{old[last]}"] = state.pop(name)
+    torch.save(state, folder / "pytorch_model.bin")
+    found = load(folder).tensors
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    state[norms[0]] = torch.zeros(32)
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="more than once"):
         load(folder)
 
 

@@ -481,8 +481,11 @@ def test_every_figure_of_a_comparison():
         "reference": "by hand",
         "tokenizer": "eye",
         "other_ids": 0,
+        "ties": 0,
+        "settled": None,
         "allowed_flips": 0,
-        "gate": {"relative": INF, "flips": 0.01, "loss": 0.005},
+        "allowed_ties": 0,
+        "gate": {"relative": INF, "flips": 0.01, "loss": 0.005, "ties": 0.0},
     }
 
 
@@ -626,6 +629,86 @@ def test_the_gate_of_each_precision(precision, relative, flips, value):
     for change in beyond:
         assert not comparison(**{**at, **change}).passed, change
     assert comparison(**{**at, "sentences": 199, "flips": 0}).allowed_flips == flips * 199 // 1000
+
+
+# Of 100 sentences whose logits are 2 apart, so that 1 is the root mean square of the centred ones:
+# a tie is a margin of the reference of at most 0.02.
+TIED = numpy.tile(numpy.array([[1, -1]], numpy.float32), (100, 1))
+
+
+def compared(margins, precision="bf16", labels=None, sentences=100, moved=0.02):
+    """Comparison of TIED, whose first sentences have these margins, with the same where these have
+    moved to the other label."""
+    reference = TIED[:sentences].copy()
+    reference[: len(margins), 0] = [m / 2 for m in margins]
+    reference[: len(margins), 1] = [-m / 2 for m in margins]
+    got = reference.copy()
+    got[: len(margins)] += numpy.array([-moved, moved], numpy.float32)
+    return compare.compare(got, reference, labelled(labels), precision)
+
+
+@pytest.mark.parametrize(
+    "margins, ties, flips, passed",
+    [
+        ([], 0, 0, True),
+        ([0.0195], 1, 0, True),
+        ([0.0], 0, 0, True),  # equal: the first of them, and moved to the second
+        ([0.0205], 0, 1, False),
+        ([0.019, 0.019], 2, 0, False),  # 1 of 100 may be
+    ],
+)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_flip_at_a_tie_is_counted_apart(precision, margins, ties, flips, passed):
+    made = compared(margins, precision, [0] * 100)
+    ties += margins == [0.0]
+    assert (made.ties, made.flips, made.passed) == (ties, flips, passed)
+    assert made.allowed_ties == 1 and made.allowed_flips == 0
+    assert made.value == (100 - len(margins)) / 100 and made.reference_value == 1
+    assert made.settled == ((100 - flips) / 100 if ties else None)
+    assert made.lost == flips / 100
+    said = dict(made.lines()).get("ties", "")
+    assert said.startswith(f"{ties} more labels differ") * bool(ties) == bool(ties)
+    assert said.endswith("(gate 1)") == bool(ties)
+
+
+def test_ties_are_at_most_1_percent_and_at_least_one_sentence():
+    for sentences, allowed in ((1, 1), (99, 1), (199, 1), (200, 2), (872, 8)):
+        assert comparison(precision="bf16", sentences=sentences).allowed_ties == allowed
+        assert comparison(precision="bf16", sentences=sentences, ties=allowed).passed
+        assert not comparison(precision="bf16", sentences=sentences, ties=allowed + 1).passed
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_fp32_and_int8_know_no_ties(precision):
+    made = compared([0.001], precision)
+    assert (made.ties, made.flips, made.allowed_ties) == (0, 1, 0)
+    assert not comparison(precision=precision, ties=1).passed
+
+
+def test_wrong_logits_fail_whatever_is_tied():
+    """A reference of ties alone that is exchanged; logits three times as large; a lost sentence."""
+    tied = numpy.tile(numpy.array([[0.001, -0.001]], numpy.float32), (100, 1))
+    assert not compare.compare(tied[:, ::-1], tied, None, "bf16").passed
+    tied[0] = 5, -5  # one alone is sure: the others are ties, and all of them change
+    made = compare.compare(numpy.where(tied == 5, tied, -tied), tied, None, "bf16")
+    assert made.ties > made.allowed_ties and not made.passed
+    assert not compare.compare(3 * TIED, TIED, None, "bf16").passed
+    reference = TIED.copy()
+    reference[0] = 0.001, 0  # a tie, which a sentence without finite logits is none of
+    lost = reference.copy()
+    lost[0] = 1, NAN
+    made = compare.compare(lost, reference, None, "bf16")
+    assert (made.ties, made.flips, made.passed) == (0, 1, False)
+
+
+def test_a_constant_in_all_logits_makes_no_ties():
+    """0.5 is a sure margin where the centred logits are 1, whatever stands before them."""
+    reference = TIED + numpy.float32(100)
+    reference[0] = 100.25, 99.75
+    got = reference.copy()
+    got[0] = 99.75, 100.25
+    made = compare.compare(got, reference, None, "bf16")
+    assert (made.ties, made.flips) == (0, 1)
 
 
 def test_the_precisions_with_a_gate():

@@ -176,7 +176,7 @@ def test_a_folder_with_two_different_weights_is_refused(tmp_path, tiny_hf, expor
 @pytest.mark.parametrize(
     "more, added, fits",
     [(0, 0, True), (1, 0, True), (-1, 0, False), (72, 0, True), (73, 0, False), (74, 73, True)]
-    + [(72 + 128, 73, True), (72 + 129, 73, False)],
+    + [(72 + 128, 73, True), (72 + 129, 73, False), (72, 72, True), (72 + 128, 72, False)],
 )
 def test_embedding_rows_beyond_the_pieces(tmp_path, more, added, fits):
     """19,000 pieces and the next multiple of 128, 19,072; with added tokens the next above both."""

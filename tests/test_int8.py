@@ -1,7 +1,9 @@
 """--precision int8: quantised at export, read back from the engine, held to its own gate."""
 
+import contextlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -11,6 +13,7 @@ from helpers import ROOT, TINY, needs_nncf, refused
 from test_equalise import twin
 
 from albert_aie import artifact, calibration, compare, ir, recipes, smoothing
+from albert_aie.backends import Target
 from albert_aie.checkpoint import load
 from albert_aie.classifier import Classifier
 from albert_aie.datasets import Examples
@@ -192,6 +195,28 @@ def test_flips_are_counted_and_bound():
     assert recipes.tried("all", got, reference, 1.0).flips == 3
     found = found._replace(flips=3, sentences=200)
     assert found.holds(1.5) and not found.holds(1.4)
+
+
+def test_the_rate_of_a_recipe_is_that_of_the_wall_clock(monkeypatch, tiny):
+    """Not of the forwards' sum, which two streams run side by side."""
+    logits = numpy.array([[0, 2]] * 3, numpy.float32)
+    ran = SimpleNamespace(logits=logits, end_to_end=2.0, forward=[1.0, 1.0, 2.0])
+    running = SimpleNamespace(evaluate=lambda _: ran)
+    monkeypatch.setattr(recipes, "Classifier", lambda _: contextlib.nullcontext(running))
+    monkeypatch.setattr(recipes.references, "logits", lambda *_, **__: (logits, "by hand"))
+    target = Target("openvino", "cpu", "int8", {})
+    given = load(tiny), target, 32, ["a", "b", "c"], None, iter
+    save, (one,) = recipes.fastest(lambda _: lambda path: None, "a.pt", 1.0, *given)
+    assert save and (one.rate, one.sentences, one.flips) == (1.5, 3, 0)
+
+
+def test_what_was_seen_of_an_activation_is_of_all_batches_and_both_signs():
+    low, high = numpy.array([-3.0, 0.0, -1.0]), numpy.array([1.0, 2.0, -0.5])
+    old = smoothing._Seen(low, high, numpy.zeros((1, 3)))
+    assert old.span.tolist() == [3, 2, 1]
+    both = smoothing._both(old, smoothing._Seen(low + 1, high + 1, numpy.ones((1, 3))))
+    assert both.least.tolist() == low.tolist() and both.largest.tolist() == (high + 1).tolist()
+    assert both.rows.tolist() == [[0, 0, 0], [1, 1, 1]]
 
 
 def test_smoothing_moves_outlier_channels_and_changes_no_result():

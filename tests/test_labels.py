@@ -130,6 +130,32 @@ def test_names_that_do_not_meet_are_refused_and_label_map_is_the_way_out(
     assert results(tmp_path / "results")[0]["classes"][:2] == ["negative", "positive"]
 
 
+@pytest.mark.parametrize("second", ["neutral", "NEUTRAL", " neutral"])
+def test_two_classes_of_one_name_are_refused(tmp_path, export, evaluate, second):
+    """At export, where --label_map is the way out, and by --label_map itself: else probabilities
+    would stand under the wrong header."""
+    folder = checkpoint(tmp_path / "model", [1.0, 0.0, 0.0], ["neutral", "negative", second])
+    options = {"pth_dir": folder, "save_dir": tmp_path, "task_name": "text", **SMALL}
+    words = "classes 0 and 2 are both called", "--label_map 2=NAME"
+    assert refused(export(**options), str(folder), *words)
+    assert not (tmp_path / FILE).exists()
+    assert refused(export(**options, label_map="2=negative"), "classes 1 and 2 are both called")
+    assert export(**options, label_map="2=positive").code == 0
+    known = {"aie_model_dir": tmp_path / FILE, "text": "a fine film"}
+    words = "classes 0 and 1 are both called 'negative'", "--label_map 1=NAME"
+    assert refused(evaluate(**known, label_map="0=negative,1=negative"), FILE, *words)
+    assert refused(evaluate(**known, label_map="0=negative"), *words)
+    assert evaluate(**known, label_map="0=negative,1=neutral").code == 0
+
+
+@pytest.mark.parametrize("names", [None, ["entailment", "not_entailment"]])
+def test_a_model_of_fewer_classes_than_its_task_is_refused_at_export(tmp_path, export, names):
+    folder = checkpoint(tmp_path / "model", [1.0, 0.0], names)
+    run = export(pth_dir=folder, save_dir=tmp_path, task_name="MNLI", **SMALL)
+    words = "has 2 classes, but MNLI has 3 (contradiction, entailment, neutral)", "--task_name"
+    assert refused(run, str(folder), *words) and not (tmp_path / FILE).exists()
+
+
 def test_the_label_map_of_an_export_is_the_files(tmp_path, export, evaluate, four_negative):
     folder = checkpoint(tmp_path / "model", [0.0, 1.0], ["good", "bad"])
     mapped = {"label_map": "1=NEGATIVE,0=POSITIVE", **SMALL}

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -629,3 +630,13 @@ def test_a_pipe_is_read_whole(exported, evaluate):
     given = {"input": piped(table), "input_format": "csv", "label_column": "label"}
     run = evaluate(aie_model_dir=exported, **given)
     assert run.code == 0 and "2 of 2 sentences scored" in run.out
+
+
+@pytest.mark.parametrize("long", [0, 1, 2, 3])
+def test_how_many_texts_were_cut(tmp_path, exported, evaluate, long):
+    """Of three in one chunk, in any place."""
+    texts = ["so " * 200 if i < long else "a fine film" for i in (2, 0, 1)]
+    (tmp_path / "own.txt").write_text("\n".join(texts) + "\n")
+    run = evaluate(aie_model_dir=exported, input=tmp_path / "own.txt")
+    said = re.findall(r"texts cut to \d+ tokens: (\d+)", run.err)
+    assert run.code == 0 and said == [str(long)] * bool(long)

@@ -65,6 +65,19 @@ def test_the_confusion_matrix_by_hand():
     assert [name for name, _ in three["rows"]] == ["negative", "positive"]  # none is labelled so
 
 
+def test_the_calibration_error_of_an_evaluation_leaves_out_what_was_not_scored(monkeypatch):
+    """The fourth of six has no finite logits. Confidences .8808 and .6225 are right, .7311, .9526
+    and .9820 wrong; the last two share a bin."""
+    monkeypatch.setattr(page.plots, "picture", lambda *given: given)
+    monkeypatch.setattr(page, "lines", lambda *_, **__: [])
+    monkeypatch.setattr(page, "render", lambda **page: page)
+    made = page.of_evaluation({"task": "SST-2", "random_weights": False}, LOGITS, examples(LABELS))
+    ((_, said, _, bins),) = [plot for plot in made["plots"] if plot[0] == "Reliability"]
+    wrong = 0.7311 + 0.9526 + 0.9820
+    assert said.startswith(f"expected calibration error {(0.1192 + wrong + 0.3775) / 5:.3f}")
+    assert sum(count for *_, count in bins) == 5
+
+
 def test_the_most_confident_errors_first(monkeypatch):
     correct = numpy.array([True, False, False, False, False, True])
     made = page.confident_errors(page.probabilities(LOGITS), correct, examples(LABELS))

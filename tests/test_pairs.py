@@ -7,10 +7,13 @@ from types import SimpleNamespace
 
 import numpy
 import pytest
+import safetensors.torch
+import torch
 from glue_sets import CHINESE, vocabulary, write_model, write_set
 from helpers import ROOT, SPM, flags, fused_logits, python, refused
 
 from albert_aie import UserError, checkpoint, compare, datasets, references, tasks
+from albert_aie import vocabulary as vocabularies
 from albert_aie.batching import Shape, batches
 from albert_aie.encoding import Encoded
 from albert_aie.library import JsonTokenizer, WordPiece
@@ -182,6 +185,140 @@ def test_tokenizer_config_says_whether_a_vocabulary_is_cased(tmp_path):
             checkpoint.load(folder)
 
 
+ADDED = len(MADE["vocabulary"])
+DECODER = {
+    str(ADDED): {"content": "<url>", "special": True, "normalized": False},
+    str(ADDED + 1): {"content": "Brand", "special": False, "normalized": True},
+    "1": {"content": "[unused1]", "special": True},  # of the vocabulary's own
+}
+BOTH = {"<url>": ADDED, "Brand": ADDED + 1}
+HARD = (
+    "画<url>film",
+    "a BRAND new Brand",
+    "[unused1] [SEP] [unused2]",
+    "Café <URL> brands filmbrandfilm",
+    ("<url>", "the Brand 画"),
+    ("画", ""),
+    "",
+)
+
+
+def with_beside(folder, files):
+    """A Hugging Face folder of LCQMC whose table has room for two added tokens."""
+    folder = write_model(folder, "LCQMC", "hf")
+    raw = json.loads((folder / "config.json").read_text())
+    raw["vocab_size"] += 2
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    name = "albert.embeddings.word_embeddings.weight"
+    tensors[name] = torch.nn.functional.pad(tensors[name], (0, 0, 0, 2), value=0.5)
+    safetensors.torch.save_file(tensors, folder / "model.safetensors")
+    for name, content in {"config.json": raw, **files}.items():
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("cased", [False, True])
+@pytest.mark.parametrize(
+    "files, special",
+    [
+        ({"added_tokens.json": BOTH}, False),
+        ({"tokenizer_config.json": {"added_tokens_decoder": DECODER}}, True),
+        (
+            {
+                "tokenizer_config.json": {"added_tokens_decoder": DECODER},
+                "added_tokens.json": BOTH,
+                "special_tokens_map.json": {"additional_special_tokens": ["<url>", "[unused1]"]},
+            },
+            True,
+        ),
+    ],
+)
+def test_added_tokens_of_a_vocabulary_are_followed(tmp_path, files, special, cased):
+    """By the files beside it, whichever are there; transformers' BertTokenizer reads them itself
+    and is what --compare_cpu compares with."""
+    pytest.importorskip("transformers")
+    settings = {"do_lower_case": not cased, **files.get("tokenizer_config.json", {})}
+    folder = with_beside(tmp_path / "m", {**files, "tokenizer_config.json": settings})
+    file = checkpoint.load(folder).tokenizer
+    exact, normalized = {"<url>": ADDED, "[unused1]": 1}, {"Brand": ADDED + 1}
+    assert file.options.get("exact_tokens", {}) == (exact if special else {})
+    assert file.options["added_tokens"] == (normalized if special else BOTH)
+    assert is_description(file.description)
+    own = file.load()
+    assert own.vocab_size == ADDED + 2 and ADDED in own.encode("画<url>film").ids
+    assert own.encode("a Brand").ids[-2] == ADDED + 1
+    encode, name = references.tokenizer(file, None)
+    assert name == "transformers' BertTokenizer"
+    for sentence in HARD:
+        for length in (6, 64):
+            found, wanted = own.encode(sentence, length), encode(sentence, length)
+            assert (found.ids, found.second) == (wanted.ids, wanted.second), sentence
+
+
+def test_a_comparison_sees_added_tokens_that_were_not_followed(
+    tmp_path, export, evaluate, monkeypatch
+):
+    """Planted: the .pt has the vocabulary alone. The file that has them passes."""
+    pytest.importorskip("transformers")
+    model = with_beside(tmp_path / "m", {"added_tokens.json": BOTH})
+    data = tmp_path / "own.tsv"
+    data.write_text("sentence1\tsentence2\tlabel\n画<url>\t画\t0\n全\t画\t1\n")
+    shape = {"backend": "torchscript", "batch_size": 2, "max_seq_length": 16}
+    given = {"task_name": "lcqmc", "pth_dir": model, "save_dir": tmp_path}
+    compared = {"input": data, "compare_cpu": True, "pth_dir": model, "prefix_dir": tmp_path}
+    compared["aie_model_dir"] = tmp_path / "albert_seq16_bs2.pt"
+    assert export(**given, **shape).code == 0
+    run = evaluate(**compared)
+    assert run.code == 0 and "transformers' BertTokenizer other ids in 0 sentences" in run.said
+    with monkeypatch.context() as patch:
+        patch.setattr(vocabularies, "_added_tokens", lambda *_: [])
+        assert export(**given, **shape).code == 0
+        run = evaluate(**compared)
+    assert run.code == 1 and "other ids in 1 sentences" in run.said
+
+
+def beside(**tokens):
+    return {"tokenizer_config.json": {"added_tokens_decoder": tokens}}
+
+
+@pytest.mark.parametrize(
+    "files, words",
+    [
+        ({"added_tokens.json": {"<url>": ADDED + 1}}, f"'<url>' has id {ADDED + 1}, where"),
+        ({"added_tokens.json": {"film": ADDED}}, f"'film' has id {ADDED}, where"),
+        ({"added_tokens.json": {"<url>": "x"}}, "not as transformers writes it"),
+        (
+            {"tokenizer_config.json": {"additional_special_tokens": ["<url>"]}},
+            "the special token '<url>' has no id",
+        ),
+        (beside(**{"9": {"content": "[e]"}}), "'[e]' has id 9, where"),
+        (beside(**{str(ADDED): {"content": "[e]", "single_word": True}}), "'[e]' is a single_word"),
+        ({"tokenizer_config.json": {"do_basic_tokenize": False}}, "do_basic_tokenize is not true"),
+    ],
+)
+def test_added_tokens_that_cannot_have_their_ids_are_refused(tmp_path, files, words):
+    with pytest.raises(UserError) as error:
+        checkpoint.load(with_beside(tmp_path / "m", files))
+    assert words in str(error.value) and str(error.value).startswith(str(tmp_path))
+
+
+def test_tokens_of_both_kinds_have_their_own_ids_in_any_order():
+    given = {"exact_tokens": {"<b>": ADDED + 1}, "added_tokens": {"<c>": ADDED + 2, "<a>": ADDED}}
+    found = WordPiece(VOCABULARY, special_tokens=True, **given).encode("<c><b><a>").ids
+    assert found[1:-1] == [ADDED + 2, ADDED + 1, ADDED]
+
+
+def test_albert_pytorch_adds_no_tokens_to_a_vocabulary(tmp_path):
+    folder = write_model(tmp_path / "m", "LCQMC")
+    (folder / "added_tokens.json").write_text(json.dumps({"<url>": ADDED}))
+    file = checkpoint.load(folder).tokenizer
+    assert file.options == {} and file.load().vocab_size == ADDED
+    encode, name = references.tokenizer(file, tmp_path)
+    assert name == "transformers' BertTokenizer"
+    for sentence in HARD[:-2]:
+        assert encode(sentence, 64).ids == file.load().encode(sentence, 64).ids
+
+
 def test_a_vocabulary_elsewhere_is_named_by_its_flag(tmp_path, export, evaluate):
     folder = write_model(tmp_path / "m", "LCQMC")
     elsewhere = (folder / "vocab.txt").rename(tmp_path / "other.txt")
@@ -283,4 +420,5 @@ def test_a_piece_by_its_number_and_options_of_a_kind():
     assert (spm.piece(2), spm.piece(3)) == ("[CLS]", "[SEP]")
     assert not is_description({"kind": "wordpiece", "options": {"remove_space": True}})
     assert is_description({"kind": "wordpiece", "options": {}})
-    assert not is_description({"kind": "wordpiece", "options": {"added_tokens": {}}})
+    assert is_description({"kind": "wordpiece", "options": {"exact_tokens": {"<url>": 9}}})
+    assert not is_description({"kind": "spm", "options": {"exact_tokens": {}}})

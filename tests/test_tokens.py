@@ -115,6 +115,11 @@ def test_the_installed_transformers_writes_what_is_read(tmp_path):
         assert ours.encode(case["text"], 4)[0] == cut
 
 
+def test_of_added_tokens_that_begin_alike_the_longest_is_found():
+    tokenizer = spm.SentencePiece(SPM.read_bytes(), added_tokens={"<a": 19_000, "<a>b": 19_001})
+    assert tokenizer.encode("<a>b <a").ids[1:-1] == [19_001, 19_000]
+
+
 def test_the_name_of_a_special_token_is_text_for_spm_and_the_token_for_json(saved_by):
     """docs/albert_pytorch.md says so."""
     spm = checkpoint.load(saved_by("4.46.3/spm")).tokenizer.load()
@@ -320,7 +325,7 @@ def test_the_reference_tokenizes_by_the_code_that_knows_how(saved_by, tiny, tmp_
     """By albert_pytorch where there is a checkout, by transformers where there is a tokenizer.json,
     else by our own code."""
     stub = ROOT / "tests" / "stub_upstream"
-    own = "albert_aie/text.py, whose ids are tested against albert_pytorch's"
+    own = "albert_aie/text.py, not compared with other code"
     for folder, upstream_dir, who in (
         (tiny, stub, f"albert_pytorch in {stub}"),
         (tiny, tmp_path, own),
