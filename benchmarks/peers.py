@@ -91,6 +91,9 @@ def run(args):
         print("note        the machine is not quiet: read the ratios, not the rates")
     with tempfile.TemporaryDirectory() as folder, ended_as_by_the_keyboard():
         specs, whole["notes"] = plan.engines(args, Path(folder))
+        for made in {spec.made_from["folder"] for spec in specs if spec.kind == "pipeline"}:
+            note = plan.note_on_ids(made, plan.load(args.pth_dir)[1], sentences)
+            whole["notes"] += [note] if note else []
         for note in whole["notes"]:
             print(f"note        {note}")
         workers = [job.Worker(spec) for spec in specs]

@@ -176,6 +176,24 @@ def hugging_face_folder(args, folder):
     return str(made)
 
 
+def note_on_ids(folder, tokenizer, sentences):
+    """What is said where the tokenizer that transformers makes of its folder splits sentences
+    otherwise than ours; None where it does not."""
+    import transformers
+
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    differing = sum(
+        list(theirs(text)["input_ids"]) != list(tokenizer.encode(text, LENGTH).ids)
+        for text in sentences
+    )
+    if not differing:
+        return None
+    return (
+        f"transformers' tokenizer gives other ids than ours for {differing} of {len(sentences)} "
+        "sentences"
+    )
+
+
 def export(args, folder, engine):
     """Path of the file that export_albert_aie.py writes; made once for all that run it."""
     flags = []

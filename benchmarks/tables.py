@@ -68,7 +68,8 @@ def run(args):
         write_readmes(args.readme, dict(zip(README, rows)))
     else:
         raise UserError(
-            f"{' '.join(args.readings)}: nothing was measured end to end or as typed; run all settings"
+            f"{' '.join(args.readings)}: nothing was measured end to end or as typed; run all "
+            "settings"
         )
     return 0
 

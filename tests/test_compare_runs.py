@@ -252,8 +252,8 @@ def test_runs_that_cannot_be_compared(evaluated, compared, tmp_path):
     edit(new, digests={**result["digests"], "data": "0" * 64})
     assert refused(compared(old, new), "other sentences or labels; compare runs on the same data")
     edit(new, schema_version=None)
-    assert refused(compared(old, new), "schema version None, this program reads 2")
-    edit(new, schema_version=2, digests=result["digests"])
+    assert refused(compared(old, new), "schema version None, this program reads 3")
+    edit(new, schema_version=3, digests=result["digests"])
     whole = json.loads((new / "eval.json").read_text(encoding="utf-8"))
     del whole["streams"], whole["machine"]
     (new / "eval.json").write_text(json.dumps(whole), encoding="utf-8")

@@ -14,6 +14,7 @@ from albert_aie.tasks import SST2
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import cells  # noqa: E402
+import sweep_page  # noqa: E402
 
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
 EVIL = '<script>alert("x")</script><b>&amp;'
@@ -152,16 +153,16 @@ def evaluation(precision, batch_size, length, speed, value, padding=0.5):
 
 
 def swept():
-    """A sweep of two precisions, plain and packed, two batch sizes, one of them failed."""
+    """A sweep of two precisions, padded and chosen rows, two batch sizes, one of them failed."""
     results = []
     for precision, speed, value in (("fp32", 20, 0.8), ("int8", 30, 0.79)):
-        for rows in ("plain", "packed"):
+        for rows in ("padded", "chosen"):
             for batch_size in (1, 8):
                 cell = [precision, rows, 64, batch_size]
                 each = [evaluation(precision, batch_size, 64, speed + i, value) for i in (0, 2)]
                 comparison = {"passed": True, "reference_value": 0.8, "sentences": 10}
                 results.append({"cell": cell, "evaluations": each, "comparison": comparison})
-    results[-1] = {"cell": ["int8", "packed", 64, 8], "error": f"no memory {EVIL}"}
+    results[-1] = {"cell": ["int8", "chosen", 64, 8], "error": f"no memory {EVIL}"}
     machine = {
         "cpu": "EPYC",
         "cores": 2,
@@ -178,13 +179,13 @@ def table_of(everything):
 
 def test_the_page_of_a_sweep():
     everything = swept()
-    text = page.of_sweep(everything, table_of(everything))
+    text = sweep_page.of_sweep(everything, table_of(everything))
     assert outside(text) == [] and EVIL not in text and text.count("<svg") == 4
-    assert text.count("<tr><td>") == 7 and "int8 packed 64 8" in text and "no memory" in text
-    for words in ("fp32 plain 64", "int8 packed 64", "batch size, rows", "sentences a second"):
+    assert text.count("<tr><td>") == 7 and "int8 chosen 64 8" in text and "no memory" in text
+    for words in ("fp32 padded 64", "int8 chosen 64", "batch size, rows", "sentences a second"):
         assert words in text
     nothing = {**everything, "results": everything["results"][-1:]}
-    assert "<svg" not in page.of_sweep(nothing, table_of(nothing))
+    assert "<svg" not in sweep_page.of_sweep(nothing, table_of(nothing))
 
 
 def test_what_the_plots_of_a_sweep_show():
@@ -193,15 +194,15 @@ def test_what_the_plots_of_a_sweep_show():
 
     done = [result for result in swept()["results"] if "error" not in result]
     figure, axes = pyplot.subplots(1, 2)
-    plots.throughput(axes[0], done)
+    sweep_page.throughput(axes[0], done)
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes[0].get_lines()}
-    assert drawn["fp32 plain 64"] == [[1, 21], [8, 21]] and drawn["int8 packed 64"] == [[1, 31]]
+    assert drawn["fp32 padded 64"] == [[1, 21], [8, 21]] and drawn["int8 chosen 64"] == [[1, 31]]
     styles = {
         line.get_label(): (line.get_color(), line.get_marker(), line.get_linestyle())
         for line in axes[0].get_lines()
     }
     assert len(set(styles.values())) == len(styles) == 4
-    plots.tradeoff(axes[1], done)
+    sweep_page.tradeoff(axes[1], done)
     gates = sorted(line.get_ydata()[0] for line in axes[1].get_lines())
     assert gates == pytest.approx([0.8 - 0.005, 0.8 - 1e-4])
     points = [tuple(xy) for mark in axes[1].collections for xy in mark.get_offsets().tolist()]
@@ -220,7 +221,7 @@ def test_a_gate_is_drawn_of_each_reference_and_of_the_same_sentences_only():
     for result, change in zip(done, changes):
         result["comparison"].update(change)
     figure, axes = pyplot.subplots(1, 2)
-    plots.tradeoff(axes[0], done[:3])
+    sweep_page.tradeoff(axes[0], done[:3])
     gates = sorted(line.get_ydata()[0] for line in axes[0].get_lines())
     assert gates == pytest.approx([-1e-4, 0.7 - 1e-4])
     int8 = [result for result in swept()["results"] if result["cell"][0] == "int8"][:2]
@@ -228,11 +229,11 @@ def test_a_gate_is_drawn_of_each_reference_and_of_the_same_sentences_only():
     done[3]["evaluations"][0]["metrics"] = {"accuracy": 0.6}
     for result in (*done, *int8):
         result.pop("comparison", None)
-    plots.tradeoff(axes[1], [*done[2:], *int8])
+    sweep_page.tradeoff(axes[1], [*done[2:], *int8])
     gates = sorted(line.get_ydata()[0] for line in axes[1].get_lines())
     assert gates == pytest.approx([0.6 - 1e-4, 0.8 - 0.005, 0.8 - 1e-4])
     int8[0]["cell"][2] = int8[1]["cell"][2] = 256
-    plots.tradeoff(axes[1], int8)
+    sweep_page.tradeoff(axes[1], int8)
     assert len(axes[1].get_lines()) == len(gates)
     pyplot.close(figure)
 
@@ -241,7 +242,7 @@ def test_the_bars_of_padding_add_up_to_the_row():
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots()
-    plots.padding(axes, [("plain", evaluation("fp32", 1, 64, 1, 1, padding=0.75))])
+    plots.padding(axes, [("padded", evaluation("fp32", 1, 64, 1, 1, padding=0.75))])
     tokens, empty = (bars.patches[0] for bars in axes.containers)
     assert (tokens.get_width(), empty.get_x(), empty.get_width()) == (16, 16, 48)
     pyplot.close(figure)
@@ -263,7 +264,7 @@ def test_a_page_in_a_browser(tmp_path):
     service = webdriver.chrome.service.Service(driver)
     everything = swept()
     file = tmp_path / "report.html"
-    file.write_text(page.of_sweep(everything, table_of(everything)), encoding="utf-8")
+    file.write_text(sweep_page.of_sweep(everything, table_of(everything)), encoding="utf-8")
     with webdriver.Chrome(options=options, service=service) as chrome:
         chrome.get(file.as_uri())
         find = chrome.find_elements
