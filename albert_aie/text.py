@@ -51,7 +51,6 @@ SWITCHES = {
     "json": (),
     "wordpiece": ("do_lower_case", "special_tokens"),
 }
-TOKENS = {"spm": ("added_tokens",), "json": (), "wordpiece": ("added_tokens", "exact_tokens")}
 
 
 def disagreement(file, sentences):

@@ -57,7 +57,7 @@ def rates(result, name):
     return [e["samples_per_second"][name] for e in result["evaluations"]]
 
 
-def told(result):
+def describe(result):
     """A finished cell in a few words."""
     if "error" in result:
         return f"failed ({result['error']})"

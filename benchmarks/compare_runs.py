@@ -24,6 +24,7 @@ from albert_aie.metrics import METRICS  # noqa: E402
 CHANCE = 0.05  # a difference that is less likely than this by chance is called one
 LOSS = 0.005  # of a metric for which there is no test: the gate of reduced precisions
 RESAMPLES = 2000
+SHAPE = ("batch_size", "max_seq_length", "slots")
 KINDS = {False: "sent whole batches", True: "sent one sentence at a time"}
 # What is named where it differs: the path to it in eval.json.
 FACTS = [("digests", name) for name in ("file", "checkpoint", "tokenizer")]
@@ -129,11 +130,7 @@ def lines(old, new):
     yield "changed", "\n".join(changes(old.result, new.result)) or "nothing but what was measured"
     yield from quality(old, new)
     yield "throughput", "\n".join(speed(old.result, new.result))
-    single = "one_at_a_time" in old.result
-    before, after = (run.result.get("one_at_a_time", run.result) for run in (old, new))
-    before, after = before["latency_ms"], after["latency_ms"]
-    shown = [f"{p} {before[p]:.1f} -> {after[p]:.1f}" for p in ("p50", "p99")]
-    yield "latency", f"{', '.join(shown)} ms a {'sentence' if single else 'batch'}"
+    yield "latency", latency(old.result, new.result)
     peaks = [run.result["peak_memory_bytes"] for run in (old, new)]
     if None not in peaks:
         yield "memory", "peak {:.0f} -> {:.0f} MB".format(*(peak / 1e6 for peak in peaks))
@@ -153,10 +150,29 @@ def changes(old, new):
     return [f"{name}: {_brief(a)} -> {_brief(b)}" for name, a, b in found if a != b]
 
 
+def latency(old, new):
+    """Percentiles of what was timed. Batches of unlike shapes are not compared with one another:
+    then it is the median of each shape that both runs computed."""
+    if "one_at_a_time" in old or shapes(old) == shapes(new):
+        what = "sentence" if "one_at_a_time" in old else "batch"
+        before, after = (run.get("one_at_a_time", run)["latency_ms"] for run in (old, new))
+        shown = [f"{p} {before[p]:.1f} -> {after[p]:.1f}" for p in ("p50", "p99")]
+        return f"{', '.join(shown)} ms a {what}"
+    medians = [
+        {tuple(each[name] for name in SHAPE): each["forward_ms"]["p50"] for each in run["shapes"]}
+        for run in (old, new)
+    ]
+    common = [shape for shape in medians[0] if shape in medians[1]]
+    shown = [
+        "p50 {:.1f} -> {:.1f} ms a batch of {} x {}".format(*(of[shape] for of in medians), *shape)
+        for shape in common
+    ]
+    return "\n".join(shown) or "of batches of unlike shapes: not compared"
+
+
 def shapes(result):
     """[batches, rows, tokens, sentences a row] of every shape that was computed."""
-    names = ("batches", "batch_size", "max_seq_length", "slots")
-    return [[each[name] for name in names] for each in result["shapes"]]
+    return [[each[name] for name in ("batches", *SHAPE)] for each in result["shapes"]]
 
 
 def describe(result):

@@ -130,7 +130,8 @@ class Transformers(Peer):
 
 
 class Pipeline:
-    """transformers.pipeline, as its documentation types it."""
+    """transformers.pipeline, as its documentation types it. `sentences` has the probability of the
+    predicted class alone."""
 
     def __init__(self, spec):
         import transformers
@@ -272,9 +273,13 @@ class Ours:
         self.config = self.saved.manifest["config"]
 
     def sentences(self, texts):
+        if self.spec.typed:  # what README's seven lines give: labels and probabilities
+            return numpy.array([list(a.probabilities.values()) for a in self.classify(texts)])
         return self.classify.evaluate(texts, warmup=0).logits
 
     def one(self, text):
+        if self.spec.typed:
+            return self.sentences([text])
         return self.classify.evaluate([text], warmup=0, rows=SINGLE).logits
 
     def dense(self, batch_size):

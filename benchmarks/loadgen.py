@@ -51,7 +51,7 @@ SCENARIOS = {
 def parse_args(argv):
     parser = arguments.Parser(__doc__)
     add = parser.add_argument
-    add("--aie_model_dir", nargs="+", required=True, metavar="FILE.pt", help="as run_aie_eval.py")
+    add("--aie_model_dir", required=True, metavar="FILE.pt", help="the exported file")
     add("--data_dir", required=True, help="the task's folder")
     add("--scenarios", nargs="+", choices=tuple(SCENARIOS), default=list(SCENARIOS))
     add("--seconds", type=arguments.at_least(1), default=60, help="of a run (default: 60)")
@@ -61,7 +61,7 @@ def parse_args(argv):
 
 def run(args):
     need("loadgen.py:", "mlperf_loadgen", "mlcommons-loadgen")
-    saved = artifact.open_all(args.aie_model_dir)
+    saved = artifact.open_all([args.aie_model_dir])
     examples = datasets.read(args.data_dir, "dev", saved.task).for_model(saved.classes())
     if examples.labels is None or saved.task.regression:
         raise UserError(f"{args.data_dir}: the accuracy log needs classes as labels")

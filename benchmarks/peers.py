@@ -99,8 +99,9 @@ def run(args):
         print("note        the machine is not quiet: read the ratios, not the rates")
     with tempfile.TemporaryDirectory() as folder, ended_as_by_the_keyboard():
         specs, whole["notes"] = plan.engines(args, Path(folder))
-        if any(spec.kind == "pipeline" for spec in specs):
-            whole["notes"].append(plan.note_other_ids(args, Path(folder), sentences))
+        for made in {spec.made_from["folder"] for spec in specs if spec.kind == "pipeline"}:
+            note = plan.note_on_ids(made, plan.load(args.pth_dir)[1], sentences)
+            whole["notes"] += [note] if note else []
         for note in whole["notes"]:
             print(f"note        {note}")
         if not specs:

@@ -176,15 +176,22 @@ def hugging_face_folder(args, folder):
     return str(made)
 
 
-def note_other_ids(args, folder, sentences):
-    """What transformers' own tokenizer makes of the sentences, where that is not what the
-    checkpoint was trained on."""
+def note_on_ids(folder, tokenizer, sentences):
+    """What is said where the tokenizer that transformers makes of its folder splits sentences
+    otherwise than ours; None where it does not."""
     import transformers
 
-    theirs = transformers.AutoTokenizer.from_pretrained(hugging_face_folder(args, folder))
-    own = load(args.pth_dir)[1]
-    others = sum(theirs(s)["input_ids"] != own.encode(s, LENGTH).ids for s in sentences)
-    return f"the pipeline's tokenizer gives other ids in {others} of {len(sentences)} sentences"
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    differing = sum(
+        list(theirs(text)["input_ids"]) != list(tokenizer.encode(text, LENGTH).ids)
+        for text in sentences
+    )
+    if not differing:
+        return None
+    return (
+        f"transformers' tokenizer gives other ids than ours for {differing} of {len(sentences)} "
+        "sentences"
+    )
 
 
 def export(args, folder, engine):

@@ -104,7 +104,7 @@ def run(args):
         if keeps:  # what was measured is kept if the next cell hangs
             save(args.output, everything)
         left = (time.monotonic() - started) / count * (len(waiting) - count)
-        said = f"{cell} {cells.told(found[cell])}, {minutes(left)}"
+        said = f"{cell} {cells.describe(found[cell])}, {minutes(left)}"
         command.note(f"{count} of {len(waiting)}: {said}")
     done = [(cell, found[cell]) for cell in wanted]
     whole = cells.table(done, cells.WHOLE)

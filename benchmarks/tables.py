@@ -21,11 +21,10 @@ from albert_aie import UserError, arguments, command  # noqa: E402
 EXECUTED = "GFLOP/s executed (of ceiling)"
 TEXT = ["engine", "sentences/s (range)", "x eager padded", "accuracy", "flips", EXECUTED]
 TEXT += ["load s", "peak MB"]
-BEGIN, END = "<!-- results: make readme -->", "<!-- end of results -->"
-TYPED = "<!-- as typed: make readme -->"
+END = "<!-- end of results -->"
 # Of each table of the READMEs the line before it, and its heads by language.
 README = {
-    TYPED: {
+    "<!-- as typed: make readme -->": {
         "en": [
             "as typed",
             "sentences/s",
@@ -37,7 +36,7 @@ README = {
         ],
         "zh": ["照文档输入", "句/秒", "我们的倍数", "单句毫秒", "我们的倍数", "准确率", "翻转"],
     },
-    BEGIN: {
+    "<!-- results: make readme -->": {
         "en": ["engine", "sentences/s", "x eager padded", "x best peer", "accuracy", "flips"],
         "zh": ["端到端", "句/秒", "× 基线", "× 最好的同类", "准确率", "翻转"],
     },
@@ -69,8 +68,8 @@ def run(args):
         write_readmes(args.readme, dict(zip(README, rows)))
     else:
         raise UserError(
-            f"{' '.join(args.readings)}: nothing was measured end to end or as typed; run "
-            "all settings"
+            f"{' '.join(args.readings)}: nothing was measured end to end or as typed; run all "
+            "settings"
         )
     return 0
 
@@ -94,7 +93,7 @@ def as_typed(report):
     rows = typed_rows(report)
     if rows:
         yield "\nAs typed: SST-2 dev, text to label, each by its own defaults\n"
-        *heads, load, peak = *README[TYPED]["en"], "load s", "peak MB"
+        *heads, load, peak = *README[next(iter(README))]["en"], "load s", "peak MB"
         yield from head([*heads, load, peak])
         for engine, (_, line) in zip(typed(report), rows.values()):
             yield f"{line} {engine['load']:.1f} | {engine['memory']:.0f} |"
@@ -272,7 +271,7 @@ def write_readmes(paths, blocks):
     for path in map(Path, paths):
         lines = path.read_text(encoding="utf-8").split("\n")
         for begin, rows in blocks.items():
-            if rows and (lines.count(begin) != 1 or END not in lines[lines.index(begin) :]):
+            if lines.count(begin) != 1 or END not in lines[lines.index(begin) :]:
                 raise UserError(f"{path}: the rows need a line {begin} and a line {END} below it")
             if rows:
                 start = lines.index(begin) + 1

@@ -306,7 +306,7 @@ def test_the_published_batch_sizes_in_one_sweep(tiny, sentences):
     given = {"backend": "aie", "graph": "fused", "pth_dir": tiny, "data_dir": sentences}
     run = script("benchmarks/sweep", max_seq_length=32, no_compare=True, **given)
     assert run.code == 0, run.out + run.err
-    rows = [line.split()[2] for line in run.out.splitlines() if line.startswith("fp16 plain ")]
+    rows = [line.split()[2] for line in run.out.splitlines() if line.startswith("fp16 padded ")]
     assert rows == ["1", "4", "8", "16", "32", "64"]
     assert "aie on npu:0" in run.out and "11 of 11 sentences scored in each" in run.out
     assert "predictions identical between cells" in run.out

@@ -1,12 +1,12 @@
 """benchmarks/: figures from readings made by hand, a run of a few engines, and the sweep."""
 
-import copy
 import json
 import os
 import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -50,7 +50,6 @@ def hand_made():
         "packed": {"8": {"seconds": [0.55, 0.55], "flops": 36e9}},
         "peer": {"8": {"seconds": [1.0, 2.0], "flops": 40e9}},
     }
-    shape = {"packed": True, "batch_size": 3, "streams": 2}
     ceiling = {**engine("ceiling"), "end_to_end": second}
     return {
         "nominal_flops_per_row": 5e9,
@@ -62,9 +61,9 @@ def hand_made():
             engine("openvino", text=([40.0, 80.0], 80, 900e9, 60, 1), sorted=True, streams=1),
             engine("ours", dense=full_rows["plain"]),
             engine("ours", packed=True, dense=full_rows["packed"]),
-            engine("ours", text=([10.0, 10.0], 80, 800e9, 59, 2), **shape),
-            engine("ours", text=([20.0, 20.0], 80, 800e9, 59, 2), packed=True),
-            engine("ours", "bf16", text=([5.0, 5.0], 80, 800e9, 58, None), **shape),
+            engine("ours", text=([10.0, 10.0], 80, 800e9, 59, 2), streams=2),
+            engine("ours", text=([20.0, 20.0], 80, 800e9, 59, 2), streams=1),
+            engine("ours", "bf16", text=([5.0, 5.0], 80, 800e9, 58, None)),
             ceiling,
         ],
     }
@@ -128,12 +127,80 @@ def test_the_table_of_single_sentences_by_hand():
     assert "Summary" not in lines
 
 
+def typed(kind, seconds, single, **fields):
+    """An engine that was run by its own defaults, over 80 sentences in two rounds."""
+    made = {"seconds": seconds, "single": single, "sentences": 80, "every": 1}
+    made.update(predictions=[1] * 80, correct=60, flips=1)
+    return {**engine(kind, fields.pop("precision", "fp32"), **fields), "as_typed": made}
+
+
+def all_typed():
+    """Ours takes 10 and 20 s for all and 20 and 20 ms for a text; the pipeline 40 and 40 s and
+    40 and 80 ms; OpenVINO 20 and 20 s and 10 and 10 ms."""
+    engines = [
+        typed("ours", [10.0, 20.0], [0.02, 0.02], precision="default"),
+        typed("pipeline", [40.0, 40.0], [0.04, 0.08]),
+        typed("openvino", [20.0, 20.0], [0.01, 0.01]),
+    ]
+    return {"engines": engines, "nominal_flops_per_row": 5e9, "sentences_per_row": 4.5}
+
+
+TYPED_ROWS = [
+    "| pipeline fp32 | 2.0 | 3.00 [2.00, 4.00] | 60.0 | 3.00 [2.00, 4.00] | 60/80 | 1 |",
+    "| openvino fp32 | 4.0 | 1.50 [1.00, 2.00] | 10.0 | 0.50 [0.50, 0.50] | 60/80 | 1 |",
+    "| **ours default** | 6.0 | - | 20.0 | - | 60/80 | 1 |",
+]
+
+
+def test_the_table_of_engines_as_typed_by_hand():
+    """It stands first; the ratio is how many times as fast ours is, paired within a round."""
+    text = tables.tables({**hand_made(), "engines": [*hand_made()["engines"], *typed_engines()]})
+    lines = [line for line in text.split("\n") if line.startswith("| ")]
+    assert lines[0].startswith("| as typed | sentences/s | ours is | one text, ms | ours is |")
+    assert lines[2:5] == [f"{line} 1.2 | 700 |" for line in TYPED_ROWS]
+    assert lines[5].startswith("| engine | sentences/s (range)")
+    assert "As typed" not in tables.tables(hand_made())
+
+
+def test_without_ours_there_is_no_ratio_of_what_was_typed():
+    report = all_typed()
+    del report["engines"][0]
+    first = next(iter(tables.typed_rows(report).values()))[1]
+    assert first == "| pipeline fp32 | 2.0 | - | 60.0 | - | 60/80 | 1 |"
+
+
+def test_of_two_runs_a_row_is_that_of_the_slower_one(tmp_path, capsys):
+    """Ours is slower in the second run, OpenVINO in the first, each with its run's ratio."""
+    second = all_typed()
+    second["engines"][0]["as_typed"].update(seconds=[20.0, 20.0])
+    second["engines"][2]["as_typed"].update(seconds=[10.0, 10.0])
+    files, readme = [tmp_path / "1.json", tmp_path / "2.json"], tmp_path / "README.md"
+    for file, report in zip(files, (all_typed(), second)):
+        file.write_text(json.dumps(report))
+    for order in (files, files[::-1]):
+        readme.write_text(page_of("old"))
+        assert script(tables, *order, "--readme", readme) == 0
+        rows = {line.split(" | ")[0]: line for line in readme.read_text().split("\n")}
+        assert rows["| openvino fp32"] == TYPED_ROWS[1]
+        assert rows["| **ours default**"].startswith("| **ours default** | 4.0 | - |")
+
+
+def typed_engines():
+    return all_typed()["engines"]
+
+
+def page_of(rows):
+    """A README with both pairs of markers around some rows."""
+    blocks = [f"{begin}\n{rows}\n{tables.END}" for begin in tables.README]
+    return "\n".join(["above", *blocks, "below", ""])
+
+
 def test_no_figure_hangs_on_the_words_of_a_label():
     def cells(label):
         report = hand_made()
         for entry in report["engines"]:
             entry["label"] = label or entry["label"]
-        lines = [*tables.tables(report).split("\n"), *tables.readme_rows(report)]
+        lines = tables.tables(report).split("\n")
         return [line.split("|")[2:] for line in lines if line.startswith("| ")]
 
     for label in ("ours int8, packed 3 x 64", "OpenVINO bf16, sorted", "ceiling fp32", "?"):
@@ -181,12 +248,12 @@ def bench(tmp_path):
 
 
 def test_the_rows_of_the_readmes(tmp_path, bench, capsys):
+    """The table of what is typed comes first; one without readings stays as it is."""
     english, chinese = tmp_path / "README.md", tmp_path / "README.zh-CN.md"
     for file in (english, chinese):
-        file.write_text(
-            f"above\n{tables.BEGIN}\nold\nrows\n{tables.END}\nbelow\n", encoding="utf-8"
-        )
+        file.write_text(page_of("old"), encoding="utf-8")
     assert script(tables, bench, "--readme", english, chinese) == 0
+    typed_begin, begin = tables.README
     rows = [
         "| --- | --- | --- | --- | --- | --- |",
         "| transformers fp32, batch 8 | 0.8 | 1.00 [1.00, 1.00] | - | 8/10 | 0 |",
@@ -197,51 +264,28 @@ def test_the_rows_of_the_readmes(tmp_path, bench, capsys):
         "",
     ]
     head = "| engine | sentences/s | x eager padded | x best peer | accuracy | flips |"
-    assert english.read_text().split("\n") == ["above", tables.BEGIN, head, *rows]
+    above = ["above", typed_begin, "old", tables.END, begin]
+    assert english.read_text().split("\n") == [*above, head, *rows]
     lines = chinese.read_text(encoding="utf-8").split("\n")
-    assert "句/秒" in lines[2] and lines[3:] == rows
+    assert "句/秒" in lines[5] and lines[6:] == rows
     before = english.read_text()
     assert script(tables, bench, "--readme", english) == 0 and english.read_text() == before
+    bench.write_text(json.dumps(all_typed()))
+    assert script(tables, bench, "--readme", english, chinese) == 0
+    lines = english.read_text().split("\n")
+    assert lines[4:7] == TYPED_ROWS and lines[8:] == [begin, head, *rows]
+    assert "照文档输入" in chinese.read_text(encoding="utf-8")
 
 
-def typed(kind, label, seconds, single, correct=60, flips=1):
-    """An engine by its own defaults: 80 texts, two rounds."""
-    made = {"seconds": seconds, "single": single, "sentences": 80, "every": 1}
-    made.update(correct=correct, flips=flips)
-    return {**engine(kind), "label": label, "as_typed": made}
-
-
-def test_the_table_of_engines_as_typed_by_hand():
-    """Ours takes 2 and 4 s for 80 texts, 30 and 20 in medians of rates; the pipeline 8 and 8: 4 and
-    2 times as long. A text alone: 10 and 10 ms against 50 and 20."""
-    engines = [
-        typed("ours", "ours as typed", [2.0, 4.0], [0.01, 0.01], 59, 2),
-        typed("pipeline", "pipeline, 32", [8.0, 8.0], [0.05, 0.02]),
-    ]
-    report = {"engines": engines, "nominal_flops_per_row": 5e9, "sentences_per_row": 4.5}
-    lines = tables.tables(report).split("\n")
-    assert lines[-2:] == [
-        "| pipeline, 32 | 10.0 | 3.00 [2.00, 4.00] | 35.0 | 3.50 [2.00, 5.00] | 60/80 | 1 | 1.2 "
-        "| 700 |",
-        "| **ours as typed** | 30.0 | - | 10.0 | - | 59/80 | 2 | 1.2 | 700 |",
-    ]
-
-
-def test_the_readmes_quote_the_slower_of_two_runs(tmp_path, capsys):
-    """Row by row: the first run of the pipeline, the second of ours."""
-    files, readme = [tmp_path / "1.json", tmp_path / "2.json"], tmp_path / "README.md"
-    for file, ours, pipeline in zip(files, (2.0, 4.0), (16.0, 8.0)):
-        engines = [
-            typed("ours", "ours as typed", [ours] * 2, [0.01] * 2),
-            typed("pipeline", "pipeline, 32", [pipeline] * 2, [0.05] * 2),
-        ]
-        report = {"engines": engines, "nominal_flops_per_row": 5e9, "sentences_per_row": 4.5}
-        file.write_text(json.dumps(report))
-    readme.write_text(f"{tables.TYPED}\nold\n{tables.END}\n{tables.BEGIN}\nkept\n{tables.END}\n")
-    assert script(tables, *files, "--readme", readme) == 0
-    rows = [line.split(" | ")[:2] for line in readme.read_text().split("\n") if "|" in line][2:]
-    assert rows == [["| pipeline, 32", "5.0"], ["| **ours as typed**", "20.0"]]
-    assert "kept" in readme.read_text()
+def test_the_readmes_of_this_repository_have_a_place_for_each_table(tmp_path, bench, capsys):
+    copies = [tmp_path / name for name in ("README.md", "README.zh-CN.md")]
+    for copied in copies:
+        copied.write_bytes((ROOT / copied.name).read_bytes())
+    assert script(tables, bench, "--readme", *copies) == 0
+    for copied in copies:
+        text = copied.read_text(encoding="utf-8")
+        places = [text.index(begin) for begin in tables.README]
+        assert places == sorted(places) and "| **ours bf16** | 16.0 |" in text[places[1] :]
 
 
 def test_the_picture_shows_the_medians_and_their_accuracy(tmp_path, bench, capsys):
@@ -274,7 +318,7 @@ def test_the_picture_shows_the_medians_and_their_accuracy(tmp_path, bench, capsy
     "plot, words",
     [
         ("throughput", ("batch size, rows", "sentences a second", "fp32 padded 64")),
-        ("latency", ("batch size, rows", "milliseconds a batch", "int8 packed 64")),
+        ("latency", ("batch size, rows", "milliseconds a batch", "int8 chosen 64")),
         ("accuracy", ("accuracy", "sentences a second, end to end", "int8 padded")),
     ],
 )
@@ -308,15 +352,21 @@ def test_a_picture_of_nothing_is_refused_and_the_old_one_kept(tmp_path, capsys, 
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["", f"{tables.BEGIN}\n", f"{tables.END}\n{tables.BEGIN}\n"])
-def test_a_readme_without_its_markers_is_named_and_none_is_written(tmp_path, bench, capsys, text):
-    good, bad = tmp_path / "README.md", tmp_path / "OTHER.md"
-    good.write_text(f"{tables.BEGIN}\n{tables.END}\n")
-    bad.write_text(text)
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("wrong", ["", "{begin}\n{begin}"])
+def test_a_readme_without_its_markers_is_named_and_none_is_written(
+    tmp_path, bench, capsys, wrong, number
+):
+    good, bad, begin = tmp_path / "README.md", tmp_path / "OTHER.md", list(tables.README)[number]
+    good.write_text(page_of("old"))
+    bad.write_text(page_of("old").replace(begin, wrong.format(begin=begin)))
+    before = bad.read_text()
     assert script(tables, bench, "--readme", good, bad) == 2
     error = capsys.readouterr().err
-    assert str(bad) in error and tables.BEGIN in error and error.count("\n") == 1
-    assert good.read_text() == f"{tables.BEGIN}\n{tables.END}\n" and bad.read_text() == text
+    assert str(bad) in error and begin in error and error.count("\n") == 1
+    bad.write_text(page_of("old").replace(tables.END, ""))
+    assert script(tables, bench, "--readme", good, bad) == 2
+    assert good.read_text() == page_of("old") and before.count(begin) != 1
 
 
 def test_readings_without_sentences_leave_the_readme_as_it_is(tmp_path, bench, capsys):
@@ -324,8 +374,8 @@ def test_readings_without_sentences_leave_the_readme_as_it_is(tmp_path, bench, c
     report["engines"] = [e for e in report["engines"] if "end_to_end" not in e]
     bench.write_text(json.dumps(report))
     readme = tmp_path / "README.md"
-    readme.write_text(f"{tables.BEGIN}\nold\n{tables.END}\n")
-    assert script(tables, bench, "--readme", readme) == 2 and "old" in readme.read_text()
+    readme.write_text(page_of("old"))
+    assert script(tables, bench, "--readme", readme) == 2 and readme.read_text() == page_of("old")
     assert script(tables, bench) == 0 and "dense batch 8 fp32" in capsys.readouterr().out
 
 
@@ -362,37 +412,18 @@ def test_a_small_run_end_to_end(tmp_path, tiny, sst2, capsys):
         assert len(entry["seconds"]) == 2 and entry["flips"] == 0 and entry["flops"] > 0
     assert openvino["end_to_end"]["correct"] == ours["end_to_end"]["correct"]
     assert (padded["end_to_end"]["sentences"], ours["end_to_end"]["sentences"]) == (8, 64)
-    per_sentence = [e["end_to_end"]["flops"] / e["end_to_end"]["sentences"] for e in engines[::2]]
-    assert per_sentence[1] < per_sentence[0] / 3
-    for engine in (ours, packed):
-        assert list(engine["dense"]) == ["2"] and len(engine["dense"]["2"]["seconds"]) == 2
-    assert ours["dense"]["2"]["flops"] < packed["dense"]["2"]["flops"]
+    each = [e["end_to_end"]["flops"] / e["end_to_end"]["sentences"] for e in (padded, ours)]
+    assert each[1] < each[0] / 3
+    for entry in (ours, packed):
+        assert list(entry["dense"]) == ["2"] and len(entry["dense"]["2"]["seconds"]) == 2
     assert "end_to_end" not in packed
     assert "end to end fp32: ours fp32" in printed and "dense batch 2 fp32: ours" in printed
     assert script(tables, output) == 0 and capsys.readouterr().out.strip() in printed
 
 
 @pytest.mark.slow
-def test_a_small_run_as_typed(tmp_path, tiny, sst2, capsys):
-    """Every kind of engine by its own defaults; those that are given our ids predict alike."""
-    pytest.importorskip("openvino"), pytest.importorskip("onnxruntime")
-    if not hasattr(torch, "float8_e4m3fn"):
-        pytest.skip("OpenVINO's converter and transformers' masks do not fit on torch 2.0")
-    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", 24, "--settings", "as_typed"]
-    assert script(peers, *flags, "--rounds", 2, "--output", tmp_path / "bench.json") == 0
-    printed, whole = capsys.readouterr().out, json.loads((tmp_path / "bench.json").read_text())
-    kinds = [entry["kind"] for entry in whole["engines"]]
-    assert kinds == ["pipeline", "pipeline", "onnxruntime", "openvino", "ours"]
-    for engine in whole["engines"]:
-        entry = engine["as_typed"]
-        assert len(entry["seconds"]) == len(entry["single"]) == 2 and entry["sentences"] == 24
-        assert entry["flips"] == 0 or engine["kind"] != "onnxruntime"
-    assert "| **ours as typed** |" in printed and "other ids in" in " ".join(whole["notes"])
-
-
-@pytest.mark.slow
 def test_a_small_run_of_single_sentences(tmp_path, tiny, sst2, capsys):
-    """Every kind of engine; All predict alike."""
+    """Every kind of engine. All predict alike."""
     pytest.importorskip("openvino"), pytest.importorskip("onnxruntime")
     if not hasattr(torch, "float8_e4m3fn"):
         pytest.skip("OpenVINO's converter and transformers' masks do not fit on torch 2.0")
@@ -407,6 +438,41 @@ def test_a_small_run_of_single_sentences(tmp_path, tiny, sst2, capsys):
         assert len(entry["mean"]) == 2 and entry["p50"][0] <= entry["p90"][0]
         assert entry["sentences"] == 24 and entry["flips"] == 0
     assert "one at a time, mean, fp32: ours fp32 /" in printed
+
+
+@pytest.mark.slow
+def test_a_small_run_of_engines_as_typed(tmp_path, tiny, sst2, capsys):
+    """Each by its own defaults predicts the same."""
+    pytest.importorskip("openvino"), pytest.importorskip("onnxruntime")
+    if not hasattr(torch, "float8_e4m3fn"):
+        pytest.skip("OpenVINO's converter and transformers' masks do not fit on torch 2.0")
+    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", 24, "--settings", "as_typed"]
+    assert script(peers, *flags, "--rounds", 2, "--output", tmp_path / "bench.json") == 0
+    printed = capsys.readouterr().out
+    engines = json.loads((tmp_path / "bench.json").read_text())["engines"]
+    kinds = ["pipeline", "pipeline", "onnxruntime", "openvino", "ours"]
+    assert [entry["kind"] for entry in engines] == kinds
+    for entry in (engine["as_typed"] for engine in engines):
+        assert len(entry["seconds"]) == len(entry["single"]) == 2 and entry["sentences"] == 24
+        assert entry["flips"] == 0 and entry["seconds"][0] > entry["single"][0] > 0
+    assert "other ids than ours" not in printed and "| **ours as typed** |" in printed
+
+
+def test_ids_that_differ_are_counted(monkeypatch):
+    class Words:
+        def encode(self, text, length):
+            return SimpleNamespace(ids=[len(word) for word in text.split()])
+
+    def theirs(text):
+        return {"input_ids": [len(word) for word in text.split(",")]}
+
+    import transformers
+
+    given = SimpleNamespace(from_pretrained=lambda folder: theirs)
+    monkeypatch.setattr(transformers, "AutoTokenizer", given)
+    note = plan.note_on_ids("folder", Words(), ["one", "a b", "c d"])
+    assert "other ids than ours for 2 of 3 sentences" in note
+    assert plan.note_on_ids("folder", Words(), ["one"]) is None
 
 
 def test_an_engine_that_fails_is_named_and_the_others_are_kept(tmp_path, tiny, sst2, capsys):
@@ -450,9 +516,11 @@ class Canned(worker.Worker):
         ("dense", 8, {"a": [3.0, 5.0], "b": [4.0, 6.0]}),  # 1 and 2 warm up
         ("end_to_end", 7, {"a": [2.0, 4.0], "b": [3.0, 5.0]}),  # 1 warms up ours, the search none
         ("one_at_a_time", 8, {"a": [3.0, 5.0], "b": [4.0, 6.0]}),
+        ("as_typed", 14, {"a": [6.0, 10.0], "b": [8.0, 12.0]}),  # 1 to 4 warm up
         ("dense", 4, {}),
         ("end_to_end", 1, {}),
         ("one_at_a_time", 3, {}),
+        ("as_typed", 7, {}),
     ],
 )
 def test_a_run_that_is_ended_keeps_its_whole_rounds(
@@ -479,6 +547,7 @@ def test_a_run_that_is_ended_keeps_its_whole_rounds(
         "dense": lambda e: e["dense"]["8"]["seconds"],
         "end_to_end": lambda e: e["end_to_end"]["seconds"],
         "one_at_a_time": lambda e: e["one_at_a_time"]["p90"],
+        "as_typed": lambda e: e["as_typed"]["single"],
     }
     assert {name: lists[setting](engine) for name, engine in engines.items()} == kept
 
@@ -525,14 +594,39 @@ def test_only_the_engines_that_were_asked_for(monkeypatch, tmp_path):
         batch_sizes=[1],
         settings=["end_to_end"],
         precisions=["bf16", "int8"],
-        engines=["OpenVINO", "ours int8"],
+        engines=["OpenVINO", "ours"],
     )
     chosen, notes = plan.engines(args, tmp_path)
     assert notes == ["no bf16 here"] and {engine.precision for engine in chosen} == {"int8"}
     assert [(e.kind, e.streams) for e in chosen] == [("openvino", 1), ("openvino", 2), ("ours", 0)]
     assert chosen[0].made_from == {"pth_dir": "P", "calibration": [[2, 3]]}
-    fields = copy.deepcopy(chosen[2].fields())
-    assert (fields["packed"], fields["batch_size"], fields["typed"]) == (False, 32, False)
+    assert chosen[2].made_from == {"pth_dir": "P", "file": "file.pt"}
+    args.settings, args.engines = ["as_typed"], None
+    monkeypatch.setattr(plan, "hugging_face_folder", lambda args, folder: "folder")
+    chosen, _ = plan.engines(args, tmp_path)
+    assert [(e.kind, e.precision) for e in chosen] == [("openvino", "default"), ("ours", "default")]
+
+
+def test_the_files_that_are_exported_one_a_precision(monkeypatch, tmp_path):
+    """Dense rows, single sentences and all of them run one file; as typed no flag is given."""
+    calls = []
+
+    def export(name, *flags):
+        calls.append([flag.split("=")[0] for flag in flags])
+        folder = Path(flags[-1].split("=", 1)[1])
+        folder.mkdir(), (folder / "albert_seq128_bs32.pt").touch()
+        return {"exit_code": 0}
+
+    monkeypatch.setattr(plan, "unusable", lambda: {"fp16": "no GPU"})
+    monkeypatch.setattr(host, "script", export)
+    given = {"pth_dir": "P", "data_dir": "D", "settings": plan.SETTINGS, "engines": ["ours"]}
+    args = SimpleNamespace(precisions=["fp32", "bf16"], **given)
+    chosen, _ = plan.engines(args, tmp_path)
+    files = {(engine.precision, engine.made_from["file"]) for engine in chosen}
+    assert len(chosen) == 5 and len(files) == 3
+    own = ["--pth_dir", "--data_dir", "--save_dir"]
+    shaped = ["--backend", "--device", "--precision", *own]
+    assert calls == [own, shaped, shaped]
 
 
 @pytest.mark.parametrize(
@@ -769,8 +863,8 @@ def test_a_regression_has_no_predictions_to_agree_on(planted, tmp_path):
     assert run.code == 0 and "predictions" not in run.out
     evaluation = {"precision": "fp32"}
     done = [
-        (cells.Cell("fp32", "padded", 64, n), {"evaluations": [evaluation], "predictions": told})
-        for n, told in ((1, "0\t1"), (8, "0\t1"), (16, None))
+        (cells.Cell("fp32", "padded", 64, n), {"evaluations": [evaluation], "predictions": text})
+        for n, text in ((1, "0\t1"), (8, "0\t1"), (16, None))
     ]
     assert cells.disagreements(done) == {} and list(cells.groups(done)) == [("fp32", 64)]
     assert cells.groups(done[1:]) == {}

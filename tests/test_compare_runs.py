@@ -57,6 +57,51 @@ def test_the_interval_of_a_speed():
     assert compare_runs.spread(one, {**one, **other}, 1.0) == (1.0, 1.0)
 
 
+def run_of(*shapes, **more):
+    """What eval.json says of batches: (batches, rows, tokens, p50) of each shape."""
+    names = ("batches", "batch_size", "max_seq_length")
+    listed = [
+        {**dict(zip(names, each)), "slots": 0, "forward_ms": {"p50": each[3]}} for each in shapes
+    ]
+    return {"shapes": listed, "latency_ms": {"p50": 10.0, "p99": 20.0}, **more}
+
+
+@pytest.mark.parametrize(
+    "old, new, line",
+    [
+        ([(4, 8, 64, 5)], [(4, 8, 64, 6)], "p50 10.0 -> 10.0, p99 20.0 -> 20.0 ms a batch"),
+        (
+            [(4, 8, 64, 5.0), (1, 4, 128, 7.0)],
+            [(2, 4, 128, 8.0), (3, 8, 64, 6.0), (1, 1, 64, 1.0)],
+            "p50 5.0 -> 6.0 ms a batch of 8 x 64\np50 7.0 -> 8.0 ms a batch of 4 x 128",
+        ),
+        ([(4, 8, 64, 5)], [(4, 32, 128, 6)], "of batches of unlike shapes: not compared"),
+    ],
+)
+def test_latencies_are_those_of_the_same_shape(old, new, line):
+    assert compare_runs.latency(run_of(*old), run_of(*new)) == line
+
+
+def test_batches_are_paired_only_where_the_shapes_agree():
+    """Twice as fast in each batch, the fast ones in another place where shapes differ."""
+    old = run_of((2, 8, 64, 1), (2, 4, 128, 1), batch_latencies_ms=[10.0, 30.0, 20.0, 40.0])
+    new = {**old, "batch_latencies_ms": [5.0, 15.0, 10.0, 20.0]}
+    assert compare_runs.spread(old, new, 2.0) == pytest.approx((2.0, 2.0))
+    other = {**new, **run_of((3, 8, 64, 1), (1, 4, 128, 1))}
+    low, high = compare_runs.spread(old, other, 2.0)
+    assert low < 1.5 < 2.7 < high
+
+
+def test_runs_whose_rows_were_made_otherwise_say_so(evaluated, sentences, evaluate, compared):
+    old, new = evaluated
+    file = old.parent / "albert_seq32_bs4.pt"
+    given = {"aie_model_dir": file, "data_dir": sentences, "output_dir": old, "padded": True}
+    assert evaluate(**given).code == 0
+    run = compared(old, new)
+    assert run.code == 0 and "rows: padded -> chosen" in run.out, run.out
+    assert "shapes: 3 of 4 x 32 -> " in run.said and "ms a batch" in run.said or "unlike" in run.out
+
+
 def test_the_speed_of_sentences_one_at_a_time():
     """Of sentences, paired whatever rows they took: 10 to 20 a second."""
     old = {

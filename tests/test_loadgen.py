@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy
 from helpers import ROOT, Run, refused
@@ -53,11 +54,18 @@ def test_what_is_read_from_a_summary(tmp_path):
 
 
 def test_a_short_run_of_loadgen(tmp_path, tiny, sst2, sentences, export, capfd, monkeypatch):
-    """Every scenario through one file. One second is short, but each must be valid, and
-    its log must count what run_aie_eval.py counts."""
+    """Every scenario through one file. One second is short, but each must be valid, and its log
+    must count what run_aie_eval.py counts."""
     given = {"pth_dir": tiny, "data_dir": sst2, "save_dir": tmp_path, "backend": "torchscript"}
     assert export(batch_size=4, max_seq_length=32, **given).code == 0
-    flags = ["--aie_model_dir", tmp_path, "--data_dir", sentences, "--seconds", 1]
+    flags = [
+        "--aie_model_dir",
+        tmp_path / "albert_seq32_bs4.pt",
+        "--data_dir",
+        sentences,
+        "--seconds",
+        1,
+    ]
     flags = [*map(str, [*flags, "--output_dir", tmp_path / "logs"])]
     capfd.readouterr()
     few = loadgen.SCENARIOS["SingleStream"]._replace(queries=100)  # its 90 % needs no more
@@ -70,6 +78,17 @@ def test_a_short_run_of_loadgen(tmp_path, tiny, sst2, sentences, export, capfd, 
     assert "Offline over our own sentences/s" in out and "in 4 turns" in out
     for name in ("SingleStream", "MultiStream", "Offline"):
         assert (tmp_path / "logs" / name / "accuracy" / "mlperf_log_accuracy.json").stat().st_size
+
+
+def test_queries_are_warmed_up_as_they_will_come():
+    """One by one, in eights, or all at once; a sentence that comes alone is a row of its own."""
+    calls = []
+    classify = SimpleNamespace(evaluate=lambda texts, **how: calls.append((len(texts), how)))
+    for size in (1, 8, loadgen.MANY):
+        loadgen.warm_up(classify, ["text"] * 20, size)
+    at_once = {"warmup": 0}
+    assert calls == [(20, {"rows": "one at a time"}), *[(n, at_once) for n in (8, 8, 4, 20)]]
+    assert loadgen.rows_for(["a"]) == "one at a time" and loadgen.rows_for("ab") == "chosen"
 
 
 def test_an_accuracy_log_that_counts_otherwise_fails(

@@ -166,16 +166,16 @@ def evaluation(precision, batch_size, length, speed, value, padding=0.5):
 
 
 def swept():
-    """A sweep of two precisions, padded and packed, two batch sizes, one of them failed."""
+    """A sweep of two precisions, padded and chosen rows, two batch sizes, one of them failed."""
     results = []
     for precision, speed, value in (("fp32", 20, 0.8), ("int8", 30, 0.79)):
-        for rows in ("padded", "packed"):
+        for rows in ("padded", "chosen"):
             for batch_size in (1, 8):
                 cell = [precision, rows, 64, batch_size]
                 each = [evaluation(precision, batch_size, 64, speed + i, value) for i in (0, 2)]
                 comparison = {"passed": True, "reference_value": 0.8, "sentences": 10}
                 results.append({"cell": cell, "evaluations": each, "comparison": comparison})
-    results[-1] = {"cell": ["int8", "packed", 64, 8], "error": f"no memory {EVIL}"}
+    results[-1] = {"cell": ["int8", "chosen", 64, 8], "error": f"no memory {EVIL}"}
     machine = {
         "cpu": "EPYC",
         "cores": 2,
@@ -194,8 +194,8 @@ def test_the_page_of_a_sweep():
     everything = swept()
     text = sweep_page.of_sweep(everything, table_of(everything))
     assert outside(text) == [] and EVIL not in text and text.count("<svg") == 4
-    assert text.count("<tr><td>") == 7 and "int8 packed 64 8" in text and "no memory" in text
-    for words in ("fp32 padded 64", "int8 packed 64", "batch size, rows", "sentences a second"):
+    assert text.count("<tr><td>") == 7 and "int8 chosen 64 8" in text and "no memory" in text
+    for words in ("fp32 padded 64", "int8 chosen 64", "batch size, rows", "sentences a second"):
         assert words in text
     nothing = {**everything, "results": everything["results"][-1:]}
     assert "<svg" not in sweep_page.of_sweep(nothing, table_of(nothing))
@@ -209,7 +209,7 @@ def test_what_the_plots_of_a_sweep_show():
     figure, axes = pyplot.subplots(1, 2)
     sweep_page.throughput(axes[0], done)
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes[0].get_lines()}
-    assert drawn["fp32 padded 64"] == [[1, 21], [8, 21]] and drawn["int8 packed 64"] == [[1, 31]]
+    assert drawn["fp32 padded 64"] == [[1, 21], [8, 21]] and drawn["int8 chosen 64"] == [[1, 31]]
     styles = {
         line.get_label(): (line.get_color(), line.get_marker(), line.get_linestyle())
         for line in axes[0].get_lines()
@@ -255,7 +255,7 @@ def test_the_bars_of_padding_add_up_to_the_row():
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots()
-    plots.padding(axes, [("plain", evaluation("fp32", 1, 64, 1, 1, padding=0.75))])
+    plots.padding(axes, [("padded", evaluation("fp32", 1, 64, 1, 1, padding=0.75))])
     tokens, empty = (bars.patches[0] for bars in axes.containers)
     assert (tokens.get_width(), empty.get_x(), empty.get_width()) == (16, 16, 48)
     pyplot.close(figure)
