@@ -83,7 +83,7 @@ def run(args):
         raise UserError("--rounds, --dense_rounds, --batch_sizes and --rows must be 1 or more")
     if not 0 <= args.seconds < float("inf"):
         raise UserError(f"--seconds {args.seconds:g}: must be 0 or more")
-    labels = [engine.label for engine in plan.candidates(args.batch_sizes)]
+    labels = [engine.label for engine in plan.candidates()]
     for word in args.engines or ():
         if not any(word in label for label in labels):
             raise UserError(f"--engines {word}: no engine has it in its label ({some(labels)})")

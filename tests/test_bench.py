@@ -997,7 +997,8 @@ def test_the_flops_of_our_file_are_those_of_whole_batches(monkeypatch, slots, fl
     """Four sentences in batches of 3 rows, one or two a row."""
     monkeypatch.setattr(engines, "executed_flops_per_row", lambda config, shape: 1)
     file = object.__new__(engines.Ours)
-    file.shape, file.config = Shape(3, 64, slots), {}
+    file.config, file.saved = {}, SimpleNamespace(shapes=(Shape(3, 64, slots),))
+    file.runner = SimpleNamespace(grid=None, streams=1)
     assert file.flops([10, 10, 10, 10]) == flops
 
 
@@ -1067,21 +1068,21 @@ def test_what_no_cell_can_be_made_with_is_said_once_before_the_first(
 
 
 def test_a_sweep_begins_where_some_cells_can_be_made(monkeypatch, capsys, tiny):
-    """--pack is refused with upstream's graph; plain rows are not."""
+    """--pack is refused with upstream's graph; padded rows are not."""
     tried, tree = [], ROOT / "tests" / "stub_upstream"
     monkeypatch.setattr(
         sweep, "measure", lambda cell, *_: tried.append(cell.rows) or {"error": "not measured"}
     )
     flags = ["--pth_dir", tiny, "--backend", "torchscript", "--graph", "upstream"]
-    flags += ["--prefix_dir", tree, "--rows", "packed", "plain", "--batch_sizes", 1]
-    assert script(sweep, "--data_dir", "D", *flags) == 1 and tried == ["packed", "plain"]
+    flags += ["--prefix_dir", tree, "--rows", "packed", "padded", "--batch_sizes", 1]
+    assert script(sweep, "--data_dir", "D", *flags) == 1 and tried == ["packed", "padded"]
 
 
 def test_a_real_sweep(tiny, sentences, capsys, tmp_path):
     """Twelve cells in 80 columns; the second time nothing is run."""
     flags = ["--data_dir", sentences, "--pth_dir", tiny, "--output", tmp_path / "sweep.json"]
     flags += ["--backend", "torchscript", "--max_seq_length", 32, 64, "--batch_sizes", 1, 2, 4]
-    flags += ["--rows", "padded", "packed", "--repeat", 2]
+    flags += ["--rows", "padded", "chosen", "--repeat", 2]
     assert script(sweep, *flags) == 0
     printed = capsys.readouterr().out
     rows = [line for line in printed.split("\n") if line.startswith("fp32")]
