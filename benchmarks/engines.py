@@ -160,8 +160,8 @@ class OnnxRuntime(Peer):
         options = onnxruntime.SessionOptions()
         if not self.spec.typed:
             options.intra_op_num_threads = torch.get_num_threads()
-        # threads that spin would starve the other engines
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            # threads that spin would starve the other engines
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             onnx_file(self.checkpoint, path)
