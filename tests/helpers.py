@@ -16,7 +16,7 @@ import sentencepiece
 import torch
 
 from albert_aie import artifact, checkpoint, datasets, graph, results
-from albert_aie.batching import Shape, batches, scatter
+from albert_aie.batching import batches, scatter
 from albert_aie.upstream import to_upstream
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy
 import pytest
-from helpers import refused, rewrite, static, write_checkpoint
+from helpers import refused, static, write_checkpoint
 
 from albert_aie import artifact, backends, batching, choose_shapes, machine
 from albert_aie.batching import Shape, batches, packed
@@ -303,7 +303,9 @@ def test_lengths_are_compiled_alone_for_a_few_texts_and_together_for_many(tmp_pa
     export(pth_dir=tiny, save_dir=tmp_path, batch_size=4, max_seq_length=20, **ON)
     (file,) = tmp_path.glob("*.pt")
     shapes = choose([Shape(4, 20)], COMPILES, SINGLE)
-    few = {shape: next(batches([Encoded([2, *range(9, 7 + shape[1]), 3])], shape)) for shape in shapes}
+    few = {
+        shape: next(batches([Encoded([2, *range(9, 7 + shape[1]), 3])], shape)) for shape in shapes
+    }
     own = {}
     for shape in shapes:
         with Classifier(file) as classify:
