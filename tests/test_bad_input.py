@@ -14,19 +14,8 @@ import pytest
 import torch
 from helpers import ROOT, TINY, flags, python, refused, write_checkpoint
 
-import export_albert_aie
-
 README = ROOT / "README.md"
 SMALL = {"batch_size": 2, "max_seq_length": 16}  # albert_seq16_bs2.pt
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory, tiny):
-    """A good .pt of 4 x 32."""
-    folder = tmp_path_factory.mktemp("compiled")
-    given = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
-    assert export_albert_aie.main(flags(pth_dir=tiny, save_dir=folder, **given)) == 0
-    return folder / "albert_seq32_bs4.pt"
 
 
 @pytest.mark.parametrize(

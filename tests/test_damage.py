@@ -15,9 +15,8 @@ import zipfile
 import numpy
 import pytest
 import torch
-from helpers import ROOT, SPM, flags, logits, refused, rewrite, tokens, write_checkpoint
+from helpers import ROOT, SPM, logits, refused, rewrite, tokens, write_checkpoint
 
-import export_albert_aie
 from albert_aie import UserError, artifact, backends, checkpoint, files, weights
 from albert_aie.archive import Archive
 from albert_aie.artifact import open_pt
@@ -28,16 +27,9 @@ SHAPE = {"batch_size": 4, "max_seq_length": 32}
 NAME = "albert_seq32_bs4.pt"
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory, tiny):
-    """{backend: a good .pt of 4 x 32}."""
-    made = {}
-    for backend in ("torchscript", "openvino"):
-        folder = tmp_path_factory.mktemp(backend)
-        given = flags(pth_dir=tiny, save_dir=folder, backend=backend, precision="fp32", **SHAPE)
-        assert export_albert_aie.main(given) == 0
-        made[backend] = folder / NAME
-    return made
+@pytest.fixture
+def compiled(made_by):
+    return made_by
 
 
 @pytest.fixture(scope="module")

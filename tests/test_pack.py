@@ -25,12 +25,6 @@ def test_every_sentence_is_packed_once_and_rows_are_full(sst2, albert_files):
         assert sum(lengths) / sum(capacity for capacity, _ in rows) >= 0.95
 
 
-def test_rows_keep_to_their_slots():
-    rows = pack([3] * 2500, {128: 5})
-    assert [len(row) for _, row in rows] == [5] * 500
-    assert sorted(i for _, row in rows for i in row) == list(range(2500))
-
-
 @pytest.mark.parametrize("slots", [0, 5])
 def test_a_long_file_streams_and_only_its_last_batch_is_short(slots):
     """Batches come out before all sentences were read; none is short because a window ended."""
