@@ -216,4 +216,4 @@ def test_sentences_without_finite_logits_are_counted_beside_the_others(
     assert "compare_cpu PASS" in run.out and run.code == 1
     # Its row-mates are lost with it, and said to be.
     run = evaluate(**known)
-    assert run.code == 1 and "0 of 5 sentences scored" in run.said
+    assert run.code == 1 and "1 of 5 sentences scored" in run.said and "(0/5)" in run.said

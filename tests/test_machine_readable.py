@@ -8,7 +8,7 @@ from helpers import EVAL_SCHEMA, python, refused, write_checkpoint
 from albert_aie import artifact, checkpoint, machine
 
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
-TIMES = ("samples_per_second", "latency_ms", "batch_latencies_ms", "seconds", "machine")
+TIMES = ("samples_per_second", "shapes", "latency_ms", "batch_latencies_ms", "seconds", "machine")
 TIMES += ("peak_memory_bytes", "command", "nominal_gflop_per_second")
 
 
