@@ -188,7 +188,10 @@ def open_pt(path):
             raise UserError(f"{path}: its manifest is not JSON; {AGAIN}") from None
         _check_format(manifest, path)
         _verify(archive, manifest, path)
-        key = first_unknown_key(manifest)
+        try:
+            key = first_unknown_key(manifest)
+        except (AttributeError, KeyError, TypeError):
+            key = "key"  # has another form
         if key:
             raise UserError(
                 f"{path}: its manifest names a {key} that this program does not have; {AGAIN}"

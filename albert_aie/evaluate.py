@@ -115,6 +115,14 @@ def evaluate(
             scatter(output.logits, batch, logits)
             used.append(batch.shape)
             outputs.append(output._replace(logits=None))
+        if runner.grid:
+            # Weights of 0 times NaN are NaN: a sentence that overflows takes its row-mates with it.
+            singles = choose(saved.shapes, runner.grid, SINGLE)
+            for number in numpy.flatnonzero(~finite(logits)):
+                sentence = tokenizer.encode(sentences[number], length)
+                batch, output, logits[number] = run_alone(runner, sentence, singles)
+                used.append(batch.shape)
+                outputs.append(output._replace(logits=None))
     end_to_end = time.perf_counter() - start
     return Evaluation(
         logits=logits,

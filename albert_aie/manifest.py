@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 from . import __version__, backends, machine
 from .tasks import SST2, TASKS
-from .text import KINDS
+from .text import KINDS, SWITCHES
 
 FORMAT = "albert_aie"
 FORMAT_VERSION = 4
@@ -69,12 +69,13 @@ def digest(manifest):
 def first_unknown_key(manifest):
     """The first key that names what this program does not have, or None: files of a later version.
     Its digest tells that it is as it was written, and what was written is not doubted here."""
-    backend, kind = manifest.get("backend"), (manifest.get("tokenizer") or {}).get("kind")
+    backend, kind = manifest["backend"], manifest["tokenizer"]["kind"]
+    options = {*SWITCHES.get(kind, ()), "added_tokens", "exact_tokens"}
     known = {
-        "backend": (backend, manifest.get("device")) in backends.ORDER,
+        "backend": (backend, manifest["device"]) in backends.ORDER,
         "precision": backend in backends.NAMES
-        and manifest.get("precision") in backends.get(backend).PRECISIONS,
-        "task": manifest.get("task") in TASKS,
-        "tokenizer": kind in KINDS,
+        and manifest["precision"] in backends.get(backend).PRECISIONS,
+        "task": manifest["task"] in TASKS,
+        "tokenizer": kind in KINDS and manifest["tokenizer"]["options"].keys() <= options,
     }
     return next((key for key in known if not known[key]), None)

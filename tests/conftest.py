@@ -80,6 +80,23 @@ def tiny_hf(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def made_by(tmp_path_factory, tiny):
+    """{backend: a good .pt of 4 x 32 in fp32}, which is not to be changed."""
+    made = {}
+    for backend in ("torchscript", "openvino"):
+        given = {"backend": backend, "precision": "fp32", "batch_size": 4, "max_seq_length": 32}
+        folder = tmp_path_factory.mktemp(backend)
+        assert export_albert_aie.main(flags(pth_dir=tiny, save_dir=folder, **given)) == 0
+        made[backend] = folder / "albert_seq32_bs4.pt"
+    return made
+
+
+@pytest.fixture(scope="session")
+def compiled(made_by):
+    return made_by["torchscript"]
+
+
+@pytest.fixture(scope="session")
 def saved_by(tmp_path_factory):
     """Function of "version/name" -> that checkpoint's folder, which is not to be changed."""
     folder = tmp_path_factory.mktemp("transformers")

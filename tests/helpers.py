@@ -16,7 +16,7 @@ import sentencepiece
 import torch
 
 from albert_aie import artifact, checkpoint, datasets, graph, results
-from albert_aie.batching import Shape, batches, scatter
+from albert_aie.batching import batches, scatter
 from albert_aie.upstream import to_upstream
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,13 +144,10 @@ def write_checkpoint(folder, config=TINY, layout="upstream", spm=SPM, dtype=None
     return folder
 
 
-DROP = object()  # the value of a key that `rewrite` leaves out
-
-
 def rewrite(source, path, manifest=None, drop=(), change=None):
     """A copy of a .pt with other keys in its manifest (or other bytes for all of it), entries left
-    out or changed: {name: bytes}. Its CRCs and, in format version 2, its digests are right again,
-    as those of a file that was never damaged."""
+    out or changed: {name: bytes}. Its CRCs and its digests are right again, as those of a file that
+    was never damaged."""
     held = artifact.MANIFEST
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
         for entry in old.infolist():
@@ -164,16 +161,17 @@ def rewrite(source, path, manifest=None, drop=(), change=None):
         whole = manifest
     else:
         known = {key: known[key] for key in known if key not in ("entries", "sha256")}
-        if set(manifest or {}) & set(Shape._fields):
-            known.pop("shapes", None)  # a file of one shape need not name it again
         known = {**known, **(manifest or {})}
-        whole = json.dumps({key: known[key] for key in known if known[key] is not DROP}).encode()
-        if json.loads(whole)["format_version"] != 1:
-            artifact.seal(path, json.loads(whole))
-            return path
+        artifact.seal(path, known)
+        return path
     with zipfile.ZipFile(path, "a") as new:
         new.writestr(f"{root}/{held}", whole)
     return path
+
+
+def static(source, path, shape):
+    """A copy of a torchscript .pt of free sizes as a file that was compiled for one Shape."""
+    return rewrite(source, path, {"free_sizes": False, **shape._asdict()})
 
 
 def needs_nncf():

@@ -14,19 +14,8 @@ import pytest
 import torch
 from helpers import ROOT, TINY, flags, python, refused, write_checkpoint
 
-import export_albert_aie
-
 README = ROOT / "README.md"
 SMALL = {"batch_size": 2, "max_seq_length": 16}  # albert_seq16_bs2.pt
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory, tiny):
-    """A good .pt of 4 x 32."""
-    folder = tmp_path_factory.mktemp("compiled")
-    given = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
-    assert export_albert_aie.main(flags(pth_dir=tiny, save_dir=folder, **given)) == 0
-    return folder / "albert_seq32_bs4.pt"
 
 
 @pytest.mark.parametrize(
@@ -53,8 +42,21 @@ def compiled(tmp_path_factory, tiny):
             {"backend": "openvino", "precision": "fp16"},
             ["--precision fp16 on --backend openvino"],
         ),
-        ({"slots": 3}, ["--slots", "--pack"]),
-        ({"pack": True, "slots": 6}, ["--slots 6", "1 to 5"]),
+        ({"slots": 3}, ["--slots: on openvino and torchscript the file chooses", "leave the flag"]),
+        ({"max_seq_length": "auto"}, ["--max_seq_length auto: on openvino", "16 32 64 128"]),
+        ({"max_seq_length": "some"}, ["--max_seq_length some", "not a whole number"]),
+        (
+            {"backend": "torchscript", "pack": True},
+            ["--pack: on this backend the file chooses its rows by itself", "leave --pack out"],
+        ),
+        (
+            {"backend": "openvino", "batch_size": [1, 8]},
+            ["--batch_size: on this backend the file chooses", "name one --batch_size"],
+        ),
+        (
+            {"backend": "torchscript", "max_seq_length": [16, 64]},
+            ["--max_seq_length: on this backend", "name one --batch_size and --max_seq_length"],
+        ),
         ({"pack": True, "graph": "upstream"}, ["one sentence a row"]),
         ({"compare_cpu": True, "data_dir": "nowhere"}, ["dev.tsv: no such file", "--demo"]),
         ({"compare_rows": 5}, ["--compare_rows", "--compare_cpu"]),
@@ -227,7 +229,7 @@ def test_an_interrupted_export_leaves_the_old_file(tmp_path, tiny, how):
     """Stopped in the middle of writing: held up when the temporary file is there."""
     old = tmp_path / "albert_seq16_bs2.pt"
     old.write_bytes(b"the old file")
-    given = flags(pth_dir=tiny, save_dir=tmp_path, backend="torchscript", **SMALL)
+    given = flags(pth_dir=tiny, save_dir=tmp_path, backend="torchscript", precision="fp32", **SMALL)
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, *given],
         cwd=ROOT,

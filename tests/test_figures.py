@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,7 +91,8 @@ def evaluation(**changed):
         "logits": numpy.array([[2, 1], [0, 1], [3, 0.5], [0, 5], [NAN, 1]], numpy.float32),
         "tokens": 1280,
         "truncated": 1,
-        "shapes": Counter({Shape(4, 128, 16): 10}),
+        "rows_are": "chosen",
+        "shapes": 10 * [Shape(4, 128, 16)],
         "tokenize": 0.25,
         "copy_in": 0.125,
         "forward": [0.1, 0.02, 0.09, 0.03, 0.08, 0.04, 0.07, 0.05, 0.06, 0.01],
@@ -126,10 +126,15 @@ def test_every_printed_line():
     8250: the deviation is sqrt(8250 / 9). Padding: 1280 of 40 x 128. Compute: 40 rows of 22.37
     GFLOP in 0.5 s."""
     assert report.lines(figures(), verbose=True) == [
-        ("file", "a.pt\nfused graph, batch 4 x 128 tokens, up to 16 sentences a row"),
+        ("file", "a.pt\nfused graph, exported for batch 4 x 128 tokens, up to 16 sentences a row"),
         ("engine", "openvino on cpu, precision bf16 (read back)\n3 thread(s), 2 stream(s)"),
         ("data", "data/dev.tsv\n4 of 5 sentences scored, 1 truncated"),
         ("not scored", "1 sentence without finite logits, the first:\n14: 'an overflow'"),
+        (
+            "rows",
+            "chosen\n10 x 4 x 128 tokens, up to 16 sentences a row: forward p50 50.0, p90 90.0, "
+            "p99 100.0 ms",
+        ),
         ("accuracy", "0.6000 (3/5), 95 % Wilson interval 0.2307 to 0.8824"),
         ("throughput", "forward 8.0 samples/s, end to end 2.0 samples/s"),
         ("latency", "p50 50.0, p90 90.0, p99 100.0 ms a batch"),
@@ -151,20 +156,29 @@ def test_every_printed_line():
 
 def test_without_verbose_the_last_five_are_left_out():
     names = [name for name, _ in report.lines(figures())]
-    assert names == ["file", "engine", "data", "not scored", "accuracy", "throughput", "latency"]
+    assert names == "file/engine/data/not scored/rows/accuracy/throughput/latency".split("/")
 
 
 def test_every_key_of_eval_json():
     interval = pytest.approx([0.230724, 0.882379], abs=1e-6)
     assert figures() == {
-        "schema_version": 2,
+        "schema_version": 3,
         "file": "a.pt",
         "more_files": [],
         "graph": "fused",
         "batch_size": 4,
         "max_seq_length": 128,
         "slots": 16,
-        "shapes": [{"batch_size": 4, "max_seq_length": 128, "slots": 16, "batches": 10}],
+        "rows": "chosen",
+        "shapes": [
+            {
+                "batch_size": 4,
+                "max_seq_length": 128,
+                "slots": 16,
+                "batches": 10,
+                "forward_ms": pytest.approx({"p50": 50, "p90": 90, "p99": 100}),
+            }
+        ],
         "backend": "openvino",
         "device": "cpu",
         "precision": "bf16",
@@ -242,21 +256,31 @@ def test_sentences_one_at_a_time_have_figures_of_their_own():
     assert made["one_at_a_time"]["sentence_latencies_ms"] == [1000 * s for s in single]
 
 
-def test_positions_and_compute_of_several_shapes():
+def test_rows_positions_and_compute_of_several_shapes():
     """3 batches of 4 rows of 128 and 5 of 1 row of 16: 12 + 5 rows, 1536 + 80 positions, and
-    FLOPs of each row's own length."""
-    shapes = Shape(4, 128, 16), Shape(1, 16, 0)
-    made = evaluation(shapes=Counter(dict(zip(shapes, (3, 5)))), tokens=808)
+    FLOPs of each row's own length. Of each shape its batches and the percentiles of their own."""
+    shapes = 5 * [Shape(1, 16, 0)] + 3 * [Shape(4, 128, 16)]
+    forward = [0.005, 0.001, 0.003, 0.002, 0.004, 0.07, 0.09, 0.08]
+    made = evaluation(shapes=shapes, forward=forward, tokens=808)
     assert (made.rows, made.positions) == (17, 1616)
     shown = figures(made)
     assert shown["padding"] == 0.5 and shown["sentences_per_row"] == 5 / 17
     flops = 12 * flops_per_row(MANIFEST["config"], 128) + 5 * flops_per_row(MANIFEST["config"], 16)
     assert shown["nominal_gflop_per_second"] == pytest.approx(flops / 1e9 / 0.5)
     assert shown["nominal_gflop_per_row"] == pytest.approx(flops / 1e9 / 17)
+    found = [(*list(each.values())[:4], *each["forward_ms"].values()) for each in shown["shapes"]]
+    assert found == [(1, 16, 0, 5, 3, 5, 5), (4, 128, 16, 3, 80, 90, 90)]
+    assert dict(report.lines(shown, verbose=True))["rows"] == (
+        "chosen\n5 x 1 x 16 tokens: forward p50 3.0, p90 5.0, p99 5.0 ms\n"
+        "3 x 4 x 128 tokens, up to 16 sentences a row: forward p50 80.0, p90 90.0, p99 90.0 ms"
+    )
+    many = evaluation(shapes=[Shape(1, 4 * n) for n in range(1, 11)], rows_are="one at a time")
+    line = "one at a time\n10 batches of 10 shapes, 4 to 40 tokens"
+    assert dict(report.lines(figures(many), verbose=True))["rows"] == line
 
 
 def test_a_single_batch_has_no_deviation():
-    made = figures(evaluation(forward=[0.25]))
+    made = figures(evaluation(forward=[0.25], shapes=[Shape(4, 128, 16)]))
     assert made["latency_ms"] == {
         "mean": 250,
         "deviation": 0,
@@ -290,7 +314,7 @@ def test_eval_json_is_what_its_schema_says():
     validator.validate(single)
     assert not validator.is_valid({**whole, **single}), "batches and single sentences in one"
     assert not validator.is_valid({key: whole[key] for key in whole if key not in of_batches})
-    for wrong in ({"further": 1}, {"schema_version": 1}, {"slots": -1}, {"machine": {}}):
+    for wrong in ({"further": 1}, {"schema_version": 2}, {"slots": -1}, {"machine": {}}):
         assert not validator.is_valid({**whole, **wrong})
     unlabelled = json.loads(results.json_text(figures(given=examples(None))))
     validator.validate(unlabelled)
@@ -749,8 +773,10 @@ def test_openvino_is_read_back(monkeypatch, tmp_path):
         path="a.pt",
         blob=lambda name: (tmp_path / name).read_bytes(),
         own_shapes=(Shape(2, 3),),
+        shape=Shape(2, 3),
+        has_free_sizes=False,
         logits_shape=lambda shape: (2, 2),
-        manifest={"precision": "bf16"},
+        manifest={"precision": "bf16", "options": {}},
     )
     target = Target("openvino", "cpu", "bf16", {"threads": 2, "streams": 2})
     runner = openvino.Runner(saved, target)
@@ -771,6 +797,7 @@ def test_torchscript_is_read_back(dtype, name):
         path="a.pt",
         program=lambda device: torch.jit.freeze(program),
         shape=Shape(2, 3),
+        has_free_sizes=True,
         manifest={"precision": name},
     )
     target = Target("torchscript", "cpu", name, {})

@@ -4,7 +4,6 @@ traceback, a hang or a wrong answer.
 `make fuzz` runs the same properties for minutes with examples of its own (tests/fuzz.py)."""
 
 import collections
-import contextlib
 import csv
 import io
 import json
@@ -21,10 +20,6 @@ from helpers import TINY, Run, flags, refused, write_checkpoint
 from hostile_worker import Worker
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
-
-from albert_aie import artifact
-from albert_aie.archive import append
-from albert_aie.manifest import digest
 
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 settings.register_profile("fast", max_examples=20, derandomize=True, **COMMON)
@@ -515,41 +510,6 @@ def test_a_pt_packed_again(request, worker, good, place, what, number):
     with zipfile.ZipFile(example.folder / FILE, "w", kind) as new:
         for name, data in content:
             new.writestr(name, data)
-    example.evaluate(example.folder / FILE, good / "data", whole(good))
-
-
-MANIFEST = ["backend", "device", "precision", "graph", "batch_size", "max_seq_length", "slots"]
-MANIFEST += ["config", "label_names", "random_weights", "source", "requires", "options", "task"]
-MANIFEST += ["tokenizer", "format", "format_version", "entries", "versions", "created"]
-LIKELY = st.sampled_from(["aie", "openvino", "cuda", "npu", "bf16", "fp16", "int8", 1, 3, 15, 17])
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(MANIFEST), st.one_of(LIKELY, JSON, st.just(...))),
-        min_size=1,
-        max_size=2,
-    ),
-    st.lists(st.tuples(st.sampled_from([*SMALL]), st.one_of(JSON, st.just(...))), max_size=1),
-)
-def test_a_manifest_that_contradicts_its_program(request, worker, good, place, changes, in_config):
-    """Sealed with digests that are right."""
-    example = Example(request, worker, place())
-    with zipfile.ZipFile(good / "out" / FILE) as old:
-        content = {name: old.read(name) for name in old.namelist()}
-    name = next(name for name in content if name.endswith("manifest.json"))
-    manifest = json.loads(content.pop(name))
-    if in_config:
-        changes = [("config", change(manifest["config"], in_config))]
-    manifest = change(manifest, changes)
-    manifest.pop("sha256")
-    with contextlib.suppress(UnicodeEncodeError):  # half a surrogate pair: refused without one
-        manifest["sha256"] = digest(manifest)
-    with zipfile.ZipFile(example.folder / FILE, "w") as new:
-        for entry, data in content.items():
-            new.writestr(entry, data)
-    text = json.dumps(manifest).encode()
-    append(example.folder / FILE, artifact.MANIFEST, text)
     example.evaluate(example.folder / FILE, good / "data", whole(good))
 
 

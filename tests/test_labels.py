@@ -230,7 +230,7 @@ def test_sentences_without_finite_logits_are_counted_beside_the_others(
     safetensors.torch.save_file(tensors, folder / "model.safetensors")
     assert export(pth_dir=folder, save_dir=tmp_path, **SMALL).code == 0
     known = {"aie_model_dir": tmp_path / FILE, "data_dir": four_negative}
-    run = evaluate(output_dir=tmp_path, pth_dir=folder, compare_cpu=True, **known)
+    run = evaluate(output_dir=tmp_path, pth_dir=folder, compare_cpu=True, padded=True, **known)
     assert run.code == 1 and "4 of 5 sentences scored" in run.said
     assert "1 sentence without finite logits, the first: 1: 'dull film'" in run.said
     assert "0.6000 (3/5)" in run.said and "label flips 1 (gate 0)" in run.said
@@ -238,5 +238,8 @@ def test_sentences_without_finite_logits_are_counted_beside_the_others(
     assert [row[1] for row in rows] == ["negative", "", "negative", "negative", "negative"]
     assert [row[2] for row in rows] == 4 * ["negative"] + ["positive"]
     # The sentences of the comparison are fine, the evaluation is not.
-    run = evaluate(pth_dir=folder, compare_cpu=True, compare_rows=1, **known)
+    run = evaluate(pth_dir=folder, compare_cpu=True, compare_rows=1, padded=True, **known)
     assert "compare_cpu PASS" in run.out and run.code == 1
+    # Its row-mates are lost with it, and said to be.
+    run = evaluate(**known)
+    assert run.code == 1 and "1 of 5 sentences scored" in run.said and "(0/5)" in run.said

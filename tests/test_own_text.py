@@ -19,8 +19,8 @@ from helpers import ROOT, python, refused
 from albert_aie import UserError, classifier, records
 from albert_aie.classifier import Answer, Classifier, chunks
 
-SHAPE = {"backend": "torchscript", "batch_size": 8, "max_seq_length": 128, "pack": True}
-FILE = "albert_seq128_bs8_packed.pt"
+SHAPE = {"backend": "torchscript", "batch_size": 8, "max_seq_length": 128}
+FILE = "albert_seq128_bs8.pt"
 
 
 @pytest.fixture(scope="module")

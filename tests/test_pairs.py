@@ -18,7 +18,7 @@ from albert_aie.batching import Shape, batches
 from albert_aie.encoding import Encoded
 from albert_aie.library import JsonTokenizer, WordPiece
 from albert_aie.spm import SentencePiece
-from albert_aie.text import TokenizerFile, is_description
+from albert_aie.text import TokenizerFile
 
 GOLDEN = ROOT / "tests" / "golden"
 MADE = json.loads((GOLDEN / "pairs.json").read_text(encoding="utf-8"))
@@ -175,7 +175,6 @@ def test_tokenizer_config_says_whether_a_vocabulary_is_cased(tmp_path):
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     options = checkpoint.load(folder).tokenizer.options
     assert options == {"do_lower_case": False, "special_tokens": True}
-    assert is_description({"kind": "wordpiece", "options": options})
     for raw, words in (
         ('{"do_lower_case": true, "strip_accents": false}', "strip_accents is False"),
         ('{"tokenize_chinese_chars": false}', "tokenize_chinese_chars is not true"),
@@ -415,10 +414,6 @@ def test_the_reference_of_a_json_tokenizer_cuts_and_needs_transformers(saved_by,
     )
 
 
-def test_a_piece_by_its_number_and_options_of_a_kind():
+def test_a_piece_by_its_number():
     spm = SentencePiece(SPM.read_bytes())
     assert (spm.piece(2), spm.piece(3)) == ("[CLS]", "[SEP]")
-    assert not is_description({"kind": "wordpiece", "options": {"remove_space": True}})
-    assert is_description({"kind": "wordpiece", "options": {}})
-    assert is_description({"kind": "wordpiece", "options": {"exact_tokens": {"<url>": 9}}})
-    assert not is_description({"kind": "spm", "options": {"exact_tokens": {}}})

@@ -15,6 +15,7 @@ from albert_aie import (
     checkpoint,
     compare,
     evaluate,
+    machine,
     process,
     references,
     upstream,
@@ -37,19 +38,18 @@ def compiled(**changed):
     return Compiled(**{**made, **changed})
 
 
-SHAPES = Shape(1, 32, 5), Shape(4, 32, 5)
-
-
 def test_every_key_of_a_manifest(tiny):
     found = checkpoint.load(tiny).named(TASKS["SST-2"])
     target = Target("aie", "npu", "fp16", {"level": 1})
-    made = describe(found, compiled(), target, "fused", SHAPES, TASKS["SST-2"])
+    model = SimpleNamespace(checkpoint=found, graph_name="fused", free_sizes=False)
+    ratios = {"fp16": 2.5, "fp32": 1.0}
+    made = describe(model, compiled(), target, Shape(4, 32, 8), ratios, TASKS["SST-2"])
     created = made.pop("created")
     assert len(created) == len("2026-01-01T00:00:00+00:00") and created.endswith("+00:00")
     assert made.pop("config") == found.config.__dict__
     assert made == {
         "format": "albert_aie",
-        "format_version": 3,
+        "format_version": 4,
         "backend": "aie",
         "device": "npu",
         "precision": "fp16",
@@ -58,8 +58,9 @@ def test_every_key_of_a_manifest(tiny):
         "graph": "fused",
         "batch_size": 4,
         "max_seq_length": 32,
-        "slots": 5,
-        "shapes": [[1, 32, 5], [4, 32, 5]],
+        "slots": 8,
+        "free_sizes": False,
+        "measured": {"cpu": machine.cpu(), "times_as_fast": ratios},
         "task": "SST-2",
         "tokenizer": {"kind": "spm", "options": {}},
         "label_names": ["negative", "positive"],
@@ -84,14 +85,17 @@ def test_every_key_of_a_manifest(tiny):
 def test_a_path_that_is_not_utf8_is_written_as_far_as_it_can_be(tiny):
     found = checkpoint.load(tiny).named(TASKS["SST-2"])
     found = replace(found, origin="a\udcffb")
-    made = describe(found, compiled(), Target("aie", "npu", "fp16"), "fused", [Shape(1, 8)])
+    model = SimpleNamespace(checkpoint=found, graph_name="fused", free_sizes=True)
+    made = describe(model, compiled(), Target("torchscript", "cpu", "fp32"), Shape(1, 8))
+    assert made["free_sizes"] is True and made["measured"] is None and made["slots"] == 0
     assert made["source"]["checkpoint"] == "a\\udcffb"
 
 
 def test_a_manifest_names_upstreams_commit_and_the_task_of_the_model(tiny):
     found = checkpoint.load(tiny).named(TASKS["SST-2"])
     target = Target("torchscript", "cpu", "fp32")
-    made = describe(found, compiled(), target, "upstream", [Shape(1, 8)], TASKS["MNLI-MM"])
+    model = SimpleNamespace(checkpoint=found, graph_name="upstream", free_sizes=False)
+    made = describe(model, compiled(), target, Shape(1, 8), task=TASKS["MNLI-MM"])
     assert made["source"]["upstream_commit"] == "46de9ec"
     assert made["task"] == "MNLI" and made["slots"] == 0
 
@@ -232,10 +236,12 @@ def test_no_reference_is_one_sentence_before_the_work(tiny, monkeypatch, tmp_pat
 
 
 def test_a_fresh_process_loads_runs_and_closes(monkeypatch):
-    """By the shapes of each batch size apart; closed whether it answers or fails."""
+    """Of compiled files by the shapes of each batch size apart; of free sizes in chosen rows, and
+    by the published program. Closed whether it answers or fails."""
     told = []
     tokenizer = SimpleNamespace(load=lambda: "tokenizer")
     saved = SimpleNamespace(tokenizer=tokenizer, shapes=(Shape(1, 8), Shape(2, 8), Shape(2, 16)))
+    saved.has_free_sizes = False
     runner = SimpleNamespace(close=lambda: told.append("closed"))
     target = Target("openvino", "cpu", "fp32")
 
@@ -243,7 +249,7 @@ def test_a_fresh_process_loads_runs_and_closes(monkeypatch):
         assert given == (saved, target)
         return runner
 
-    def run(*given, shapes):
+    def run(*given, shapes=(), warmup=3):
         assert given == (runner, saved, "tokenizer", ["a"])
         if told:
             raise UserError("b")
@@ -257,6 +263,12 @@ def test_a_fresh_process_loads_runs_and_closes(monkeypatch):
     with pytest.raises(UserError, match="b"):
         evaluate._logits(["a.pt"], target, ["a"])
     assert told == ["closed", "closed"]
+    told.clear()
+    saved.has_free_sizes = True
+    monkeypatch.setattr(evaluate, "published", lambda *given: (*given, told.copy()))
+    rows, published = evaluate._logits(["a.pt"], target, ["a"])
+    assert rows == ("chosen rows", 0)
+    assert published == (saved, "tokenizer", ["a"], ["closed"]), "not both in memory"
 
 
 def test_a_fresh_process_that_dies_is_told(monkeypatch, tmp_path):

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import numpy
 import pytest
 
-from albert_aie import UserError, batching, evaluate
+from albert_aie import UserError, arguments, batching, evaluate
 from albert_aie.backends import Output
-from albert_aie.batching import Shape
+from albert_aie.batching import Shape, packed
+from albert_aie.choose_shapes import SINGLE, Grid
 from albert_aie.encoding import Encoded
 
 NAN, INF = math.nan, math.inf
@@ -31,7 +32,7 @@ class Engine:
     run takes `seconds` of the clock."""
 
     streams = 1
-    one_row = False
+    grid = None
 
     def __init__(self, clock, seconds=0.0, outputs=None):
         self.clock, self.seconds, self.outputs, self.runs = clock, seconds, outputs, 0
@@ -74,7 +75,8 @@ def clock(monkeypatch):
 
 
 def run(engine, tokenizer, sentences, shape=None, **options):
-    saved = SimpleNamespace(shapes=(shape or Shape(2, 6),), num_labels=2)
+    shape = shape or Shape(2, 6)
+    saved = SimpleNamespace(shapes=(shape,), shape=shape, num_labels=2)
     return evaluate.evaluate(engine, saved, tokenizer, sentences, **options)
 
 
@@ -90,6 +92,7 @@ def test_what_is_counted_in_a_run(clock):
     assert made.logits.tolist() == [[11, 1], [12, 1], [13, 1], [14, 1], [15, 1]]
     assert made.logits.dtype == numpy.float32
     assert (made.tokens, made.truncated, made.rows) == (24, 1, 6)
+    assert (made.rows_are, made.shapes) == ("compiled", 3 * [Shape(2, 6)])
     assert engine.runs == 3 + 3 and made.end_to_end == 30.0 and made.tokenize == 0.0
     assert run(Engine(clock, 10.0), Words(clock), FIVE, warmup=0).end_to_end == 30.0
     assert evaluate.WARMUP == 3
@@ -138,24 +141,38 @@ def test_one_sentence_at_a_time_is_timed_from_text_to_label(clock):
     second sentence that is tokenised when the first has its label."""
     engine, texts = Engine(clock, 10.0), ["11", "12 1"]
     shapes = Shape(1, 6), Shape(2, 6), Shape(2, 12)
-    saved = SimpleNamespace(shapes=shapes, num_labels=2)
+    saved = SimpleNamespace(shapes=shapes, shape=shapes[-1], num_labels=2)
     given = engine, saved, Words(clock, 2.0), texts
-    made = evaluate.evaluate(*given, one_at_a_time=True)
+    made = evaluate.evaluate(*given, rows=SINGLE)
     assert made.logits.tolist() == [[11, 1], [12, 1]]
     assert made.single == [12.0, 12.0] and made.end_to_end == 24.0 and made.tokenize == 4.0
-    assert engine.runs == 2 * 3 + 2 and made.shapes == {Shape(1, 6): 2}
-    assert engine.prepared == [Shape(1, 6), Shape(2, 12)], "those that can come"
+    assert engine.runs == 3 + 2 and made.shapes == 2 * [Shape(1, 6)]
+    assert engine.prepared == [Shape(1, 6)], "those that will come"
+    assert made.rows_are == "one at a time"
     assert (made.rows, made.positions, made.tokens) == (2, 12, 7)
     assert run(Engine(clock), Words(clock), FIVE).single is None
 
 
 def test_one_sentence_at_a_time_stands_in_the_first_slot_of_a_packed_row(clock):
-    made = run(Engine(clock), Words(clock), FIVE, Shape(2, 12, 3), one_at_a_time=True)
+    made = run(Engine(clock), Words(clock), FIVE, Shape(2, 12, 3), rows=SINGLE)
     assert made.logits.tolist() == [[11, 1], [12, 1], [13, 1], [14, 1], [15, 1]]
-    assert made.shapes == {Shape(2, 12, 3): 5} and len(made.single) == 5
+    assert made.shapes == 5 * [Shape(2, 12, 3)] and len(made.single) == 5
 
 
-@pytest.mark.parametrize("shape, total", [(Shape(2, 6), 3), (Shape(2, 6, 2), None)])
+def test_few_sentences_do_not_wait_for_a_program_for_many(clock):
+    """255 that come without warm-up go row by row where each shape is compiled; 258 pay for one."""
+    engine = Engine(clock)
+    for compiles, count, sizes in ((True, 255, {1}), (True, 258, {1, 4}), (False, 255, {3, 4})):
+        engine.grid = Grid(2, compiles)
+        made = run(engine, Words(clock), ["11"] * count, Shape(4, 6), warmup=0)
+        assert {shape.batch_size for shape in made.shapes} == sizes and made.rows_are == "chosen"
+        assert made.logits[:, 0].tolist() == count * [11]
+    engine.runs, engine.grid = 0, Grid(2, compiles=True)
+    made = run(engine, Words(clock), ["11"] * 8, Shape(4, 6))
+    assert engine.prepared == [Shape(4, 6, 1)] and len(made.shapes) == 2
+
+
+@pytest.mark.parametrize("shape, total", [(Shape(2, 6), 3), (Shape(2, 6, 2), 3)])
 def test_progress_is_told_what_there_is_to_do(clock, shape, total):
     told = []
 
@@ -250,34 +267,38 @@ def test_a_packed_batch_numbers_its_sentences():
 
 
 @pytest.mark.parametrize(
-    "lengths, capacity, slots, rows",
+    "lengths, slots, rows",
     [
-        ([4, 4, 6, 6], 10, 4, [[2, 0], [3, 1]]),  # in their order it would be three rows
-        ([5, 5, 5], 10, 4, [[0, 1], [2]]),
-        ([3, 3, 3], 10, 2, [[0, 1], [2]]),
-        ([7, 6, 3, 3], 10, 4, [[0, 2], [1, 3]]),
-        ([], 10, 2, []),
+        ([4, 4, 6, 6], {10: 4}, [(10, [2, 0]), (10, [3, 1])]),  # in their order it would be three
+        ([5, 5, 5], {10: 4}, [(10, [0, 1]), (10, [2])]),
+        ([3, 3, 3], {10: 2}, [(10, [0, 1]), (10, [2])]),
+        ([7, 6, 3, 3], {10: 4}, [(10, [0, 2]), (10, [1, 3])]),
+        ([3, 15, 5, 9], {10: 4, 20: 4}, [(20, [1, 2]), (10, [3]), (10, [0])]),
+        ([10, 11, 3], {20: 2, 10: 1}, [(20, [1, 2]), (10, [0])]),
+        ([128, 128], {128: 4}, [(128, [0]), (128, [1])]),
+        ([], {10: 2}, []),
     ],
 )
-def test_packing_is_first_fit_decreasing(lengths, capacity, slots, rows):
-    assert batching.pack(lengths, capacity, slots) == rows
+def test_packing_is_first_fit_decreasing(lengths, slots, rows):
+    """A row has the least capacity that holds its longest sentence, and shorter ones fill it up."""
+    assert batching.pack(lengths, slots) == rows
 
 
-def test_a_shape_from_its_flags():
-    assert batching.shapes([4], [128]) == (Shape(4, 128, 0),) == (Shape(4, 128),)
-    assert batching.shapes([4], [128], pack=True) == (Shape(4, 128, 16),)
-    assert batching.shapes([4], [7], pack=True) == (Shape(4, 7, 1),)
-    assert batching.shapes([4], [23], pack=True) == (Shape(4, 23, 2),)
-    assert batching.shapes([4], [128], pack=True, slots=42) == (Shape(4, 128, 42),)
+def test_shapes_from_their_flags():
+    def shapes(batch_size, max_seq_length, pack=False, free_sizes=False):
+        flags = {"batch_size": batch_size, "max_seq_length": max_seq_length, "pack": pack}
+        return arguments.shapes(SimpleNamespace(**flags), free_sizes)
+
+    assert shapes([4], [128], free_sizes=True) == (Shape(4, 128, 0),) == (Shape(4, 128),)
+    assert shapes([4], [128], pack=True) == (Shape(4, 128, 32),) == (packed(4, 128),)
+    assert shapes([4, 1], [7], pack=True) == (Shape(1, 7, 2), Shape(4, 7, 2))
     several = (Shape(1, 16), Shape(8, 16), Shape(1, 64), Shape(8, 64))
-    assert batching.shapes([8, 1, 8], [64, 16, 16]) == several
-    assert batching.told(several) == "batch 1 8 x 16 64 tokens"
+    assert shapes([8, 1, 8], [64, 16, 16]) == several
+    assert batching.describe(several) == "batch 1 8 x 16 64 tokens"
+    assert batching.describe([packed(4, 8)]) == "batch 4 x 8 tokens, up to 2 sentences a row"
     assert (str(Shape(4, 8)), Shape(4, 8).inputs) == ("batch 4 x 8 tokens", (4, 8))
-    with pytest.raises(UserError) as error:
-        batching.shapes([4], [128], pack=True, slots=43)
-    assert str(error.value) == (
-        "--slots 43: must be 1 to 42, for a sentence has 3 tokens at least and a row 128"
-    )
-    with pytest.raises(UserError) as error:
-        batching.shapes([4], [128], slots=2)
-    assert str(error.value).startswith("--slots: means something with --pack only; add --pack")
+    with pytest.raises(UserError, match="^--pack: a packed row has one length"):
+        shapes([4], [64, 128], pack=True)
+    for wrong in (([4], [64], True), ([1, 4], [64]), ([4], [64, 128])):
+        with pytest.raises(UserError, match="the file chooses its rows by itself"):
+            shapes(*wrong, free_sizes=True)

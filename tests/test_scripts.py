@@ -56,26 +56,13 @@ def test_export_compare_and_evaluate(
     assert report["accuracy"]["correct"] == right
     assert report["accuracy"]["total"] == len(rows) == 11
     assert f"{right / 11:.4f} ({right}/11)" in run.out
-    assert report["batches"] == 3 and report["positions"] == 3 * 4 * 32
+    assert report["rows"] == "chosen" and report["positions"] < 11 * 32
+    assert sum(each["batches"] for each in report["shapes"]) == report["batches"]
     assert report["precision"] == "fp32"
     seconds = report["seconds"]
     assert seconds["end_to_end"] >= seconds["forward"] + seconds["tokenize"]
     assert report["manifest"]["versions"]["torch"] == torch.__version__
     assert sorted(os.listdir(sentences)) == before  # nothing is cached beside the data
-
-
-def test_predictions_do_not_depend_on_the_batch_size(tmp_path, tiny, sst2, export, evaluate):
-    """All 872 rows are scored, whatever the batch size leaves over."""
-    seen = set()
-    for size in (1, 4, 8, 16, 32, 64):
-        run = export(pth_dir=tiny, save_dir=tmp_path, backend="torchscript", **shape(size, 64))
-        assert run.code == 0
-        file = tmp_path / f"albert_seq64_bs{size}.pt"
-        run = evaluate(aie_model_dir=file, data_dir=sst2, output_dir=tmp_path)
-        assert "872 of 872 sentences scored" in run.out
-        lines = (tmp_path / "predictions.tsv").read_text().splitlines()
-        seen.add(json.dumps([line.split("\t")[:3] for line in lines]))
-    assert len(seen) == 1
 
 
 def test_the_test_split_gives_predictions_without_accuracy(
@@ -170,6 +157,29 @@ def test_a_comparison_that_passed_or_failed_is_written_as_json(
         assert numbers[1] >= numbers[2] > 0 and 0.9 < numbers[3] < 1 + 1e-9
 
 
+@pytest.mark.parametrize("engine", ["torchscript", "openvino"])
+@pytest.mark.parametrize("wrong", ["Rows", "FusedAlbert"])
+def test_the_published_program_is_held_to_the_gate_too(
+    tmp_path, tiny, sentences, export, monkeypatch, wrong, engine
+):
+    """Of a file whose chosen rows, or whose program for torch.jit.load, computes something else."""
+    methods = {"Rows": "rows_and_places", "FusedAlbert": "forward"}
+    real = getattr(graph.FusedAlbert, methods[wrong])
+
+    def shifted(self, ids, mask, types):
+        return real(self, ids, mask, 1 - types)
+
+    monkeypatch.setattr(graph.FusedAlbert, methods[wrong], shifted)
+    told = tmp_path / "it.json"
+    given = {"pth_dir": tiny, "data_dir": sentences, "compare_cpu": True, "compare_output": told}
+    run = export(save_dir=tmp_path, backend=engine, precision="fp32", **given, **SMALL)
+    assert run.code == 1 and run.out.count("compare_cpu PASS") == 1, run.out + run.err
+    assert run.out.count("compare_cpu FAIL") == 1 and not json.loads(told.read_text())["passed"]
+    each = {one["rows"]: one["passed"] for one in json.loads(told.read_text())["comparisons"]}
+    published = "torch.jit.load, batch 4 x 32 tokens"
+    assert each == {"chosen rows": wrong != "Rows", published: wrong == "Rows"}
+
+
 def test_bf16_is_computed_in_bf16_and_passes_its_own_gate(
     tmp_path, tiny, sentences, export, evaluate
 ):
@@ -190,12 +200,9 @@ def needs_openvino_bf16():
         pytest.skip("OpenVINO computes in bf16 only where the CPU has the instructions")
 
 
-@pytest.mark.parametrize("pack", [False, True])
-def test_openvino_computes_in_bf16_and_passes_its_gate(
-    tmp_path, tiny, sst2, export, evaluate, pack
-):
+def test_openvino_computes_in_bf16_and_passes_its_gate(tmp_path, tiny, sst2, export, evaluate):
     needs_openvino_bf16()
-    given = {"pth_dir": tiny, "data_dir": sst2, "pack": pack}
+    given = {"pth_dir": tiny, "data_dir": sst2}
     run = export(save_dir=tmp_path, **given, **BF16, **shape(8, 64))
     assert run.code == 0 and "872 sentences" in run.out and "compare_cpu PASS" in run.out, run.out
     assert 1e-4 < relative(run) < 2e-2
@@ -211,7 +218,7 @@ def test_long_sentences_keep_their_positions_in_openvino_bf16(tmp_path, tiny, ex
     words = "a fine film that never once grows dull or makes less sense than it must"
     lines = [f"{' '.join([words] * n)}\t1" for n in (20, 3, 22, 1, 18)]
     (tmp_path / "dev.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
-    given = {"pth_dir": tiny, "data_dir": tmp_path, "save_dir": tmp_path, "pack": True}
+    given = {"pth_dir": tiny, "data_dir": tmp_path, "save_dir": tmp_path}
     run = export(**given, **BF16, **shape(1, 512))
     assert run.code == 0 and relative(run) < 2e-2, run.out
 
@@ -265,9 +272,9 @@ def printed(tmp_path_factory, tiny, sentences):
     """Both scripts as processes that print all they can; stdout and stderr are no terminal."""
     folder = tmp_path_factory.mktemp("printed")
     given = flags(pth_dir=tiny, data_dir=sentences, compare_cpu=True, verbose=True)
-    target = flags(save_dir=folder, precision="fp32", pack=True, **SMALL)
+    target = flags(save_dir=folder, precision="fp32", **SMALL)
     exported = python(ROOT / "export_albert_aie.py", *given, *target)
-    file = flags(aie_model_dir=folder / "albert_seq32_bs4_packed.pt", output_dir=folder)
+    file = flags(aie_model_dir=folder / "albert_seq32_bs4.pt", output_dir=folder)
     return exported, python(ROOT / "run_aie_eval.py", *given, *file)
 
 

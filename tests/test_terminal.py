@@ -20,14 +20,6 @@ FILE = "albert_seq32_bs4.pt"
 RESULTS = ["eval.json", "predictions.tsv"]
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory, tiny):
-    folder = tmp_path_factory.mktemp("compiled")
-    given = {"pth_dir": tiny, "save_dir": folder, "backend": "torchscript"}
-    assert export_albert_aie.main(flags(**given, **SMALL)) == 0
-    return folder / FILE
-
-
 def shell(script, redirection="", env=None, **given):
     """Run of a script under a shell, with its streams redirected as the shell says."""
     line = f'"$0" "$@" {redirection}'

@@ -518,56 +518,6 @@ def test_a_panic_of_the_library_writes_nothing(saved_by, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# The manifest
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        {},
-        {"kind": "spm"},
-        {"kind": "bpe", "options": {}},
-        {"kind": ["spm"], "options": {}},
-        {"kind": "json", "options": {"do_lower_case": True}},
-        {"kind": "spm", "options": []},
-        {"kind": "spm", "options": {"do_lower_case": 1}},
-        {"kind": "spm", "options": {"lower": True}},
-        {"kind": "spm", "options": {"added_tokens": {"<url>": -1}}},
-        {"kind": "spm", "options": {"added_tokens": {"<url>": "1"}}},
-        {"kind": "spm", "options": {"added_tokens": {"<url>": True}}},
-        {"kind": "spm", "options": {"added_tokens": {"<url>": 1.5}}},
-        {"kind": "spm", "options": {"added_tokens": ["<url>"]}},
-        {"kind": "json", "options": {"added_tokens": {"<url>": 1}}},
-        {"kind": 7, "options": {}},
-        {"kind": "json", "options": None},
-        {"kind": "spm", "options": {}, "path": "x"},
-    ],
-)
-def test_a_manifest_that_describes_no_tokenizer_is_refused(value):
-    assert not text.is_description(value)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"kind": "spm", "options": {"added_tokens": {}}},
-        {
-            "kind": "spm",
-            "options": {"added_tokens": {"<pad>": 0, "<url>": 9}, "keep_accents": True},
-        },
-        {"kind": "wordpiece", "options": {"do_lower_case": False}},
-    ],
-)
-def test_a_manifest_that_describes_a_tokenizer_is_read(value):
-    assert text.is_description(value)
-
-
-def test_every_description_that_is_written_is_read(saved_by):
-    for name in ANSWERS:
-        assert text.is_description(checkpoint.load(saved_by(name)).tokenizer.description)
-
-
 # Long and odd text
 
 

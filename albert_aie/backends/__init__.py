@@ -206,10 +206,12 @@ def note_speed(artifact, timed):
     compiled = Compiled(None, {}, {}, blobs={name: artifact.blob(name) for name in engine.BLOBS})
     shape = choose_shapes.timed(artifact.shape, artifact.has_free_sizes)
     compiled = dict.fromkeys(engine.candidates(target.device), compiled)
-    ratios = faster(target.backend, compiled, target.device, full_batch(shape)) or {own: 1.0}
-    best = max(ratios, key=ratios.get)
-    if best == own:
-        return f"{text}, where it is the fastest too"
+    ratios = faster(target.backend, compiled, target.device, full_batch(shape))
+    if not ratios:
+        return f"{text}, which has no choice but fp32"
+    best = fastest(ratios)
+    if ratios[best] <= ratios[own]:
+        return f"{text}, where an export would choose it too"
     times = ratios[best] / ratios[own]
     return f"{text}, where {best} is {times:.2f} times as fast; export the file again here"
 
