@@ -115,7 +115,7 @@ def evaluate(
             scatter(output.logits, batch, logits)
             used.append(batch.shape)
             outputs.append(output._replace(logits=None))
-        if runner.grid:
+        if runner.grid and rows == CHOSEN:
             # Weights of 0 times NaN are NaN: a sentence that overflows takes its row-mates with it.
             singles = choose(saved.shapes, runner.grid, SINGLE)
             for number in numpy.flatnonzero(~finite(logits)):

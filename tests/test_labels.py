@@ -240,6 +240,6 @@ def test_sentences_without_finite_logits_are_counted_beside_the_others(
     # The sentences of the comparison are fine, the evaluation is not.
     run = evaluate(pth_dir=folder, compare_cpu=True, compare_rows=1, padded=True, **known)
     assert "compare_cpu PASS" in run.out and run.code == 1
-    # Its row-mates are lost with it, and said to be.
+    # It shares a row with the others, and takes none of them with it.
     run = evaluate(**known)
-    assert run.code == 1 and "1 of 5 sentences scored" in run.said and "(0/5)" in run.said
+    assert run.code == 1 and "4 of 5 sentences scored" in run.said and "(3/5)" in run.said

@@ -242,7 +242,6 @@ def test_added_tokens_of_a_vocabulary_are_followed(tmp_path, files, special, cas
     exact, normalized = {"<url>": ADDED, "[unused1]": 1}, {"Brand": ADDED + 1}
     assert file.options.get("exact_tokens", {}) == (exact if special else {})
     assert file.options["added_tokens"] == (normalized if special else BOTH)
-    assert is_description(file.description)
     own = file.load()
     assert own.vocab_size == ADDED + 2 and ADDED in own.encode("画<url>film").ids
     assert own.encode("a Brand").ids[-2] == ADDED + 1
