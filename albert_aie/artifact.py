@@ -191,7 +191,9 @@ def open_pt(path):
         try:
             key = first_unknown_key(manifest)
         except (AttributeError, KeyError, TypeError):
-            key = "key"  # has another form
+            raise UserError(
+                f"{path}: its manifest is of another form than this program's; {AGAIN}"
+            ) from None
         if key:
             raise UserError(
                 f"{path}: its manifest names a {key} that this program does not have; {AGAIN}"

@@ -76,6 +76,6 @@ def first_unknown_key(manifest):
         "precision": backend in backends.NAMES
         and manifest["precision"] in backends.get(backend).PRECISIONS,
         "task": manifest["task"] in TASKS,
-        "tokenizer": kind in KINDS and manifest["tokenizer"]["options"].keys() <= options,
+        "tokenizer": kind in KINDS and manifest["tokenizer"].get("options", {}).keys() <= options,
     }
     return next((key for key in known if not known[key]), None)

@@ -15,7 +15,7 @@ import zipfile
 import numpy
 import pytest
 import torch
-from helpers import ROOT, SPM, logits, refused, rewrite, tokens, write_checkpoint
+from helpers import DROP, ROOT, SPM, logits, refused, rewrite, tokens, write_checkpoint
 
 from albert_aie import UserError, artifact, backends, checkpoint, files, weights
 from albert_aie.archive import Archive
@@ -282,7 +282,6 @@ def test_a_pt_that_is_cut_short_foreign_or_newer(tmp_path, compiled, sentences, 
         ({"precision": None}, "precision"),
         ({"task": "SST-3"}, "task"),
         ({"tokenizer": {"kind": "bpe", "options": {}}}, "tokenizer"),
-        ({"tokenizer": None}, "tokenizer"),
     ],
 )
 def test_a_manifest_that_names_what_is_not_there_is_refused(
@@ -292,6 +291,14 @@ def test_a_manifest_that_names_what_is_not_there_is_refused(
     run = evaluate(aie_model_dir=path, data_dir=sentences)
     words = f"{NAME}: its manifest names a {word} that this program does not have; export the file"
     assert refused(run, words) and run.out == ""
+
+
+def test_a_manifest_of_another_form_is_refused(tmp_path, compiled, sentences, evaluate):
+    for change in ({"tokenizer": None}, {"task": ["x"]}, {"backend": DROP}):
+        path = rewrite(compiled["torchscript"], tmp_path / NAME, change)
+        assert refused(
+            evaluate(aie_model_dir=path, data_dir=sentences), "its manifest", artifact.AGAIN
+        )
 
 
 def test_a_seal_is_written_for_people_and_its_digest_is_of_the_least_json(tmp_path):

@@ -478,7 +478,7 @@ def test_the_readmes_python_call(exported):
         answers = classify(["a fine film", "dull, dull, dull"])
         assert [answer.label in ("negative", "positive") for answer in answers] == [True, True]
         assert classify([]) == []
-        with pytest.raises(UserError, match="SST-2, whose sentences are single texts"):
+        with pytest.raises(UserError, match="row 0: .* is not what a file for SST-2 wants: a text"):
             classify([("a", "b")])
     code, out, _ = feed("a fine film\n", f"--aie_model_dir={exported}", "--input=-")
     assert out == f"{answers[0].label}\t{answers[0].probability:.6f}\ta fine film\n"

@@ -205,7 +205,8 @@ def test_the_note_is_printed_once_and_only_figures_cost_time(
     other = rewrite(file, tmp_path / "other.pt", {"measured": {"cpu": "EPYC", "times_as_fast": {}}})
     monkeypatch.setattr(machine, "take_turns", take_turns)
     run = evaluate(aie_model_dir=other, data_dir=sentences)
-    assert run.code == 0 and "where an export would choose it too" in run.err and len(turns) == 1, run.err
+    assert run.code == 0 and "where an export would choose it too" in run.err, run.err
+    assert len(turns) == 1
     run = evaluate(aie_model_dir=other, text="a fine film")
     assert run.code == 0 and "where it was not timed" in run.err and len(turns) == 1
     assert evaluate(aie_model_dir=file, data_dir=sentences).err == ""
