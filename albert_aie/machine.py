@@ -45,12 +45,15 @@ def check_memory(shape, device, intermediate_size):
         )
 
 
+CLEARLY = 2.0  # times as fast
+
+
 def take_turns(runs, seconds, clock=time.perf_counter):
     """{name: median seconds of a call} of functions {name: function} that take turns, so that a
-    machine which changes its speed changes all of them: for `seconds`, at least three turns, after
-    one that is not counted."""
+    machine which changes its speed changes all of them: at least three turns, after one that is not
+    counted, and for `seconds`, or until each of those turns had one of them CLEARLY faster."""
     times, end, turns = {name: [] for name in runs}, None, 0
-    while end is None or clock() < end or turns < 4:
+    while turns < 4 or (clock() < end and not _is_clear(times)):
         turns += 1
         for name, run in runs.items():
             start = clock()
@@ -58,6 +61,18 @@ def take_turns(runs, seconds, clock=time.perf_counter):
             times[name].append(clock() - start)
         end = end or clock() + seconds
     return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+
+
+def _is_clear(times):
+    """Whether the same function was CLEARLY faster than every other in each counted turn."""
+    turns = [sorted(turn) for turn in zip(*(taken[1:] for taken in times.values()))]
+    counted = range(1, len(turns) + 1)
+    first = {min(times, key=lambda name: times[name][i]) for i in counted}
+    return (
+        len(times) > 1
+        and len(first) == 1
+        and all(turn[1] > CLEARLY * turn[0] for turn in turns if turn[1:])
+    )
 
 
 def lacks_memory(error):

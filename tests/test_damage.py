@@ -15,7 +15,7 @@ import zipfile
 import numpy
 import pytest
 import torch
-from helpers import DROP, ROOT, SPM, logits, refused, rewrite, tokens, write_checkpoint
+from helpers import ROOT, SPM, logits, refused, rewrite, tokens, write_checkpoint
 
 from albert_aie import UserError, artifact, backends, checkpoint, files, weights
 from albert_aie.archive import Archive
@@ -294,7 +294,7 @@ def test_a_manifest_that_names_what_is_not_there_is_refused(
 
 
 def test_a_manifest_of_another_form_is_refused(tmp_path, compiled, sentences, evaluate):
-    for change in ({"tokenizer": None}, {"task": ["x"]}, {"backend": DROP}):
+    for change in ({"tokenizer": None}, {"task": ["x"]}):
         path = rewrite(compiled["torchscript"], tmp_path / NAME, change)
         assert refused(
             evaluate(aie_model_dir=path, data_dir=sentences), "its manifest", artifact.AGAIN

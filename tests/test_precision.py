@@ -69,8 +69,16 @@ def test_calls_take_turns_until_the_time_is_over():
 
     runs = {"a": run("a", 9, 1, 2, 6), "b": run("b", 9, 4, 4, 1)}
     assert machine.take_turns(runs, 0, clock) == {"a": 2, "b": 4} and "".join(calls) == 4 * "ab"
+    calls.clear()  # no longer than that where one is clearly faster in each counted turn
+    runs = {"a": run("a", 9, 1, 1, 1), "b": run("b", 1, 3, 2.1, 3)}
+    assert machine.take_turns(runs, 99, clock) == {"a": 1, "b": 3} and "".join(calls) == 4 * "ab"
+    calls.clear()
+    runs = {"a": run("a", 9, 1, 1, 1, 1), "b": run("b", 9, 3, 1.9, 3, 99)}
+    machine.take_turns(runs, 99, clock)
+    assert "".join(calls) == 5 * "ab"
+    calls.clear()
     runs = {"a": run("a", *10 * [0.5])}
-    assert machine.take_turns(runs, 2.9, clock) == {"a": 0.5} and calls.count("a") == 4 + 1 + 6
+    assert machine.take_turns(runs, 2.9, clock) == {"a": 0.5} and calls.count("a") == 1 + 6
 
 
 @pytest.mark.parametrize(
@@ -98,7 +106,7 @@ def test_what_export_takes_it_says_and_writes_down(
         "cpu": machine.cpu(),
         "times_as_fast": {"bf16": pytest.approx(ratio), "fp32": 1.0},
     }
-    assert len(calls) > 12 and set(calls) == {(p, Shape(16, 16, 4)) for p in ("fp32", "bf16")}
+    assert len(calls) >= 8 and set(calls) == {(p, Shape(16, 16, 4)) for p in ("fp32", "bf16")}
 
 
 def test_what_is_asked_for_is_not_timed(tmp_path, tiny, export, speed):
@@ -111,7 +119,7 @@ def test_what_is_asked_for_is_not_timed(tmp_path, tiny, export, speed):
         assert (manifest["precision"], manifest["measured"], calls) == ("fp32", None, [])
 
 
-@pytest.mark.parametrize("seconds, floating", [(0.188, "fp32"), (0.05, "bf16")])
+@pytest.mark.parametrize("seconds, floating", [(0.188, "fp32"), (0.098, "bf16"), (0.05, "bf16")])
 def test_what_int8_leaves_is_chosen_too(tiny, monkeypatch, speed, seconds, floating):
     calls = speed(fp32=0.1, bf16=seconds)
     compiled = Compiled(None, {}, {}, options={"recipe": "all"})
@@ -123,7 +131,8 @@ def test_what_int8_leaves_is_chosen_too(tiny, monkeypatch, speed, seconds, float
     made = save.keywords["manifest"]
     assert (target.precision, made["precision"]) == ("int8", "int8") and calls
     assert made["options"] == {"recipe": "all", "floating": floating}
-    assert made["measured"]["times_as_fast"] == faster == {"bf16": 0.1 / seconds, "fp32": 1.0}
+    known = {"bf16": pytest.approx(0.1 / seconds), "fp32": 1.0}
+    assert made["measured"]["times_as_fast"] == faster == known
 
 
 def saved(precision="fp32", cpu="EPYC", backend="openvino", device="cpu", **options):
