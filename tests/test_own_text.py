@@ -640,3 +640,55 @@ def test_how_many_texts_were_cut(tmp_path, exported, evaluate, long):
     run = evaluate(aie_model_dir=exported, input=tmp_path / "own.txt")
     said = re.findall(r"texts cut to \d+ tokens: (\d+)", run.err)
     assert run.code == 0 and said == [str(long)] * bool(long)
+
+
+@pytest.mark.parametrize(
+    "given, count",
+    [
+        ("a fine film", None),
+        ({"text": "a fine film"}, None),
+        (["a fine film"], 1),
+        (("a fine film", "dull"), 2),  # of a file for single texts no pair
+        (iter(["a fine film", "dull", "no"]), 3),
+        (numpy.array(["a fine film", "dull"]), 2),
+        ([{"text": "a fine film"}, "dull"], 2),
+        ([], 0),
+    ],
+)
+def test_one_text_is_one_answer_and_several_are_a_list(exported, given, count):
+    with Classifier(exported) as classify:
+        wanted = classify(["a fine film"])[0].label
+        found = classify(given)
+        assert (found.label == wanted) if count is None else (len(found) == count)
+        assert not count or found[0].label == wanted
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (None, "a NoneType is neither a text nor a list"),
+        (5, "a int is neither"),
+        ({"a", "b"}, "a set is neither"),
+        (["a", None], "row 1: None is not"),
+        ([float("nan")], "row 0: nan is not"),
+        (["a", "b", "\ud800"], "row 2: .*half of a surrogate pair"),
+        ({"sentence": "a"}, "wants the keys text and text_pair"),
+        ([{"text": "a", "x": "b"}], "row 0: .*wants the keys"),
+        ({"text": "a", "text_pair": "b"}, "wants: a text"),
+    ],
+)
+def test_what_is_no_text_is_named_by_its_row(exported, given, words):
+    with Classifier(exported) as classify, pytest.raises(UserError, match=words):
+        classify(given)
+
+
+def test_a_closed_classifier_and_that_of_another_process_say_so(exported, monkeypatch):
+    classify = Classifier(exported)
+    monkeypatch.setattr("albert_aie.classifier.os.getpid", lambda: 1)  # as in a forked child
+    with pytest.raises(UserError, match="loaded in another process, of which this one is a fork"):
+        classify("a fine film")
+    monkeypatch.undo()
+    assert classify("a fine film").label
+    classify.close(), classify.close()
+    with pytest.raises(UserError, match="this Classifier is closed"):
+        classify("a fine film")
