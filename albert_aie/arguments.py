@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import UserError, backends, references, some, tasks
 from .batching import TOKENS, Shape, packed
-from .choose_shapes import PADDED
+from .choose_shapes import PADDED, SINGLE
 from .files import check_writable, sha256
 from .text import KINDS
 
@@ -349,6 +349,10 @@ def target(args, saved):
     """The file's target with the options of the flags; one that does not fit names the file."""
     if getattr(args, "rows", None) == PADDED and any(shape.slots for shape in saved.shapes):
         raise UserError(f"--padded: {saved.path} was compiled for packed rows; leave the flag out")
+    if getattr(args, "rows", None) == SINGLE and args.streams not in (None, 1):
+        raise UserError(
+            "--one_at_a_time: a sentence alone keeps one stream busy; leave --streams out"
+        )
     target = saved.target._replace(options=options(args, "evaluate"))
     try:
         backends.settings(target, "evaluate")

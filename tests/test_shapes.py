@@ -377,3 +377,10 @@ def test_files_of_compiled_shapes_that_belong_together(tmp_path, tiny, sentences
         wrong = static(source, tmp_path / "wrong.pt", Shape(1, 16))
         assert refused(run(first, wrong), "not of one model", words)
     assert refused(run(first, free), "name one; it chooses its rows by itself")
+
+
+def test_a_sentence_alone_keeps_one_stream_busy(tiny, tmp_path, export, evaluate):
+    given = {"backend": "torchscript", "batch_size": 1, "max_seq_length": 8}
+    assert export(pth_dir=tiny, save_dir=tmp_path, **given).code == 0
+    run = evaluate(aie_model_dir=tmp_path / "albert_seq8_bs1.pt", one_at_a_time=True, streams=2)
+    assert refused(run, "--one_at_a_time", "leave --streams out")
