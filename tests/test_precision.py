@@ -8,11 +8,11 @@ import pytest
 from helpers import rewrite
 
 import export_albert_aie
-from albert_aie import artifact, backends, machine
+from albert_aie import artifact, backends, choose_shapes, machine
 from albert_aie.backends import Compiled, Target
 from albert_aie.backends import openvino as openvino_backend
 from albert_aie.backends import torchscript as torchscript_backend
-from albert_aie.batching import Shape
+from albert_aie.batching import Shape, full_batch
 from albert_aie.checkpoint import load
 from albert_aie.tasks import SST2
 
@@ -219,3 +219,16 @@ def test_the_note_is_printed_once_and_only_figures_cost_time(
     run = evaluate(aie_model_dir=other, text="a fine film")
     assert run.code == 0 and "where it was not timed" in run.err and len(turns) == 1
     assert evaluate(aie_model_dir=file, data_dir=sentences).err == ""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_compiled_shape_is_timed_as_it_is(tiny, engine, monkeypatch):
+    """albert_pytorch's graph has one shape and no packed rows: its own batch is what is timed."""
+    shape, backend = Shape(2, 16), backends.get(engine)
+    model = export_albert_aie.Model(load(tiny).named(SST2, None), "fused", False, [], [], "")
+    form = backend.form("fp32")._replace(free_sizes=False)
+    monkeypatch.setattr(backend, "form", lambda precision: form)
+    compiled = export_albert_aie.compile_model(model, Target(engine, "cpu", "fp32"), shape)
+    batch = full_batch(choose_shapes.timed(shape, False))
+    assert batch.shape == shape
+    backend.forward(compiled, "fp32", "cpu", batch)()

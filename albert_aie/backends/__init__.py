@@ -16,7 +16,7 @@ compile(module, inputs, target, calibration) -> Compiled
                                `module` eager fp32 on the CPU, `inputs` int64 torch [batch, seq] x
                                3 of the largest shape; `calibration()`: Batches of real sentences,
                                for int8 alone
-forward(compiled, floating, device, batch)      a function that computes one packed Batch, in the
+forward(compiled, floating, device, batch)      a function that computes one Batch, in the
                                floating-point precision `floating`: to be timed; where there are
                                candidates
 BLOBS                          names of Compiled.blobs from which alone `forward` can be made
