@@ -238,7 +238,7 @@ def export(path, model, target, shape, args, chosen):
     seconds = time.perf_counter() - started
     if faster:
         times = ", ".join(f"{name} {ratio:.2f}" for name, ratio in faster.items())
-        rest = backends.fastest(faster, 1.0)
+        rest = backends.fastest(faster, target.precision)
         floating = f", the rest in {rest}" * (target.precision == "int8")
         command.say("precision", f"{target.precision}{floating} (speed on this machine: {times})")
     command.say(
@@ -268,7 +268,7 @@ def compile_file(model, target, shape, task, chosen):
     if len(names) > 1:
         batch = full_batch(choose_shapes.timed(shape, model.free_sizes))
         faster = backends.faster(target.backend, compiled, target.device, batch)
-        best = backends.fastest(faster, 1.0 if target.precision == "int8" else backends.FASTER)
+        best = backends.fastest(faster, target.precision)
     result = compiled[best]
     if target.precision == "int8":
         result.options["floating"] = best

@@ -186,11 +186,12 @@ def faster(name, compiled, device, batch, seconds=2.0):
     return {one: medians[names[-1]] / medians[one] for one in names}
 
 
-def fastest(ratios, least=FASTER):
-    """The precision to take of those that `faster` has timed: the first that is `least` times as
-    fast as the last. What int8 leaves in floating point adds no error of note: there `least` is
-    1."""
+def fastest(ratios, precision=None):
+    """Which of the precisions that `faster` has timed to take: the first that is FASTER times as
+    fast as the last. For what a file in int8 leaves in floating point as fast is enough, for beside
+    int8 it adds no error of note."""
     *narrow, wide = ratios
+    least = 1.0 if precision == "int8" else FASTER
     return next((name for name in narrow if ratios[name] >= least), wide)
 
 
@@ -211,7 +212,7 @@ def note_speed(artifact, timed):
     ratios = faster(target.backend, compiled, target.device, full_batch(shape))
     if not ratios:
         return f"{text}, which has no choice but fp32"
-    best = fastest(ratios, 1.0 if target.precision == "int8" else FASTER)
+    best = fastest(ratios, target.precision)
     if ratios[best] <= ratios[own]:
         return f"{text}, where an export would choose it too"
     times = ratios[best] / ratios[own]
