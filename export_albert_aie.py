@@ -12,19 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from albert_aie import (
-    UserError,
-    arguments,
-    backends,
-    choose_shapes,
-    command,
-    datasets,
-    machine,
-    references,
-    tasks,
-)
-from albert_aie.batching import Shape, full_batch
-from albert_aie.compare import GATES
+from albert_aie import backends
+from albert_aie.albert.layouts import UPSTREAM_COMMIT
+from albert_aie.base import choose_shapes, machine
+from albert_aie.base.errors import UserError
+from albert_aie.base.shapes import Shape, full_batch
+from albert_aie.cli import arguments, console
+from albert_aie.data import datasets, tasks
+from albert_aie.run.compare import GATES, check_reference
 
 
 def parse_args(argv):
@@ -51,12 +46,6 @@ def parse_args(argv):
         "0.1",
     )
     add(
-        "--random_weights",
-        action="store_true",
-        help="weights from a fixed seed for the architecture in --pth_dir/config.json: to measure "
-        "speed only",
-    )
-    add(
         "--save_dir",
         default="./",
         help="where albert_seq{S}_bs{B}.pt is written (default: %(default)s)",
@@ -76,7 +65,7 @@ def parse_args(argv):
         "--precision",
         choices=tuple(GATES),
         help="default: bf16 or fp16 where this machine computes it at least 1.1 times as fast as "
-        "fp32, which is timed; fp32 with --random_weights",
+        "fp32, which is timed",
     )
     add(
         "--calibration",
@@ -105,7 +94,11 @@ def parse_args(argv):
 
 
 def run(args):
-    from albert_aie import artifact, calibration, compare, evaluate, graph, metrics, text
+    from albert_aie.albert import graph
+    from albert_aie.artifact import pt_file
+    from albert_aie.data import metrics
+    from albert_aie.run import calibration, compare, evaluate
+    from albert_aie.text.tokenizer_file import disagreement
 
     arguments.check_comparison(args)
     task = args.task_name
@@ -123,19 +116,19 @@ def run(args):
         sentences, held_out, note = calibration.read(
             args.data_dir, task, args.calibration, args.max_flips is not None
         )
-        command.note(note)
+        console.note(note)
     if args.compare_cpu:
         metrics.check(task)
         examples = datasets.read(args.data_dir, task=task).for_model(checkpoint.config.label_names)
         examples = examples.first(args.compare_rows)
-        command.note(examples.note)
-        command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
-    paths = [Path(args.save_dir) / artifact.file_name(shape) for shape in shapes]
+        console.note(examples.note)
+        console.note(disagreement(checkpoint.tokenizer, examples.sentences))
+    paths = [Path(args.save_dir) / pt_file.file_name(shape) for shape in shapes]
     arguments.check_outputs(*paths, args.compare_output)
-    command.note(replaced(paths, target))
+    console.note(replaced(paths, target))
 
     model = Model(checkpoint, graph_name, free_sizes, sentences, held_out, args.prefix_dir)
-    chosen = args.precision or args.random_weights
+    chosen = args.precision
     for path, shape in zip(paths, shapes):
         target = export(path, model, target, shape, args, chosen)
         if target is None:
@@ -143,11 +136,11 @@ def run(args):
         chosen = True  # files that belong together have one precision
     if not args.compare_cpu:
         return 0
-    saved = artifact.open_all(paths)
+    saved = pt_file.open_all(paths)
     results = evaluate.logits_in_fresh_process(paths, target, examples.sentences)
     names, logits = zip(*results)
-    given = saved, checkpoint, examples, args.prefix_dir, command.bar
-    return command.conclude(compare.against_reference(logits, *given), args, names)
+    given = saved, checkpoint, examples, args.prefix_dir, console.bar
+    return console.conclude(compare.against_reference(logits, *given), args, names)
 
 
 def choose_target(args):
@@ -155,7 +148,7 @@ def choose_target(args):
     open (see `compile_fastest`)."""
     backend, device, why = backends.pick(args.backend, args.device)
     engine = backends.get(backend)
-    default = "fp32" if args.random_weights else engine.candidates(device)[0]
+    default = engine.candidates(device)[0]
     options = arguments.options(args, "export")
     target = backends.Target(backend, device, args.precision or default, options)
     backends.settings(target, "export")
@@ -166,20 +159,20 @@ def choose_target(args):
     if args.max_flips is not None:
         if args.task_name.regression:
             raise UserError("--max_flips: a regression has no labels to flip; leave it out")
-        references.check(args.prefix_dir)
-    command.say("backend", f"{backend} on {device} ({why})")
+        check_reference(args.prefix_dir)
+    console.say("backend", f"{backend} on {device} ({why})")
     return target
 
 
 def replaced(paths, target):
     """What the user should know of files that are there for another backend, device or precision;
     empty where there are none."""
-    from albert_aie import artifact
+    from albert_aie.artifact import pt_file
 
     wanted = target._replace(options={})
     for path in filter(Path.is_file, paths):
         with contextlib.suppress(UserError):  # what is no file of ours has nothing to tell
-            held = artifact.open_pt(path).target._replace(options={})
+            held = pt_file.open_pt(path).target._replace(options={})
             if held != wanted:
                 old, new = (f"{t.precision} ({t.backend} on {t.device})" for t in (held, wanted))
                 return f"{path}: is {old} and is replaced by {new}; --save_dir keeps both"
@@ -187,14 +180,13 @@ def replaced(paths, target):
 
 
 def read_checkpoint(args):
-    from albert_aie import checkpoint
+    from albert_aie.albert import checkpoint
 
     tokenizer_file, kind = arguments.tokenizer_file(args)
-    load = partial(checkpoint.load, shift=not args.no_shift)
-    read = checkpoint.draw if args.random_weights else load
-    found = read(args.pth_dir, tokenizer_file, args.prefix_dir, kind=kind)
-    command.say("checkpoint", f"{found.origin}\n{found.layout} layout, sha256 {found.sha256[:12]}")
-    command.say("tokenizer", str(found.tokenizer))
+    given = args.pth_dir, tokenizer_file, args.prefix_dir
+    found = checkpoint.load(*given, shift=not args.no_shift, kind=kind)
+    console.say("checkpoint", f"{found.origin}\n{found.layout} layout, sha256 {found.sha256[:12]}")
+    console.say("tokenizer", str(found.tokenizer))
     return found
 
 
@@ -209,26 +201,30 @@ class Model(NamedTuple):
     held_out: list
     prefix_dir: str
 
+    @property
+    def upstream_commit(self):
+        return UPSTREAM_COMMIT if self.graph_name == "upstream" else None
+
 
 def export(path, model, target, shape, args, chosen):
     """Build, trace, compile and save. The Target that was compiled for, or None where --max_flips
     finds no recipe and no file was written; `chosen`: in the target's precision, else in that which
     is fastest."""
-    from albert_aie import recipes
+    from albert_aie.run import recipes
 
     started = time.perf_counter()
     make = partial(compile_file, model, shape=shape, task=args.task_name, chosen=chosen)
-    with command.bar(total=2, desc="trace and compile", unit="step") as steps:
+    with console.bar(total=2, desc="trace and compile", unit="step") as steps:
         if args.max_flips is None:
             save, target, faster = make(target)
         else:
-            held = shape.max_seq_length, model.held_out, args.prefix_dir, command.bar
+            held = shape.max_seq_length, model.held_out, args.prefix_dir, console.bar
             (save, target, faster), tried = recipes.fastest(
                 make, path.name, args.max_flips, model.checkpoint, target, *held
             )
-            command.say("tried", "\n".join(recipes.table(tried)))
+            console.say("tried", "\n".join(recipes.table(tried)))
             if save is None:
-                command.note(
+                console.note(
                     f"no recipe keeps flips at {args.max_flips:g} % or less: {path} is not "
                     "written; allow more by --max_flips, or take --precision bf16 or fp32"
                 )
@@ -240,13 +236,13 @@ def export(path, model, target, shape, args, chosen):
         times = ", ".join(f"{name} {ratio:.2f}" for name, ratio in faster.items())
         rest = backends.fastest(faster, target.precision)
         floating = f", the rest in {rest}" * (target.precision == "int8")
-        command.say("precision", f"{target.precision}{floating} (speed on this machine: {times})")
-    command.say(
+        console.say("precision", f"{target.precision}{floating} (speed on this machine: {times})")
+    console.say(
         "compiled", f"{model.graph_name} graph, {target.precision}, {shape}, {seconds:.1f} s"
     )
-    command.say("wrote", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    if model.checkpoint.random:
-        command.note("random weights: this file measures speed; no accuracy is printed for it")
+    console.say("wrote", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    if model.checkpoint.config.random_weights:
+        console.note("random weights: this file measures speed; no accuracy is printed for it")
     return target
 
 
@@ -254,7 +250,7 @@ def compile_file(model, target, shape, task, chosen):
     """(a function of a path that saves the file, its Target, what backends.faster has measured or
     None). Not `chosen`, its precision is that which this machine computes fast enough of those that
     may be the default; what int8 leaves in floating point is always chosen so."""
-    from albert_aie import artifact, manifest
+    from albert_aie.artifact import manifest, pt_file
 
     names, faster = backends.get(target.backend).candidates(target.device), None
     if target.precision == "int8":
@@ -276,13 +272,14 @@ def compile_file(model, target, shape, task, chosen):
         target = target._replace(precision=best)
     description = manifest.describe(model, result, target, shape, faster, task)
     tokenizer = model.checkpoint.tokenizer
-    save = partial(artifact.save, compiled=result, manifest=description, tokenizer=tokenizer)
+    save = partial(pt_file.save, compiled=result, manifest=description, tokenizer=tokenizer)
     return save, target, faster
 
 
 def compile_model(model, target, shape):
     """Compiled in the target's precision."""
-    from albert_aie import calibration, equalise, graph
+    from albert_aie.albert import equalise, graph
+    from albert_aie.run import calibration
 
     engine, checkpoint = backends.get(target.backend), model.checkpoint
     source = equalise.equalise(checkpoint) if target.precision == "int8" else checkpoint
@@ -298,7 +295,7 @@ def compile_model(model, target, shape):
 
 def main(argv=None):
     """Exit code; command.main says what each means."""
-    return command.main(parse_args, run, argv)
+    return console.main(parse_args, run, argv)
 
 
 if __name__ == "__main__":

@@ -14,24 +14,14 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from albert_aie import (
-    UserError,
-    arguments,
-    artifact,
-    backends,
-    command,
-    corpus,
-    corpus_figures,
-    corpus_inputs,
-    corpus_plan,
-    corpus_ray,
-    datasets,
-    machine,
-    metrics,
-    need,
-    records,
-)
-from albert_aie.batching import describe
+from albert_aie import backends
+from albert_aie.artifact import pt_file
+from albert_aie.base import machine
+from albert_aie.base.errors import UserError, need
+from albert_aie.base.shapes import describe
+from albert_aie.cli import arguments, console
+from albert_aie.corpus import planning, ray_workers, reading, summaries, worker
+from albert_aie.data import datasets, metrics, records
 
 TOLD = 60  # seconds between two lines of progress where stderr is no terminal
 
@@ -49,7 +39,7 @@ def parse_args(argv):
     )
     add(
         "--input_format",
-        choices=tuple(corpus_inputs.FORMATS),
+        choices=tuple(reading.FORMATS),
         help="default: by the suffix",
     )
     arguments.add_text_column(add)
@@ -60,7 +50,7 @@ def parse_args(argv):
     add(
         "--part_rows",
         type=arguments.at_least(1),
-        default=corpus_plan.PART_ROWS,
+        default=planning.PART_ROWS,
         metavar="N",
         help="most rows of a part, which bounds memory and what is run again after a kill "
         "(default: %(default)s)",
@@ -70,7 +60,7 @@ def parse_args(argv):
         choices=("fail", "skip"),
         default="fail",
         help="a row without text, or that cannot be read: stop there, or list it in "
-        f"{corpus_figures.SKIPPED} (default: fail)",
+        f"{summaries.SKIPPED} (default: fail)",
     )
     add("--dry_run", action="store_true", help="print the parts; nothing is run or written")
     arguments.add_quiet(add)
@@ -93,34 +83,34 @@ def parse_args(argv):
 def run(args):
     need("run_aie_corpus.py", "pyarrow")
     check(args)
-    saved = artifact.open_all(args.aie_model_dir)
+    saved = pt_file.open_all(args.aie_model_dir)
     target = arguments.target(args, saved)
-    command.note(backends.note_speed(saved, timed=False))
+    console.note(backends.note_speed(saved, timed=False))
     for shape in saved.shapes:
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
-    inputs, form = corpus_inputs.find(args.input, args.input_format, command.note)
-    corpus_plan.check_outside(inputs, args.output_dir)
+    inputs, form = reading.find(args.input, args.input_format, console.note)
+    planning.check_outside(inputs, args.output_dir)
     if args.dry_run:
         show(planned(args, saved, inputs, form), args.output_dir)
         return 0
 
-    with corpus.locked(args.output_dir) as token:
+    with worker.locked(args.output_dir) as token:
         plan = planned(args, saved, inputs, form)
         found = look(args, plan)
         job = job_of(args, token, target)
         tell_plan(plan, saved)
         done, tally, clock = work(args, job, plan, target.device, found)
         summary = conclude(args, saved, plan, done, tally, clock)
-    for name, line in corpus_figures.lines(summary):
-        command.say(name, line)
-    command.say("wrote", args.output_dir)
+    for name, line in summaries.lines(summary):
+        console.say(name, line)
+    console.say("wrote", args.output_dir)
     return 1 if summary["failed"] or summary["not_scored"] else 0
 
 
 def check(args):
     """Raises UserError for flags that contradict each other or a package that is missing."""
     if args.ray:
-        corpus_ray.check(args.ray)
+        ray_workers.check(args.ray)
     elif args.workers:
         raise UserError("--workers: means something with --ray only; add --ray local")
     if args.label_names and not args.label_column:
@@ -138,24 +128,24 @@ def planned(args, saved, inputs, form):
     """The Plan in the output folder, if there is one of this input and these settings, else a new
     one."""
     task = saved.task
-    plan = corpus_plan.load(args.output_dir)
+    plan = planning.load(args.output_dir)
     if plan:
-        corpus_plan.check_inputs(plan, inputs)
+        planning.check_inputs(plan, inputs)
         made = plan
     else:
         layout = records.Layout(task.columns, args.text_column or task.text)
-        cut = corpus_inputs.Cut(args.part_rows, layout, args.on_bad_row == "skip")
-        made = corpus_plan.make(inputs, form, cut)
+        cut = reading.Cut(args.part_rows, layout, args.on_bad_row == "skip")
+        made = planning.make(inputs, form, cut)
     names = saved.classes(args.label_map)
     table = records.Table(inputs[0].path, made.schema.names, (), "")
     text = datasets.columns(table, task, args.text_column)
     label = args.label_column and records.column(table, [args.label_column], "--label_column")
-    corpus_plan.check_text(made, text)
+    planning.check_text(made, text)
     own, note = datasets.labelled(task.of(names), table, label, args.label_names)
     if label:
         metrics.check(task)
         datasets.Examples(own, inputs[0].path, [], [], [], own.classes).for_model(names)
-        command.note(note)
+        console.note(note)
     settings = {
         "format": form,
         "part_rows": args.part_rows,
@@ -164,20 +154,20 @@ def planned(args, saved, inputs, form):
         "labels": list(own.labels),
         "model": saved.digest,
         "classes": list(names),
-        "answer_columns": corpus.answer_columns(made.schema, task),
+        "answer_columns": worker.answer_columns(made.schema, task),
     }
     if plan:
-        corpus_plan.check_settings(plan, settings)
+        planning.check_settings(plan, settings)
         return plan
     made = made._replace(settings=settings)
     if not args.dry_run:
-        corpus_plan.save(made, args.output_dir)
+        planning.save(made, args.output_dir)
     return made
 
 
 def job_of(args, token, target):
     """The corpus.Job of a run that holds the output folder with `token`."""
-    return corpus.Job(
+    return worker.Job(
         os.path.abspath(args.output_dir),
         token,
         [os.path.abspath(path) for path in args.aie_model_dir],
@@ -191,11 +181,11 @@ def look(args, plan):
     """{Part: Done} of what an earlier run has written."""
     found = {}
     with ThreadPoolExecutor() as pool:  # for the sha256 of each
-        states = list(pool.map(partial(corpus.look, args.output_dir, plan), plan.parts))
+        states = list(pool.map(partial(worker.look, args.output_dir, plan), plan.parts))
     for part, done in zip(plan.parts, states):
-        path = corpus.path_of(args.output_dir, plan, part)
+        path = worker.path_of(args.output_dir, plan, part)
         if done is None and path.exists():
-            command.note(f"{path}: not as it was written; its part is run again")
+            console.note(f"{path}: not as it was written; its part is run again")
         elif done and done.bad and args.on_bad_row == "fail":
             raise UserError(
                 f"{path}: rows were skipped in an earlier run; take --on_bad_row skip again, or "
@@ -205,34 +195,34 @@ def look(args, plan):
             found[part] = done
     if found:
         rows = sum(done.rows for done in found.values())
-        command.note(f"{len(found)} of {len(plan.parts)} parts are there ({rows:,} rows)")
+        console.note(f"{len(found)} of {len(plan.parts)} parts are there ({rows:,} rows)")
     return found
 
 
 def tell_plan(plan, saved):
     parts, files = len(plan.parts), len(plan.inputs)
-    command.say(
+    console.say(
         "corpus",
         f"{files:,} file{'s'[: files != 1]}, {plan.bytes / 1e6:,.1f} MB, {plan.rows:,} rows in "
         f"{parts:,} part{'s'[: parts != 1]} of at most {plan.settings['part_rows']:,}",
     )
     target = saved.target
     where = f"{target.backend} on {target.device}, {target.precision}"
-    command.say("model", f"{saved.path}, {where}, {describe(saved.shapes)}")
+    console.say("model", f"{saved.path}, {where}, {describe(saved.shapes)}")
 
 
 def show(plan, folder):
     for part in plan.parts:
-        command.say(f"part {part.number}", plan.told(part))
+        console.say(f"part {part.number}", plan.told(part))
     files = len(plan.inputs)
     text = f"{files:,} file{'s'[: files != 1]}, {plan.rows:,} rows; nothing was written"
-    command.say("corpus", text)
+    console.say("corpus", text)
 
 
 def work(args, job, plan, device, found):
     """Run what is not `found`: ({Part: Done} of all, the Tally, times)."""
     waiting = deque(part for part in plan.parts if part not in found)
-    done, tally = dict(found), corpus.Tally(len(waiting))
+    done, tally = dict(found), worker.Tally(len(waiting))
     clock = {"started": time.monotonic(), "first": None, "rows": 0, "workers": 0}
     if not waiting:
         return done, tally, clock
@@ -252,7 +242,7 @@ def work(args, job, plan, device, found):
                 clock["rows"] += value.rows
                 progress.add(value.rows)
             else:
-                command.note(f"part {part.number} failed: {value}")
+                console.note(f"part {part.number} failed: {value}")
     return done, tally, clock
 
 
@@ -260,8 +250,8 @@ def answers(args, job, waiting, device):
     """Run the Parts of the deque `waiting`, and what is added to it meanwhile, here or on Ray:
     yields as corpus.here does."""
     if args.ray:
-        return corpus_ray.on_ray(job, waiting, args.ray, device, args.workers, command.note)
-    return corpus.here(job, waiting)
+        return ray_workers.on_ray(job, waiting, args.ray, device, args.workers, console.note)
+    return worker.here(job, waiting)
 
 
 class Progress:
@@ -270,7 +260,7 @@ class Progress:
     def __init__(self, rows, before):
         self.rows, self.before, self.now = rows, before, before
         self.started = self.told = time.monotonic()
-        self.bar = command.bar(total=rows, initial=before, desc="rows", unit="row")
+        self.bar = console.bar(total=rows, initial=before, desc="rows", unit="row")
 
     def add(self, rows):
         self.now += rows
@@ -279,7 +269,7 @@ class Progress:
         if self.bar.disable and here - self.told >= TOLD:
             rate = (self.now - self.before) / (here - self.started)
             left = (self.rows - self.now) / rate / 60
-            command.note(
+            console.note(
                 f"{self.now:,} of {self.rows:,} rows, {rate:,.0f} rows/s, {left:,.0f} min left"
             )
             self.told = here
@@ -307,27 +297,27 @@ def conclude(args, saved, plan, done, tally, clock):
         "files": len(plan.inputs),
         "parts": len(plan.parts),
         "rows_planned": plan.rows,
-        **corpus_figures.counts([one for _, one in ordered]),
-        **(times(clock) or corpus_figures.last_times(args.output_dir, plan)),
+        **summaries.counts([one for _, one in ordered]),
+        **(times(clock) or summaries.last_times(args.output_dir, plan)),
         "failed": [
             {"part": part.number, "what": plan.told(part), "why": why} for part, why in tally.failed
         ],
     }
     if plan.settings["label_column"] and not tally.failed:
         if saved.manifest["random_weights"]:
-            command.note("random weights: no accuracy")
+            console.note("random weights: no accuracy")
         else:
             task = saved.task.of(saved.classes(args.label_map))
             task = task._replace(labels=tuple(plan.settings["labels"]))
-            summary.update(corpus_figures.measured(args.output_dir, plan, task))
-    corpus_figures.write_skipped(args.output_dir, plan, ordered)
-    corpus_figures.write_summary(args.output_dir, summary)
+            summary.update(summaries.measured(args.output_dir, plan, task))
+    summaries.write_skipped(args.output_dir, plan, ordered)
+    summaries.write_summary(args.output_dir, summary)
     return summary
 
 
 def main(argv=None):
     """Exit code; command.main says what each means."""
-    return command.main(parse_args, run, argv)
+    return console.main(parse_args, run, argv)
 
 
 if __name__ == "__main__":

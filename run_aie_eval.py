@@ -8,18 +8,14 @@ python run_aie_eval.py --aie_model_dir=albert_seq128_bs32.pt --text "a fine film
 import sys
 import time
 
-from albert_aie import (
-    UserError,
-    arguments,
-    artifact,
-    backends,
-    command,
-    datasets,
-    machine,
-    own_text,
-)
-from albert_aie.choose_shapes import CHOSEN, PADDED, SINGLE
-from albert_aie.classifier import Classifier, answers
+from albert_aie import backends
+from albert_aie.artifact import pt_file
+from albert_aie.base import machine
+from albert_aie.base.choose_shapes import CHOSEN, PADDED, SINGLE
+from albert_aie.base.errors import UserError
+from albert_aie.cli import arguments, console, own_text
+from albert_aie.data import datasets
+from albert_aie.run.classifier import Classifier, answers
 
 
 def parse_args(argv):
@@ -89,21 +85,24 @@ def parse_args(argv):
 def run(args):
     arguments.check_comparison(args)
     own = own_text.check(args)
-    saved = artifact.open_all(args.aie_model_dir)
+    saved = pt_file.open_all(args.aie_model_dir)
     target = arguments.target(args, saved)
     task = arguments.check_known(args, saved)
     for shape in saved.shapes:
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
-    figures = not own or own_text.measured(args)
-    command.note(backends.note_speed(saved, figures))
-    if figures:
+    timed = not own or own_text.measured(args)
+    console.note(backends.note_speed(saved, timed))
+    if timed:
         return measure(args, own, saved, target, task)
     return answer(args, saved, target)
 
 
 def measure(args, own, saved, target, task):
     """Predictions and figures of a task's files, or of the user's `own` text."""
-    from albert_aie import compare, metrics, page, report, results, text
+    from albert_aie.data import metrics
+    from albert_aie.report import figures, page, results
+    from albert_aie.run import compare
+    from albert_aie.text.tokenizer_file import disagreement
 
     arguments.folders(args, task)
     if args.compare_cpu and not args.pth_dir:
@@ -117,13 +116,13 @@ def measure(args, own, saved, target, task):
     else:
         examples = datasets.read(args.data_dir, args.split or "dev", task, args.label_names)
     examples = examples.for_model(names)
-    command.note(examples.note)
+    console.note(examples.note)
     if args.compare_cpu:
         tokenizer_file, _ = arguments.tokenizer_file(args)
         where = args.pth_dir, tokenizer_file, args.prefix_dir
         checkpoint, note = compare.checkpoint_of(saved, *where)
-        command.note(note)
-        command.note(text.disagreement(checkpoint.tokenizer, examples.sentences))
+        console.note(note)
+        console.note(disagreement(checkpoint.tokenizer, examples.sentences))
     outputs = results.paths(args.output_dir)
     page.check(args.report)
     arguments.check_outputs(*outputs, args.compare_output, args.output, args.report)
@@ -131,20 +130,20 @@ def measure(args, own, saved, target, task):
     started = time.perf_counter()
     with Classifier(saved, args.label_map, **target.options) as classify:
         load = time.perf_counter() - started
-        evaluation = classify.evaluate(examples.sentences, progress=command.bar, rows=args.rows)
-        host = report.hosted(target.device, args.command)
-        scored = report.Scored(evaluation, saved, classify.runner, examples, load, host)
-        result = report.report(scored)
+        evaluation = classify.evaluate(examples.sentences, progress=console.bar, rows=args.rows)
+        host = figures.hosted(target.device, args.command)
+        scored = figures.Scored(evaluation, saved, classify.runner, examples, load, host)
+        result = figures.report(scored)
     paths = []
     if args.output_dir:  # before anything is printed: a terminal may fail
         paths = results.write(args.output_dir, result, evaluation.logits, examples)
     if args.output:
         write_answers(classify.names, answers(evaluation.logits, classify.names))
         paths.append(args.output)
-    for name, line in report.lines(result, args.verbose):
-        command.say(name, line)
+    for name, line in figures.lines(result, args.verbose):
+        console.say(name, line)
     if paths:
-        command.say("wrote", "\n".join(map(str, paths)))
+        console.say("wrote", "\n".join(map(str, paths)))
     compared = []
     code = 0 if result["sentences_scored"] == result["sentences_total"] else 1
     if args.compare_cpu:
@@ -154,18 +153,18 @@ def measure(args, own, saved, target, task):
             checkpoint,
             examples.first(args.compare_rows),
             args.prefix_dir,
-            command.bar,
+            console.bar,
         )
-        code = max(code, command.conclude(made, args))
+        code = max(code, console.conclude(made, args))
         compared = made[0].lines(verbose=True)
         result = {**result, "comparison": made[0].verdict()}
         if args.output_dir:
             results.write(args.output_dir, result, evaluation.logits, examples)
     if args.report:
         page.write(args.report, page.of_evaluation(result, evaluation.logits, examples, compared))
-        command.say("wrote", args.report)
+        console.say("wrote", args.report)
     if args.json:
-        command.print_json(result)
+        console.print_json(result)
     return code
 
 
@@ -178,15 +177,15 @@ def answer(args, saved, target):
         told = own_text.answer(classify, args)
     seconds = time.perf_counter() - started
     if to_file:
-        command.say("wrote", f"{args.output} (texts: {told.texts}, {seconds:.1f} s, load included)")
+        console.say("wrote", f"{args.output} (texts: {told.texts}, {seconds:.1f} s, load included)")
     for line in told.notes(saved):
-        command.note(line)
+        console.note(line)
     return 1 if told.unanswered else 0
 
 
 def main(argv=None):
     """Exit code; command.main says what each means."""
-    return command.main(parse_args, run, argv)
+    return console.main(parse_args, run, argv)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,14 @@
-"""ALBERT sentence classification on an accelerator: what export_albert_aie.py and run_aie_eval.py
-share."""
+"""ALBERT sentence classification on an accelerator: what export_albert_aie.py, run_aie_eval.py and
+run_aie_corpus.py share. CONTRIBUTING.md has the plan of its rooms."""
 
-import importlib
+from .base.version import __version__
 
-__version__ = "0.2.0"
-
-
-class UserError(Exception):
-    """Something that the user can put right: one sentence with the file, the line where there is
-    one, and how to fix it. The scripts print it without a traceback and exit with code 2."""
+__all__ = ["Classifier", "__version__"]
 
 
-def need(what, package, distribution=None):
-    """Raises UserError if `package`, which `what` needs, is not installed; `distribution` is its
-    name at pip where that is another."""
-    try:
-        importlib.import_module(package)
-    except ImportError:
-        name = distribution or package
-        raise UserError(f"{what} needs {name}; pip install {name}") from None
+def __getattr__(name):
+    if name == "Classifier":
+        from .run.classifier import Classifier
 
-
-def first_line(error, most=200):
-    """The first line of an exception's message, or its type's name where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0][:most] if text else type(error).__name__
-
-
-def last_line(error, most=200):
-    """The last line of an exception's message: engines put the reason of a failed operator
-    there."""
-    text = str(error).strip()
-    return text.splitlines()[-1][:most] if text else type(error).__name__
-
-
-def some(names, most=4):
-    """The first few of many names, for a message."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+        return Classifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,13 +1,9 @@
 """The cells of a sweep, and what is said of their results."""
 
 import statistics
-import sys
-from pathlib import Path
 from typing import NamedTuple, Optional
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
-
-from tables import head, row  # noqa: E402
+from benchmarks.tables import head, row
 
 # samples/s of forward on an Ascend310P3 through torch_aie, fp16, 128 tokens, plain rows, by batch
 # size: docs/torch_aie.md, "Published throughput". Not measured by us.

@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+import numpy
 
-import numpy  # noqa: E402
-
-from albert_aie import UserError, arguments, command, need, results, some  # noqa: E402
-from albert_aie.compare import relative_error  # noqa: E402
-from albert_aie.metrics import METRICS  # noqa: E402
+from albert_aie.base.errors import UserError, need, some
+from albert_aie.cli import arguments, console
+from albert_aie.data.metrics import METRICS
+from albert_aie.report import results
+from albert_aie.run.compare import relative_error
 
 CHANCE = 0.05  # a difference that is less likely than this by chance is called one
 LOSS = 0.005  # of a metric for which there is no test: the gate of reduced precisions
@@ -77,9 +77,9 @@ def run(args):
     old, new = read(args.old), read(args.new)
     check_comparable(old, new)
     for name, text in lines(old, new):
-        command.say(name, text)
+        console.say(name, text)
     reasons = worse(old, new)
-    command.say("verdict", "; ".join(reasons) or "not worse")
+    console.say("verdict", "; ".join(reasons) or "not worse")
     return 1 if reasons and args.fail_if_worse else 0
 
 
@@ -285,4 +285,4 @@ def worse(old, new):
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(parse_args, run))
+    sys.exit(console.main(parse_args, run))

@@ -26,27 +26,15 @@ from collections import deque
 from multiprocessing import get_context
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
-
-import cells  # noqa: E402
-import host  # noqa: E402
-import readings  # noqa: E402
-import scaling  # noqa: E402
-
-import run_aie_corpus  # noqa: E402
-from albert_aie import (  # noqa: E402
-    UserError,
-    arguments,
-    artifact,
-    command,
-    corpus,
-    corpus_inputs,
-    corpus_ray,
-    datasets,
-    files,
-    process,
-)
-from albert_aie.results import json_text  # noqa: E402
+import run_aie_corpus
+from albert_aie.artifact import pt_file
+from albert_aie.base import files, process
+from albert_aie.base.errors import UserError
+from albert_aie.base.files import json_text
+from albert_aie.cli import arguments, console
+from albert_aie.corpus import ray_workers, reading, worker
+from albert_aie.data import datasets
+from benchmarks import cells, host, readings, scaling
 
 PARTS = 64  # of the corpus; they are run again and again
 HEADER = ("run", "rows/s of a turn, median", "least", "most")
@@ -70,13 +58,13 @@ def parse_args(argv):
 
 def run(args):
     arguments.check_outputs(args.output)
-    needed, here = args.workers * args.threads, corpus_ray.cores()
+    needed, here = args.workers * args.threads, ray_workers.cores()
     if needed > here:  # they would wait for each other and never all be ready
         raise UserError(
             f"--workers {args.workers}, --threads {args.threads}: take {needed} cores, and this "
             f"process has {here}; take fewer"
         )
-    task = artifact.open_pt(args.aie_model_dir).task
+    task = pt_file.open_pt(args.aie_model_dir).task
     sentences = datasets.read(args.data_dir, "train", task).sentences
     kinds = [
         scaling.Kind(n, ray) for n in dict.fromkeys((1, args.workers)) for ray in (False, True)
@@ -91,7 +79,7 @@ def run(args):
                 crews[kind] = Crew(args, kind, corpus_folder, Path(folder))
                 crews[kind].turn()
                 crews[kind].stop()
-            for _ in command.bar(range(args.rounds), desc="rounds", unit="round"):
+            for _ in console.bar(range(args.rounds), desc="rounds", unit="round"):
                 for kind in random.sample(kinds, len(kinds)):
                     crews[kind].go_on()
                     rates[kind].append(crews[kind].turn())
@@ -191,10 +179,10 @@ def serve(pipe, flags, workers, parts, number):
 
 def _serve(pipe, args, workers, parts):
     run_aie_corpus.check(args)
-    saved = artifact.open_all(args.aie_model_dir)
+    saved = pt_file.open_all(args.aie_model_dir)
     target = arguments.target(args, saved)
-    with corpus.locked(args.output_dir) as token:
-        plan = run_aie_corpus.planned(args, saved, *corpus_inputs.find(args.input, None))
+    with worker.locked(args.output_dir) as token:
+        plan = run_aie_corpus.planned(args, saved, *reading.find(args.input, None))
         waiting, again = deque(), itertools.cycle(plan.parts)
         job = run_aie_corpus.job_of(args, token, target)
         results = run_aie_corpus.answers(args, job, waiting, target.device)
@@ -247,4 +235,4 @@ def keep_to(number, threads):
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(parse_args, run))
+    sys.exit(console.main(parse_args, run))

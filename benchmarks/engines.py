@@ -20,16 +20,16 @@ from pathlib import Path
 
 import numpy
 import torch
-from plan import LENGTH, load
-from readings import SIZE
 
 from albert_aie import backends
-from albert_aie.batching import Batch, Shape, packed
-from albert_aie.choose_shapes import SINGLE, choose
-from albert_aie.classifier import Classifier
-from albert_aie.evaluate import shapes_to_come
-from albert_aie.flops import executed_flops_per_row, flops_per_row
-from albert_aie.references import transformers_model
+from albert_aie.albert.flops import executed_flops_per_row, flops_per_row
+from albert_aie.albert.references import transformers_model
+from albert_aie.base.choose_shapes import SINGLE, choose
+from albert_aie.base.shapes import Batch, Shape, packed
+from albert_aie.run.classifier import Classifier
+from albert_aie.run.evaluate import shapes_to_come
+from benchmarks.plan import LENGTH, load
+from benchmarks.readings import SIZE
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from albert_aie.machine import describe, versions
+from albert_aie.base.machine import describe, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 

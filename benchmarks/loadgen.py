@@ -16,15 +16,16 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+import numpy
 
-import numpy  # noqa: E402
-from readings import interval  # noqa: E402
-
-from albert_aie import UserError, arguments, artifact, command, datasets, need  # noqa: E402
-from albert_aie.choose_shapes import CHOSEN, SINGLE  # noqa: E402
-from albert_aie.classifier import Classifier  # noqa: E402
-from albert_aie.evaluate import right  # noqa: E402
+from albert_aie.artifact import pt_file
+from albert_aie.base.choose_shapes import CHOSEN, SINGLE
+from albert_aie.base.errors import UserError, need
+from albert_aie.cli import arguments, console
+from albert_aie.data import datasets
+from albert_aie.run.classifier import Classifier
+from albert_aie.run.evaluate import right
+from benchmarks.readings import interval
 
 TOGETHER = 8  # sentences of a Multi Stream query, as MLPerf has it
 MANY = 1024  # sentences at least in one measurement of ours: rows are packed of as many
@@ -61,7 +62,7 @@ def parse_args(argv):
 
 def run(args):
     need("loadgen.py:", "mlperf_loadgen", "mlcommons-loadgen")
-    saved = artifact.open_all([args.aie_model_dir])
+    saved = pt_file.open_all([args.aie_model_dir])
     examples = datasets.read(args.data_dir, "dev", saved.task).for_model(saved.classes())
     if examples.labels is None or saved.task.regression:
         raise UserError(f"{args.data_dir}: the accuracy log needs classes as labels")
@@ -105,7 +106,7 @@ def measure(name, classify, examples, args):
     for _ in range(3):  # what an engine compiles in its first calls is not its rate
         ours(classify, examples, 0.01)
     rate = ours(classify, examples, 1)
-    command.say("scenario", f"{scenario.title}: {classify.saved.path.name}, {args.seconds} s")
+    console.say("scenario", f"{scenario.title}: {classify.saved.path.name}, {args.seconds} s")
 
     where = folder / "accuracy"
     queries = test(name, classify, examples.sentences, where, args.seconds, rate, True)
@@ -113,7 +114,7 @@ def measure(name, classify, examples, args):
     found = correct(where, examples.labels)
     same = found == (wanted, len(examples.labels))
     text = "as run_aie_eval.py counts" if same else f"but run_aie_eval.py counts {wanted}"
-    command.say("accuracy", f"{found[0]}/{found[1]} in LoadGen's accuracy log, {text}")
+    console.say("accuracy", f"{found[0]}/{found[1]} in LoadGen's accuracy log, {text}")
 
     valid, ratios = True, []
     for number in range(scenario.rounds):
@@ -127,11 +128,11 @@ def measure(name, classify, examples, args):
             )
         if number == 0:
             for key, value in summary.items():
-                command.say("loadgen", f"{key} : {value}")
+                console.say("loadgen", f"{key} : {value}")
     if ratios:
         middle, low, high = interval(ratios)
         text = f"{middle:.3f} [{low:.3f}, {high:.3f}] in {len(ratios)} turns"
-        command.say("over ours", f"Offline over our own sentences/s, {text}")
+        console.say("over ours", f"Offline over our own sentences/s, {text}")
     return 0 if same and valid else 1
 
 
@@ -224,4 +225,4 @@ def read_summary(folder):
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(parse_args, run))
+    sys.exit(console.main(parse_args, run))

@@ -21,27 +21,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
-
-import host  # noqa: E402
-import plan  # noqa: E402
-import readings  # noqa: E402
-import worker as job  # noqa: E402
-from tables import tables  # noqa: E402
-
-from albert_aie import (  # noqa: E402
-    UserError,
-    arguments,
-    batching,
-    command,
-    datasets,
-    files,
-    flops,
-    report,
-    some,
-    tasks,
-)
-from albert_aie.results import json_text  # noqa: E402
+from albert_aie.albert import flops
+from albert_aie.base import files
+from albert_aie.base.errors import UserError, some
+from albert_aie.base.files import json_text
+from albert_aie.cli import arguments, console
+from albert_aie.data import datasets, tasks
+from albert_aie.report import figures
+from albert_aie.run import batching
+from benchmarks import host, plan, readings
+from benchmarks import worker as job
+from benchmarks.tables import tables
 
 PART = 50  # sentences that an engine answers one by one before the next has its turn
 INTERRUPTED = 130  # exit code
@@ -117,10 +107,10 @@ def run(args):
     if not any(readings.was_measured(engine) for engine in whole["engines"]):
         print("".join(f"FAILED      {line}\n" for line in whole["failed"]), end="")
         why = "ended before its first round was whole" if interrupted else "no engine was measured"
-        command.note(f"{why}; nothing was written")
+        console.note(f"{why}; nothing was written")
         return INTERRUPTED if interrupted else 1
     if interrupted:
-        command.note("ended early: the figures are those of the rounds that were whole")
+        console.note("ended early: the figures are those of the rounds that were whole")
     readings.score(whole["engines"], answers)
     print(tables(whole))
     for line in whole["failed"]:
@@ -262,7 +252,7 @@ def one_at_a_time(args, workers, sentences, order):
     for worker in chosen:
         worker.ask(job.singles, sentences)
     parts = [sentences[start : start + PART] for start in range(0, len(sentences), PART)]
-    with command.bar(total=args.rounds * len(parts) * len(chosen), desc="one at a time") as done:
+    with console.bar(total=args.rounds * len(parts) * len(chosen), desc="one at a time") as done:
         for _ in range(args.rounds):
             answers = [[] for _ in chosen]
             for part in parts:
@@ -293,16 +283,16 @@ def add_round(worker, answers, sentences):
     if worker.error:
         return
     times, classes = (sum(lists, []) for lists in zip(*answers))
-    figures = report.distribution(times)
+    found = figures.distribution(times)
     for name in readings.FIGURES:
-        worker.one_at_a_time[name].append(figures[name])
+        worker.one_at_a_time[name].append(found[name])
     worker.one_at_a_time |= {"sentences": sentences, "every": 1, "predictions": classes}
 
 
 def rounds(name, steps, count, order):
     """The (worker, batch size) of `count` rounds, each in random order; what is compared stands
     close together in time, for the machine's speed drifts."""
-    with command.bar(total=count * len(steps), desc=name) as done:
+    with console.bar(total=count * len(steps), desc=name) as done:
         for _ in range(count):
             order.shuffle(steps)
             turn = {(worker.spec.precision, size): order.random() for worker, size in steps}
@@ -314,4 +304,4 @@ def rounds(name, steps, count, order):
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(parse_args, run))
+    sys.exit(console.main(parse_args, run))

@@ -8,14 +8,12 @@ measured end to end, and the plots of a sweep.
 
 import statistics
 import sys
-from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
-
-import readings  # noqa: E402
-import sweep_page  # noqa: E402
-
-from albert_aie import UserError, arguments, command, files, need, plots  # noqa: E402
+from albert_aie.base import files
+from albert_aie.base.errors import UserError, need
+from albert_aie.cli import arguments, console
+from albert_aie.report import plots
+from benchmarks import readings, sweep_page
 
 # GitHub shows a picture on the reader's own background
 INK = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#f0f6fc}}</style>"
@@ -113,4 +111,4 @@ PLOTS = {  # the script that wrote the file, and what is drawn of it
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(parse_args, run))
+    sys.exit(console.main(parse_args, run))

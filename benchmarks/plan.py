@@ -4,13 +4,15 @@ import random
 from dataclasses import asdict, dataclass, field
 from itertools import product
 
-import host
-import readings
 import torch
-from readings import PRECISIONS
 
-from albert_aie import UserError, backends, checkpoint, datasets, tasks
-from albert_aie.references import transformers_model
+from albert_aie import backends
+from albert_aie.albert import checkpoint
+from albert_aie.albert.references import transformers_model
+from albert_aie.base.errors import UserError
+from albert_aie.data import datasets, tasks
+from benchmarks import host, readings
+from benchmarks.readings import PRECISIONS
 
 LENGTH = 128
 BOTH, TEXT, DENSE = ("dense", "end_to_end"), ("end_to_end",), ("dense",)

@@ -21,7 +21,7 @@ import random
 import statistics
 from pathlib import Path
 
-from albert_aie import UserError
+from albert_aie.base.errors import UserError
 
 PRECISIONS = ("fp32", "bf16", "int8", "fp16")
 DEFAULT = "default"  # the precision of what is run by its own defaults

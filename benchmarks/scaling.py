@@ -23,13 +23,13 @@ from pathlib import Path
 from subprocess import PIPE
 from typing import NamedTuple
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
-
-import cells  # noqa: E402
-import host  # noqa: E402
-
-from albert_aie import UserError, arguments, artifact, command, datasets, files  # noqa: E402
-from albert_aie.results import json_text  # noqa: E402
+from albert_aie.artifact import pt_file
+from albert_aie.base import files
+from albert_aie.base.errors import UserError
+from albert_aie.base.files import json_text
+from albert_aie.cli import arguments, console
+from albert_aie.data import datasets
+from benchmarks import cells, host
 
 ROWS = [1000, 10000, 100000, 1000000]
 FILES = 8  # of a corpus
@@ -69,7 +69,7 @@ def parse_args(argv):
 
 def run(args):
     arguments.check_outputs(args.output)
-    task = artifact.open_pt(args.aie_model_dir[0]).task
+    task = pt_file.open_pt(args.aie_model_dir[0]).task
     sentences = datasets.read(args.data_dir, "train", task).sentences
     everything = {"machine": host.machine(), "command": args.command, "runs": []}
     kinds = [ALONE, *(Kind(n, True) for n in dict.fromkeys(args.workers))]
@@ -79,7 +79,7 @@ def run(args):
         for file, rows, kind in itertools.product(args.aie_model_dir, args.rows, kinds):
             told = measure(args, Path(folder, str(rows)), file, rows, kind)
             everything["runs"].append(told)
-            command.note(", ".join(map(str, line(told))))
+            console.note(", ".join(map(str, line(told))))
     if args.output:
         with files.replacing(args.output) as temporary:
             temporary.write_text(json_text(everything), encoding="utf-8")
@@ -208,4 +208,4 @@ def line(told):
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(parse_args, run))
+    sys.exit(console.main(parse_args, run))

@@ -21,24 +21,15 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
-
-import cells  # noqa: E402
-import host  # noqa: E402
-import sweep_page  # noqa: E402
-from cells import Cell, verdict  # noqa: E402
-
-import export_albert_aie  # noqa: E402
-from albert_aie import (  # noqa: E402
-    UserError,
-    arguments,
-    backends,
-    command,
-    compare,
-    files,
-    page,
-    results,
-)
+import export_albert_aie
+from albert_aie import backends
+from albert_aie.base import files
+from albert_aie.base.errors import UserError
+from albert_aie.cli import arguments, console
+from albert_aie.report import page, results
+from albert_aie.run import compare
+from benchmarks import cells, host, sweep_page
+from benchmarks.cells import Cell, verdict
 
 SIZES = [1, 4, 8, 16, 32, 64]
 ROWS = ("padded", "chosen", "packed")
@@ -94,7 +85,7 @@ def run(args):
     waiting = [cell for cell in wanted if cell not in found or "error" in found[cell]]
     check_export(args, waiting)
     if len(waiting) < len(wanted):
-        command.note(f"{len(wanted) - len(waiting)} of {len(wanted)} cells are in {args.output}")
+        console.note(f"{len(wanted) - len(waiting)} of {len(wanted)} cells are in {args.output}")
     started = time.monotonic()
     for count, cell in enumerate(waiting, 1):
         with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +96,7 @@ def run(args):
             save(args.output, everything)
         left = (time.monotonic() - started) / count * (len(waiting) - count)
         said = f"{cell} {cells.describe(found[cell])}, {minutes(left)}"
-        command.note(f"{count} of {len(waiting)}: {said}")
+        console.note(f"{count} of {len(waiting)}: {said}")
     done = [(cell, found[cell]) for cell in wanted]
     whole = cells.table(done, cells.WHOLE)
     terminal = cells.aligned(*cells.table(done, cells.TERMINAL))
@@ -160,7 +151,7 @@ def begin(args):
 def check_export(args, waiting):
     """Raises UserError for what export_albert_aie.py would refuse in every cell: a flag, an engine
     or a checkout that is not there."""
-    from albert_aie import graph
+    from albert_aie.albert import graph
 
     errors = []
     for precision, rows in dict.fromkeys((cell.precision, cell.rows) for cell in waiting):
@@ -252,4 +243,4 @@ def minutes(seconds):
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(parse_args, run))
+    sys.exit(console.main(parse_args, run))

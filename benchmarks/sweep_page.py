@@ -3,9 +3,9 @@ the gates, tokens in a row. Colours and frame are those of albert_aie/plots.py a
 
 import numpy
 
-from albert_aie import page, plots
-from albert_aie.compare import GATES
-from albert_aie.metrics import METRICS
+from albert_aie.data.metrics import METRICS
+from albert_aie.report import page, plots
+from albert_aie.run.compare import GATES
 
 MARKS = "osD^vP"
 GATE = (

@@ -11,12 +11,10 @@ import statistics
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
-
-import readings  # noqa: E402
-from readings import PRECISIONS, timed  # noqa: E402
-
-from albert_aie import UserError, arguments, command  # noqa: E402
+from albert_aie.base.errors import UserError
+from albert_aie.cli import arguments, console
+from benchmarks import readings
+from benchmarks.readings import PRECISIONS, timed
 
 EXECUTED = "GFLOP/s executed (of ceiling)"
 TEXT = ["engine", "sentences/s (range)", "x eager padded", "accuracy", "flips", EXECUTED]
@@ -284,4 +282,4 @@ def write_readmes(paths, blocks):
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(parse_args, run))
+    sys.exit(console.main(parse_args, run))

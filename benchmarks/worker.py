@@ -8,9 +8,9 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from readings import FIGURES
-
-from albert_aie import first_line, machine
+from albert_aie.base import machine
+from albert_aie.base.errors import first_line
+from benchmarks.readings import FIGURES
 
 # for every engine's process, before it loads torch: idle threads must not take time from others
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -55,7 +55,7 @@ def make(spec):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdout = sys.stderr = open(os.devnull, "w")
     start = time.perf_counter()
-    import engines
+    from benchmarks import engines
 
     engine = engines.KINDS[spec.kind](spec)
     return time.perf_counter() - start

@@ -33,9 +33,10 @@ from transformers import (
     AutoTokenizer,
 )
 
-from albert_aie import UserError, tasks
-from albert_aie.text import Tokenizer, clean
-from albert_aie.upstream import to_upstream
+from albert_aie.albert.layouts import to_upstream
+from albert_aie.base.errors import UserError
+from albert_aie.data import tasks
+from albert_aie.text.tokenizer_file import Tokenizer, clean
 
 HERE = Path(__file__).resolve().parent
 CONFIG = {

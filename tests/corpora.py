@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 import export_albert_aie
 import run_aie_corpus
-from albert_aie.tasks import TASKS
+from albert_aie.data.tasks import TASKS
 
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
 OVERFLOW = "terrible"  # a sentence with this word has no finite logits

@@ -7,7 +7,7 @@ import json
 
 from helpers import TINY, write_checkpoint
 
-from albert_aie.tasks import TASKS
+from albert_aie.data.tasks import TASKS
 
 PAIRS = [
     ("a fine film .", "the film is good"),

@@ -15,9 +15,14 @@ import safetensors.torch
 import sentencepiece
 import torch
 
-from albert_aie import artifact, checkpoint, datasets, graph, results
-from albert_aie.batching import batches, scatter
-from albert_aie.upstream import to_upstream
+from albert_aie.albert import graph
+from albert_aie.albert.config import read_config
+from albert_aie.albert.layouts import to_upstream
+from albert_aie.artifact import pt_file
+from albert_aie.data import datasets
+from albert_aie.report import results
+from albert_aie.run.batching import batches, scatter
+from benchmarks.random_weights import draw
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("ALBERT_SHARED", ROOT.parent / "shared")) / "data"
@@ -130,7 +135,7 @@ def write_checkpoint(folder, config=TINY, layout="upstream", spm=SPM, dtype=None
         shutil.copy(spm, folder / own)
     raw = {**config} if layout == "upstream" else {**config, "model_type": "albert"}
     (folder / "config.json").write_text(json.dumps(raw))
-    tensors = checkpoint.draw(folder, **random).tensors
+    tensors = draw(read_config(folder / "config.json"), **random)
     if dtype:
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     if layout == "hf":
@@ -148,7 +153,7 @@ def rewrite(source, path, manifest=None, drop=(), change=None):
     """A copy of a .pt with other keys in its manifest (or other bytes for all of it), entries left
     out or changed: {name: bytes}. Its CRCs and its digests are right again, as those of a file that
     was never damaged."""
-    held = artifact.MANIFEST
+    held = pt_file.MANIFEST
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
         for entry in old.infolist():
             root, _, name = entry.filename.partition("/")
@@ -162,7 +167,7 @@ def rewrite(source, path, manifest=None, drop=(), change=None):
     else:
         known = {key: known[key] for key in known if key not in ("entries", "sha256")}
         known = {**known, **(manifest or {})}
-        artifact.seal(path, known)
+        pt_file.seal(path, known)
         return path
     with zipfile.ZipFile(path, "a") as new:
         new.writestr(f"{root}/{held}", whole)

@@ -21,10 +21,10 @@ from helpers import (
     traced,
 )
 
-from albert_aie import graph, references
+from albert_aie.albert import graph, references
+from albert_aie.albert.checkpoint import load
 from albert_aie.backends.aie import form
-from albert_aie.batching import Shape
-from albert_aie.checkpoint import load
+from albert_aie.base.shapes import Shape
 
 # Operators that make or read shapes, or that are known to fail on a 310P (facts: torch_aie.md
 # sections 6 and 7.3).

@@ -14,21 +14,21 @@ import torch
 from helpers import ROOT
 from test_page import swept
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import cells  # noqa: E402
-import corpus_turns  # noqa: E402
-import engines  # noqa: E402
-import host  # noqa: E402
-import peers  # noqa: E402
-import picture  # noqa: E402
-import plan  # noqa: E402
-import readings  # noqa: E402
-import sweep  # noqa: E402
-import tables  # noqa: E402
-import worker  # noqa: E402
-
-from albert_aie import command  # noqa: E402
-from albert_aie.batching import Shape  # noqa: E402
+from albert_aie.base.shapes import Shape
+from albert_aie.cli import console
+from benchmarks import (
+    cells,
+    corpus_turns,
+    engines,
+    host,
+    peers,
+    picture,
+    plan,
+    readings,
+    sweep,
+    tables,
+    worker,
+)
 
 
 def engine(kind, precision="fp32", text=None, dense=None, **fields):
@@ -237,7 +237,7 @@ def test_accuracy_and_flips_are_counted_on_the_sentences_that_an_engine_saw():
 
 
 def script(module, *flags):
-    return command.main(module.parse_args, module.run, [str(flag) for flag in flags])
+    return console.main(module.parse_args, module.run, [str(flag) for flag in flags])
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ import pytest
 import torch
 from helpers import TINY, refused, write_checkpoint
 
-from albert_aie import UserError, weights
-from albert_aie.checkpoint import load
-from albert_aie.references import transformers_model
-from albert_aie.upstream import to_upstream
+from albert_aie.albert import weights
+from albert_aie.albert.checkpoint import load
+from albert_aie.albert.layouts import to_upstream
+from albert_aie.albert.references import transformers_model
+from albert_aie.base.errors import UserError
 
 
 def test_both_layouts_and_formats_give_the_same_checkpoint(tmp_path, tiny, tiny_hf):

@@ -6,12 +6,10 @@ import sys
 
 import numpy
 import pytest
-from helpers import ROOT, Run, refused
+from helpers import Run, refused
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import compare_runs  # noqa: E402
-
-from albert_aie import command  # noqa: E402
+from albert_aie.cli import console
+from benchmarks import compare_runs
 
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
 
@@ -20,7 +18,7 @@ SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
 def compared(capfd):
     def run(*arguments):
         capfd.readouterr()
-        code = command.main(compare_runs.parse_args, compare_runs.run, list(map(str, arguments)))
+        code = console.main(compare_runs.parse_args, compare_runs.run, list(map(str, arguments)))
         return Run(code, *capfd.readouterr())
 
     return run

@@ -20,12 +20,9 @@ from pyarrow import parquet
 
 import export_albert_aie
 import run_aie_corpus
-from albert_aie import UserError
-from albert_aie import corpus as corpus_module
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import corpus_turns  # noqa: E402
-import scaling  # noqa: E402
+from albert_aie.base.errors import UserError
+from albert_aie.corpus import worker as corpus_module
+from benchmarks import corpus_turns, scaling
 
 ROWS = 300
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
@@ -154,9 +151,9 @@ def test_an_input_that_changed_is_refused(tmp_path, run, corpus):
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path, run):
-    from albert_aie import corpus
+    from albert_aie.corpus import worker
 
-    with corpus.locked(tmp_path / "out"):
+    with worker.locked(tmp_path / "out"):
         assert refused(run(), "another run is writing there")
     assert run().code == 0
 
@@ -200,9 +197,9 @@ def test_what_cannot_be_read_or_written_is_one_sentence(tmp_path, run, corpus):
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_a_part_that_fails_is_tried_three_times(tmp_path, run, monkeypatch, times):
     """The others are written; after the third time it is named, and the next run has it alone."""
-    from albert_aie import corpus
+    from albert_aie.corpus import worker
 
-    real, failures = corpus.Worker.run, []
+    real, failures = worker.Worker.run, []
 
     def broken(self, part):
         if part.number == 2 and len(failures) < times:
@@ -210,7 +207,7 @@ def test_a_part_that_fails_is_tried_three_times(tmp_path, run, monkeypatch, time
             raise OSError("the disk is tired")
         return real(self, part)
 
-    monkeypatch.setattr(corpus.Worker, "run", broken)
+    monkeypatch.setattr(worker.Worker, "run", broken)
     done = run()
     assert len(failures) == times and done.code == (times == 3)
     keys = [key for key, _ in written(tmp_path / "out")]

@@ -18,8 +18,8 @@ from glue_sets import PAIRS, labels_of
 from helpers import refused
 from pyarrow import parquet
 
-from albert_aie import corpus, corpus_figures, corpus_inputs
-from albert_aie.tasks import TASKS
+from albert_aie.corpus import reading, summaries, worker
+from albert_aie.data.tasks import TASKS
 
 FORMATS = ("parquet", "csv", "tsv", "jsonl")
 LONG = "a long and winding story that does not end " * 6
@@ -105,7 +105,7 @@ def test_labels_probabilities_counts_and_metrics_are_an_evaluations(
     for metric in set(task.metrics) - {"accuracy"}:
         value = summary["metrics"][metric]
         assert math.isfinite(value) and value == pytest.approx(wanted["metrics"][metric], abs=1e-6)
-    untimed = set(told) - set(corpus_figures.TIMES)
+    untimed = set(told) - set(summaries.TIMES)
     assert {key: told[key] for key in untimed} == {key: summary[key] for key in untimed}
 
 
@@ -224,7 +224,7 @@ def test_a_test_set_has_no_labels_and_no_accuracy(tmp_path, run, evaluate, file_
 
 def test_parts_deep_in_a_row_group_have_every_key_once(tmp_path, run, monkeypatch, file_of):
     """As 20,000 rows of a group in parts of 5,000, with fewer rows decoded at a time."""
-    monkeypatch.setattr(corpus_inputs, "BATCH", 8)
+    monkeypatch.setattr(reading, "BATCH", 8)
     rows = [{"key": i, "sentence": f"film {i}"} for i in range(90)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=60)
     given = {"aie_model_dir": file_of("SST-2"), "input": tmp_path / "a.parquet"}
@@ -261,13 +261,13 @@ def test_a_resumed_run_counts_all_rows_and_times_its_own(tmp_path, run, file_of,
 def test_start_up_is_no_time_of_the_rows(tmp_path, run, file_of, monkeypatch):
     import time
 
-    real = corpus.Worker.__init__
+    real = worker.Worker.__init__
 
     def slow(self, job):
         time.sleep(1)
         real(self, job)
 
-    monkeypatch.setattr(corpus.Worker, "__init__", slow)
+    monkeypatch.setattr(worker.Worker, "__init__", slow)
     path = write_rows(tmp_path / "a.csv", rows_of("SST-2", 10))
     started = time.monotonic()
     assert run(aie_model_dir=file_of("SST-2"), input=path, text_column="first").code == 1
@@ -279,7 +279,7 @@ def test_start_up_is_no_time_of_the_rows(tmp_path, run, file_of, monkeypatch):
 def test_a_run_with_failed_parts_has_no_metrics(tmp_path, run, file_of, monkeypatch):
     """They would be of other rows than the corpus's; the parts are named in the plan's order."""
     path = write_rows(tmp_path / "a.csv", rows_of("SST-2", 30))
-    real = corpus.Worker.run
+    real = worker.Worker.run
 
     def broken(self, part):
         if part.number in (1, 3):
@@ -288,7 +288,7 @@ def test_a_run_with_failed_parts_has_no_metrics(tmp_path, run, file_of, monkeypa
 
     given = {"aie_model_dir": file_of("SST-2"), "input": path, "text_column": "first"}
     with monkeypatch.context() as patch:
-        patch.setattr(corpus.Worker, "run", broken)
+        patch.setattr(worker.Worker, "run", broken)
         done = run(**given, label_column="gold")
     summary = summary_of(tmp_path / "out")
     assert done.code == 1 and "accuracy" not in summary
@@ -304,7 +304,7 @@ def test_skipped_rows_stand_in_the_order_of_the_corpus(tmp_path, run, file_of, m
     """Also where a part was tried again after others."""
     path = tmp_path / "a.csv"
     path.write_text("sentence,n\n" + "".join(f"film,{i}\n" + "dull\n" * (i % 2) for i in range(9)))
-    failures, real = [], corpus.Worker.run
+    failures, real = [], worker.Worker.run
 
     def once(self, part):
         if part.number == 0 and not failures:
@@ -312,7 +312,7 @@ def test_skipped_rows_stand_in_the_order_of_the_corpus(tmp_path, run, file_of, m
             raise OSError("a moment please")
         return real(self, part)
 
-    monkeypatch.setattr(corpus.Worker, "run", once)
+    monkeypatch.setattr(worker.Worker, "run", once)
     given = {"aie_model_dir": file_of("SST-2"), "input": path, "on_bad_row": "skip"}
     assert run(**given, part_rows=4).code == 0 and failures
     assert [number for _, number, _ in skipped_of(tmp_path / "out")] == [4, 7, 10, 13]

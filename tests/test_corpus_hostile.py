@@ -11,8 +11,10 @@ from corpora import label_corpus, summary_of, table_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from albert_aie import UserError, corpus_inputs, records
-from albert_aie.files import parse_json
+from albert_aie.base.errors import UserError
+from albert_aie.base.files import parse_json
+from albert_aie.corpus import reading
+from albert_aie.data import records
 
 FUZZ = "FUZZ_OUT" in os.environ  # make fuzz
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": not FUZZ}
@@ -32,11 +34,11 @@ VALUES = st.recursive(
 
 def in_parts(path, form, size):
     """(rows as Python has them, [(line, why)] of bad ones, how many rows were planned)."""
-    (known,), _ = corpus_inputs.find([str(path)], form)
-    schema, spans = corpus_inputs.scan(known, form, corpus_inputs.Cut(size, skipped=True), {})
+    (known,), _ = reading.find([str(path)], form)
+    schema, spans = reading.scan(known, form, reading.Cut(size, skipped=True), {})
     rows, bad = [], []
     for span in spans:
-        found = corpus_inputs.read(known, form, span, schema, schema.names)
+        found = reading.read(known, form, span, schema, schema.names)
         # a table without columns, which the script refuses, has no rows in Arrow
         assert len(found.numbers) == found.table.num_rows or not schema.names
         rows += zip(found.numbers, found.table.to_pylist())

@@ -14,8 +14,10 @@ from corpora import label_corpus, skipped_of, summary_of, table_of, write_rows
 from helpers import refused
 from pyarrow import parquet
 
-from albert_aie import UserError, corpus, corpus_files, corpus_inputs, datasets, records
-from albert_aie.tasks import TASKS
+from albert_aie.base.errors import UserError
+from albert_aie.corpus import reading, urls, worker
+from albert_aie.data import datasets, records
+from albert_aie.data.tasks import TASKS
 
 
 @pytest.fixture
@@ -390,11 +392,11 @@ def test_times_of_files_are_in_nanoseconds(tmp_path):
     for name in (str(path), f"file://{path}"):
         path.write_text("a\n")
         os.utime(path, ns=(10**18, 10**18))
-        known = corpus_files.status(name)
+        known = urls.status(name)
         assert known.mtime_ns == 10**18
         os.utime(path, ns=(10**18, 10**18 + 1000))
         with pytest.raises(UserError, match="changed since the run was planned"):
-            corpus_files.check_same(known)
+            urls.check_same(known)
 
 
 def planned(tmp_path, run):
@@ -453,36 +455,36 @@ def test_a_plan_that_was_changed_is_refused(tmp_path, run, change):
 def test_a_worker_that_has_another_file_or_sees_another_folder_stops(tmp_path, run, file_of):
     """As on a node where the model was not copied, or whose /labelled is its own disk."""
     planned(tmp_path, run)
-    with corpus.locked(tmp_path / "out") as token:
-        job = corpus.Job(str(tmp_path / "out"), token, [str(file_of("CoLA"))])
+    with worker.locked(tmp_path / "out") as token:
+        job = worker.Job(str(tmp_path / "out"), token, [str(file_of("CoLA"))])
         with pytest.raises(UserError, match="is another file on .* copy it there"):
-            corpus.Worker(job)
+            worker.Worker(job)
         job = job._replace(files=[str(file_of("SST-2"))])
         with pytest.raises(UserError, match="does not see this folder"):
-            corpus.Worker(job._replace(token="0" * 32))
-        corpus.Worker(job).classify.close()
+            worker.Worker(job._replace(token="0" * 32))
+        worker.Worker(job).classify.close()
 
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, monkeypatch):
     """Before, meanwhile, and where fewer rows come than were planned."""
     path = tmp_path / "a.csv"
     path.write_text("sentence\na\nb\nc\n")
-    (known,), form = corpus_inputs.find([str(path)])
-    schema, (span,) = corpus_inputs.scan(known, form, corpus_inputs.Cut(10), {})
-    assert corpus_inputs.read(known, form, span, schema, ["sentence"]).numbers == [2, 3, 4]
+    (known,), form = reading.find([str(path)])
+    schema, (span,) = reading.scan(known, form, reading.Cut(10), {})
+    assert reading.read(known, form, span, schema, ["sentence"]).numbers == [2, 3, 4]
     with pytest.raises(ValueError, match="3 rows instead of 4"):
-        corpus_inputs.read(known, form, span._replace(rows=4), schema, ["sentence"])
-    real = corpus_inputs.FORMATS["csv"].read
+        reading.read(known, form, span._replace(rows=4), schema, ["sentence"])
+    real = reading.FORMATS["csv"].read
 
     def meanwhile(*given):
         found = real(*given)
         path.write_text("sentence\na\nb\nd\n")
         return found
 
-    changed = corpus_inputs.FORMATS["csv"]._replace(read=meanwhile)
-    monkeypatch.setitem(corpus_inputs.FORMATS, "csv", changed)
+    changed = reading.FORMATS["csv"]._replace(read=meanwhile)
+    monkeypatch.setitem(reading.FORMATS, "csv", changed)
     with pytest.raises(UserError, match="changed since the run was planned"):
-        corpus_inputs.read(known, form, span, schema, ["sentence"])
+        reading.read(known, form, span, schema, ["sentence"])
 
 
 # What was written

@@ -14,8 +14,7 @@ from corpora import skipped_of, summary_of, write_file
 from helpers import ROOT, flags
 from pyarrow import parquet
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import scaling  # noqa: E402
+from benchmarks import scaling
 
 ROWS = 1_000_000
 EVERY = 1_000  # rows: a stray quote, a newline within a cell, a wrong type

@@ -11,7 +11,8 @@ import pytest
 from corpora import label_corpus
 from helpers import refused
 
-from albert_aie import UserError, corpus_ray
+from albert_aie.base.errors import UserError
+from albert_aie.corpus import ray_workers
 
 
 class RayError(Exception):
@@ -62,7 +63,7 @@ class Member:
 
 
 def crew(plays, size=2):
-    return corpus_ray.Crew(StandIn(plays), None, 1, {}, size)
+    return ray_workers.Crew(StandIn(plays), None, 1, {}, size)
 
 
 def ready(name, *given):
@@ -145,7 +146,7 @@ def test_a_ray_that_the_caller_has_begun_is_used_and_left(ray, begun):
     if begun:
         ray.init()
     job = types.SimpleNamespace(options={}, _replace=lambda **given: job)
-    results = list(corpus_ray.on_ray(job, deque([part(0)]), "local", "cpu", 1))
+    results = list(ray_workers.on_ray(job, deque([part(0)]), "local", "cpu", 1))
     assert [outcome for _, outcome, _ in results] == ["ready", "done"]
     assert len(ray.begun) == 1 and len(ray.ended) == (not begun)
 

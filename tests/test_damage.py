@@ -17,11 +17,15 @@ import pytest
 import torch
 from helpers import ROOT, SPM, logits, refused, rewrite, tokens, write_checkpoint
 
-from albert_aie import UserError, artifact, backends, checkpoint, files, weights
-from albert_aie.archive import Archive
-from albert_aie.artifact import open_pt
-from albert_aie.batching import Shape
-from albert_aie.manifest import digest
+from albert_aie import backends
+from albert_aie.albert import checkpoint, weights
+from albert_aie.artifact import pt_file
+from albert_aie.artifact.manifest import digest
+from albert_aie.artifact.pt_file import open_pt
+from albert_aie.base import files
+from albert_aie.base.archive import Archive
+from albert_aie.base.errors import UserError
+from albert_aie.base.shapes import Shape
 
 SHAPE = {"batch_size": 4, "max_seq_length": 32}
 NAME = "albert_seq32_bs4.pt"
@@ -172,7 +176,7 @@ def test_a_flipped_bit_in_an_extra_file_is_refused(tmp_path, compiled, name):
 def test_an_entry_that_is_missing_or_another_is_refused(tmp_path, compiled, change, words):
     """Though its CRC is right: the manifest of the original stands behind it."""
     with zipfile.ZipFile(compiled["torchscript"]) as opened:
-        manifest = opened.read(f"archive/{artifact.MANIFEST}")
+        manifest = opened.read(f"archive/{pt_file.MANIFEST}")
     path = rewrite(compiled["torchscript"], tmp_path / NAME, manifest, **change)
     with pytest.raises(UserError, match=words):
         open_pt(path)
@@ -297,7 +301,7 @@ def test_a_manifest_of_another_form_is_refused(tmp_path, compiled, sentences, ev
     for change in ({"tokenizer": None}, {"task": ["x"]}):
         path = rewrite(compiled["torchscript"], tmp_path / NAME, change)
         assert refused(
-            evaluate(aie_model_dir=path, data_dir=sentences), "its manifest", artifact.AGAIN
+            evaluate(aie_model_dir=path, data_dir=sentences), "its manifest", pt_file.AGAIN
         )
 
 
@@ -306,7 +310,7 @@ def test_a_seal_is_written_for_people_and_its_digest_is_of_the_least_json(tmp_pa
     path, entry = tmp_path / "a.pt", b"of the archive"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("a/data", entry)
-    artifact.seal(path, {"format": "é", "batch": [1, 2]})
+    pt_file.seal(path, {"format": "é", "batch": [1, 2]})
     digest = hashlib.sha256(entry).hexdigest()
     least = '{"batch":[1,2],"entries":{"data":"' + digest + '"},"format":"é"}'
     own = hashlib.sha256(least.encode()).hexdigest()

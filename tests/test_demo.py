@@ -5,9 +5,10 @@ import json
 import pytest
 from helpers import ROOT, needs_nncf, python, tokens
 
-from albert_aie import datasets, references
+from albert_aie.albert import references
+from albert_aie.albert.checkpoint import load
 from albert_aie.backends import openvino
-from albert_aie.checkpoint import load
+from albert_aie.data import datasets
 
 CHECKPOINT, DATA = ROOT / "demo" / "checkpoint", ROOT / "demo" / "SST-2"
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from helpers import TINY, fused_logits, tokens, write_checkpoint
 
-from albert_aie.batching import Shape
-from albert_aie.checkpoint import load
-from albert_aie.equalise import equalise
-from albert_aie.upstream import HF_LAYER
+from albert_aie.albert.checkpoint import load
+from albert_aie.albert.equalise import equalise
+from albert_aie.albert.layouts import HF_LAYER
+from albert_aie.base.shapes import Shape
 
 
 def twin(checkpoint, kinds, share=0.05, factor=100.0):

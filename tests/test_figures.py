@@ -11,14 +11,18 @@ import jsonschema
 import numpy
 import pytest
 
-from albert_aie import UserError, compare, flops, machine, references, report, results
-from albert_aie.batching import Shape
-from albert_aie.compare import Comparison
-from albert_aie.datasets import Examples
-from albert_aie.encoding import Encoded
-from albert_aie.evaluate import Evaluation
-from albert_aie.flops import flops_per_row
-from albert_aie.tasks import SST2, TASKS
+from albert_aie.albert import flops, references
+from albert_aie.albert.flops import flops_per_row
+from albert_aie.base import machine
+from albert_aie.base.encoding import Encoded
+from albert_aie.base.errors import UserError
+from albert_aie.base.shapes import Shape
+from albert_aie.data.datasets import Examples
+from albert_aie.data.tasks import SST2, TASKS
+from albert_aie.report import figures, results
+from albert_aie.run import compare
+from albert_aie.run.compare import Comparison
+from albert_aie.run.evaluate import Evaluation
 
 NAN, INF = math.nan, math.inf
 SCHEMA = json.loads(results.SCHEMA.read_text(encoding="utf-8"))
@@ -103,7 +107,7 @@ def evaluation(**changed):
     return Evaluation(**{**made, **changed})
 
 
-def figures(evaluated=None, given=None, **manifest):
+def report_of(evaluated=None, given=None, **manifest):
     saved = SimpleNamespace(
         path="a.pt",
         manifest={**MANIFEST, **manifest},
@@ -114,7 +118,7 @@ def figures(evaluated=None, given=None, **manifest):
         tokenizer=SimpleNamespace(sha256="7" * 64),
     )
     evaluated, given = evaluated or evaluation(), given or examples()
-    return report.report(report.Scored(evaluated, saved, RUNNER, given, 1.5, HOST))
+    return figures.report(figures.Scored(evaluated, saved, RUNNER, given, 1.5, HOST))
 
 
 # The report
@@ -125,7 +129,7 @@ def test_every_printed_line():
     5th, 9th, 10th and 10th, their mean 55, and the squares of their distances from it add up to
     8250: the deviation is sqrt(8250 / 9). Padding: 1280 of 40 x 128. Compute: 40 rows of 22.37
     GFLOP in 0.5 s."""
-    assert report.lines(figures(), verbose=True) == [
+    assert figures.lines(report_of(), verbose=True) == [
         ("file", "a.pt\nfused graph, exported for batch 4 x 128 tokens, up to 16 sentences a row"),
         ("engine", "openvino on cpu, precision bf16 (read back)\n3 thread(s), 2 stream(s)"),
         ("data", "data/dev.tsv\n4 of 5 sentences scored, 1 truncated"),
@@ -155,13 +159,13 @@ def test_every_printed_line():
 
 
 def test_without_verbose_the_last_five_are_left_out():
-    names = [name for name, _ in report.lines(figures())]
+    names = [name for name, _ in figures.lines(report_of())]
     assert names == "file/engine/data/not scored/rows/accuracy/throughput/latency".split("/")
 
 
 def test_every_key_of_eval_json():
     interval = pytest.approx([0.230724, 0.882379], abs=1e-6)
-    assert figures() == {
+    assert report_of() == {
         "schema_version": 3,
         "file": "a.pt",
         "more_files": [],
@@ -244,8 +248,8 @@ def test_every_key_of_eval_json():
 def test_sentences_one_at_a_time_have_figures_of_their_own():
     """Ten sentences of 10, 20, ... 100 ms in 2 s; no figure of a batch stands beside them."""
     single = [0.1, 0.02, 0.09, 0.03, 0.08, 0.04, 0.07, 0.05, 0.06, 0.01]
-    made = figures(evaluation(single=single))
-    told = dict(report.lines(made, verbose=True))
+    made = report_of(evaluation(single=single))
+    told = dict(figures.lines(made, verbose=True))
     assert told["single"] == (
         "mean 55.00, p50 50.00, p90 90.00, p95 100.00, p99 100.00, max 100.00 ms a sentence, from "
         "text to label\n5.0 sentences/s"
@@ -263,24 +267,24 @@ def test_rows_positions_and_compute_of_several_shapes():
     forward = [0.005, 0.001, 0.003, 0.002, 0.004, 0.07, 0.09, 0.08]
     made = evaluation(shapes=shapes, forward=forward, tokens=808)
     assert (made.rows, made.positions) == (17, 1616)
-    shown = figures(made)
+    shown = report_of(made)
     assert shown["padding"] == 0.5 and shown["sentences_per_row"] == 5 / 17
     flops = 12 * flops_per_row(MANIFEST["config"], 128) + 5 * flops_per_row(MANIFEST["config"], 16)
     assert shown["nominal_gflop_per_second"] == pytest.approx(flops / 1e9 / 0.5)
     assert shown["nominal_gflop_per_row"] == pytest.approx(flops / 1e9 / 17)
     found = [(*list(each.values())[:4], *each["forward_ms"].values()) for each in shown["shapes"]]
     assert found == [(1, 16, 0, 5, 3, 5, 5), (4, 128, 16, 3, 80, 90, 90)]
-    assert dict(report.lines(shown, verbose=True))["rows"] == (
+    assert dict(figures.lines(shown, verbose=True))["rows"] == (
         "chosen\n5 x 1 x 16 tokens: forward p50 3.0, p90 5.0, p99 5.0 ms\n"
         "3 x 4 x 128 tokens, up to 16 sentences a row: forward p50 80.0, p90 90.0, p99 90.0 ms"
     )
     many = evaluation(shapes=[Shape(1, 4 * n) for n in range(1, 11)], rows_are="one at a time")
     line = "one at a time\n10 batches of 10 shapes, 4 to 40 tokens"
-    assert dict(report.lines(figures(many), verbose=True))["rows"] == line
+    assert dict(figures.lines(report_of(many), verbose=True))["rows"] == line
 
 
 def test_a_single_batch_has_no_deviation():
-    made = figures(evaluation(forward=[0.25], shapes=[Shape(4, 128, 16)]))
+    made = report_of(evaluation(forward=[0.25], shapes=[Shape(4, 128, 16)]))
     assert made["latency_ms"] == {
         "mean": 250,
         "deviation": 0,
@@ -305,18 +309,18 @@ def test_eval_json_is_what_its_schema_says():
     """Every key is described, and no other is allowed."""
     validator = jsonschema.Draft202012Validator(SCHEMA)
     validator.check_schema(SCHEMA)
-    whole = json.loads(results.json_text(figures()))
+    whole = json.loads(results.json_text(report_of()))
     validator.validate(whole)
     assert set(SCHEMA["properties"]) == {*whole, "comparison", "one_at_a_time"}
     of_batches = {"samples_per_second", "latency_ms", "batch_latencies_ms"}
     assert set(SCHEMA["required"]) == set(whole) - {"accuracy"} - of_batches
-    single = json.loads(results.json_text(figures(evaluation(single=[0.5, 0.25]))))
+    single = json.loads(results.json_text(report_of(evaluation(single=[0.5, 0.25]))))
     validator.validate(single)
     assert not validator.is_valid({**whole, **single}), "batches and single sentences in one"
     assert not validator.is_valid({key: whole[key] for key in whole if key not in of_batches})
     for wrong in ({"further": 1}, {"schema_version": 2}, {"slots": -1}, {"machine": {}}):
         assert not validator.is_valid({**whole, **wrong})
-    unlabelled = json.loads(results.json_text(figures(given=examples(None))))
+    unlabelled = json.loads(results.json_text(report_of(given=examples(None))))
     validator.validate(unlabelled)
 
 
@@ -332,7 +336,7 @@ def test_where_an_evaluation_was_made(monkeypatch, tmp_path):
         (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $1"\n')
         (tmp_path / name).chmod(0o755)
     for device, card in (("cpu", None), ("npu", "npu-smi info\n"), ("cuda", "nvidia-smi -L\n")):
-        made = report.hosted(device, ("a.py", "-x"))
+        made = figures.hosted(device, ("a.py", "-x"))
         assert made["machine"]["cpu"] == "EPYC" and made["machine"]["isa"] == ["avx2", "fma"]
         assert made["machine"]["card"] == card and made["command"] == ["a.py", "-x"]
         assert made["peak_memory_bytes"] == 2048 * 1024
@@ -350,34 +354,34 @@ def test_accuracy_counts_what_was_not_scored_and_classes_that_the_data_lacks():
     would be right if classes were numbers of the data), one without logits."""
     logits = [[0, 9, 1], [0, 1, 9], [9, 0, 1], [9, 0, 1], [9, NAN, 0]]
     given = examples([1, 1, 2, 1, 0], ("neutral", "negative", "positive"))
-    made = figures(evaluation(logits=numpy.array(logits, numpy.float32)), given)
+    made = report_of(evaluation(logits=numpy.array(logits, numpy.float32)), given)
     assert made["accuracy"]["correct"] == 1 and made["accuracy"]["other_classes"] == 2
-    line = dict(report.lines(made))["accuracy"]
+    line = dict(figures.lines(made))["accuracy"]
     assert line.startswith("0.2000 (1/5), 95 % Wilson interval ")
     assert line.endswith("\n2 predicted as a class that the data does not have")
 
 
 def test_no_accuracy_without_labels_or_with_random_weights():
-    made = figures(given=examples(None))
+    made = report_of(given=examples(None))
     assert "accuracy" not in made and made["random_weights"] is False
-    assert ("accuracy", "none: the split has no labels") in report.lines(made)
-    made = figures(random_weights=True)
+    assert ("accuracy", "none: the split has no labels") in figures.lines(made)
+    made = report_of(random_weights=True)
     assert "accuracy" not in made and made["random_weights"] is True
     said = "none: the file holds random weights, for speed only"
-    assert ("accuracy", said) in report.lines(made)
+    assert ("accuracy", said) in figures.lines(made)
 
 
 def test_the_first_three_without_finite_logits_are_named():
     logits = numpy.array([[1, NAN], [INF, 0], [1, 0], [0, -INF], [NAN, NAN]], numpy.float32)
-    made = figures(evaluation(logits=logits))
+    made = report_of(evaluation(logits=logits))
     line = "4 sentences without finite logits, the first:\n10: 'a fine film'\n11: 'dull'"
-    assert ("not scored", line + "\n13: 'charming'") in report.lines(made)
+    assert ("not scored", line + "\n13: 'charming'") in figures.lines(made)
     made = {**made, "sentences_total": 5, "sentences_scored": 3}
     made["not_scored"] = [{"index": "7", "sentence": "x" * 39 + "yz"}]  # 40 letters are printed
     line = f"2 sentences without finite logits, the first:\n7: '{'x' * 39}y'"
-    assert ("not scored", line) in report.lines(made)
-    whole = figures(evaluation(logits=numpy.zeros((5, 2), numpy.float32)))
-    assert whole["not_scored"] == [] and "not scored" not in dict(report.lines(whole))
+    assert ("not scored", line) in figures.lines(made)
+    whole = report_of(evaluation(logits=numpy.zeros((5, 2), numpy.float32)))
+    assert whole["not_scored"] == [] and "not scored" not in dict(figures.lines(whole))
 
 
 @pytest.mark.parametrize(
@@ -390,7 +394,7 @@ def test_the_first_three_without_finite_logits_are_named():
     ],
 )
 def test_wilson_intervals(correct, total, low, high):
-    assert report.wilson(correct, total) == pytest.approx((low, high), abs=1e-6)
+    assert figures.wilson(correct, total) == pytest.approx((low, high), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +412,7 @@ def test_wilson_intervals(correct, total, low, high):
     ],
 )
 def test_percentiles_are_nearest_rank(values, percent, wanted):
-    assert report.percentile(values, percent) == wanted
+    assert figures.percentile(values, percent) == wanted
 
 
 def test_flops_of_a_row_of_8_tokens():
@@ -427,13 +431,13 @@ def test_flops_of_a_row_of_8_tokens():
 
 def test_predictions_tsv_and_eval_json(tmp_path):
     given, evaluated = examples(), evaluation()
-    paths = results.write(tmp_path / "new", figures(), evaluated.logits, given)
+    paths = results.write(tmp_path / "new", report_of(), evaluated.logits, given)
     assert paths == [tmp_path / "new" / "eval.json", tmp_path / "new" / "predictions.tsv"]
     assert paths[1].read_bytes() == TABLE
     written = json.loads(paths[0].read_text(encoding="utf-8"))
     digest = hashlib.sha256(paths[1].read_bytes()).hexdigest()
     assert written["sentences_total"] == 5 and written["predictions_sha256"] == digest
-    results.write(tmp_path, figures(), evaluated.logits, examples(None))
+    results.write(tmp_path, report_of(), evaluated.logits, examples(None))
     lines = (tmp_path / "predictions.tsv").read_text(encoding="utf-8").splitlines()
     assert lines[1] == "10\tnegative\t\t2.000000\t1.000000\ta fine film"
 
@@ -596,7 +600,7 @@ def test_a_comparison_with_the_reference(monkeypatch, labels, random):
     saved = SimpleNamespace(
         shape=Shape(1, 8), tokenizer=SimpleNamespace(load=Ours), manifest={"precision": "int8"}
     )
-    checkpoint = SimpleNamespace(tokenizer="file", random=random)
+    checkpoint = SimpleNamespace(tokenizer="file", config=SimpleNamespace(random_weights=random))
     given = Examples(SST2, "dev.tsv", ["ab", "abc"], labels, [0, 1], SST2.classes)
     (made,) = compare.against_reference([logits], saved, checkpoint, given, "tree", len)
     wanted = [Encoded([2, 2, 8, 3]), Encoded([2, 3, 8, 4])]
@@ -849,25 +853,25 @@ def test_the_tables_of_pairs_and_of_a_regression(tmp_path):
 def test_the_lines_of_a_regression_and_of_several_metrics():
     scores = numpy.array([[1.0], [2], [3], [4], [5]], numpy.float32)
     given = Examples(TASKS["STS-B"], "d", SENTENCES, [1.0, 2, 3, 4, 5], list(range(5)), ("score",))
-    made = figures(evaluation(logits=scores), given)
+    made = report_of(evaluation(logits=scores), given)
     assert made["task"] == "STS-B" and "accuracy" not in made
     assert made["metrics"] == {"pearson": pytest.approx(1), "spearman": pytest.approx(1)}
-    told = dict(report.lines(made))
+    told = dict(figures.lines(made))
     assert told["metrics"] == "Pearson 1.0000, Spearman 1.0000" and "accuracy" not in told
-    alike = dict(report.lines(figures(evaluation(logits=scores * 0), given)))
+    alike = dict(figures.lines(report_of(evaluation(logits=scores * 0), given)))
     assert alike["metrics"] == "Pearson undefined, Spearman undefined"
-    unlabelled = figures(evaluation(logits=scores), replace(given, labels=None))
+    unlabelled = report_of(evaluation(logits=scores), replace(given, labels=None))
     assert unlabelled["metrics"] == {}
-    assert dict(report.lines(unlabelled))["accuracy"] == "none: the split has no labels"
+    assert dict(figures.lines(unlabelled))["accuracy"] == "none: the split has no labels"
     pair = Examples(TASKS["MRPC"], "d", SENTENCES, [1, 0, 1, 1, 0], [0] * 5, TASKS["MRPC"].classes)
     # predicted 0, 1, 0, 1 and none: one hit, one false, two missed
-    assert dict(report.lines(figures(given=pair)))["metrics"] == "F1 0.4000"
+    assert dict(figures.lines(report_of(given=pair)))["metrics"] == "F1 0.4000"
 
 
 def test_a_pair_without_finite_logits_is_named_by_both_texts():
     texts = [("a", "b")] * 4 + [("a fine film", "an overflow")]
     given = Examples(TASKS["MRPC"], "d", texts, [1, 0, 1, 1, 0], list("abcde"), ("x", "y"))
-    line = dict(report.lines(figures(given=replace(given, classes=TASKS["MRPC"].classes))))
+    line = dict(figures.lines(report_of(given=replace(given, classes=TASKS["MRPC"].classes))))
     assert line["not scored"].endswith("e: 'a fine film / an overflow'")
 
 

@@ -9,9 +9,10 @@ import pytest
 from glue_sets import CHINESE, PAIRS, labels_of, write_model, write_names, write_set
 from helpers import STAND_INS, fused_logits, python, refused
 
-from albert_aie import checkpoint, datasets
-from albert_aie.batching import Shape
-from albert_aie.tasks import TASKS
+from albert_aie.albert import checkpoint
+from albert_aie.base.shapes import Shape
+from albert_aie.data import datasets
+from albert_aie.data.tasks import TASKS
 
 NAMES = [name for name, task in TASKS.items() if task.files]
 SMALL = {"backend": "torchscript", "batch_size": 4, "max_seq_length": 32}
@@ -180,7 +181,7 @@ def test_a_missing_package_of_a_metric_is_named_before_the_work(monkeypatch, tmp
     ],
 )
 def test_what_is_wrong_with_a_tasks_file(tmp_path, name, text, words):
-    from albert_aie import UserError
+    from albert_aie.base.errors import UserError
 
     task = TASKS[name]
     (tmp_path / task.files["dev"]).write_text(text)

@@ -4,8 +4,8 @@ repository: ALBERT_SHARED names the folder that has them."""
 import pytest
 from conftest import shared
 
-from albert_aie import datasets
-from albert_aie.tasks import TASKS
+from albert_aie.data import datasets
+from albert_aie.data.tasks import TASKS
 
 # Of each dev file its sentences, and how many of each class.
 FILES = {

@@ -8,10 +8,11 @@ import safetensors.torch
 import torch
 from helpers import BASE, TINY, fused_logits, tokens, traced, write_checkpoint
 
-from albert_aie import compare, flops, graph, references
-from albert_aie.batching import Shape
-from albert_aie.checkpoint import load
-from albert_aie.config import ACTIVATIONS
+from albert_aie.albert import flops, graph, references
+from albert_aie.albert.checkpoint import load
+from albert_aie.albert.config import ACTIVATIONS
+from albert_aie.base.shapes import Shape
+from albert_aie.run import compare
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -12,14 +12,16 @@ from glue_sets import write_model, write_set
 from helpers import ROOT, TINY, needs_nncf, refused
 from test_equalise import twin
 
-from albert_aie import artifact, calibration, compare, ir, recipes, smoothing
+from albert_aie.albert.checkpoint import load
+from albert_aie.albert.layouts import to_upstream
+from albert_aie.artifact import pt_file
 from albert_aie.backends import Target
-from albert_aie.checkpoint import load
-from albert_aie.choose_shapes import SINGLE, choose
-from albert_aie.classifier import Classifier
-from albert_aie.datasets import Examples
-from albert_aie.tasks import SST2
-from albert_aie.upstream import to_upstream
+from albert_aie.backends.openvino import ir, smoothing
+from albert_aie.base.choose_shapes import SINGLE, choose
+from albert_aie.data.datasets import Examples
+from albert_aie.data.tasks import SST2
+from albert_aie.run import calibration, compare, recipes
+from albert_aie.run.classifier import Classifier
 
 INT8 = {"backend": "openvino", "precision": "int8"}
 
@@ -160,14 +162,14 @@ def test_max_flips_takes_the_fastest_that_holds_and_records_it(
     assert "half ffn_output" in run.out and run.out.count("/160") == 2, run.out
     told = [line for line in run.out.splitlines() if "/160" in line or "in bf16" in line]
     assert len(told) == 3 and all(len(line) <= 80 for line in told)
-    saved = artifact.open_pt(tmp_path / "albert_seq32_bs8.pt")
+    saved = pt_file.open_pt(tmp_path / "albert_seq32_bs8.pt")
     assert saved.manifest["options"]["recipe"] == "half ffn_output"
     assert saved.manifest["options"]["floating"] in ("bf16", "fp32")
     products = saved.blob("ir.xml").count(b'type="FakeQuantize"')
 
     monkeypatch.setattr(recipes.Tried, "holds", lambda one, p: True)
     run = export(pth_dir=tiny, data_dir=sentences, save_dir=tmp_path, **options)
-    saved = artifact.open_pt(tmp_path / "albert_seq32_bs8.pt")
+    saved = pt_file.open_pt(tmp_path / "albert_seq32_bs8.pt")
     assert saved.manifest["options"]["recipe"] == "all"
     assert saved.blob("ir.xml").count(b'type="FakeQuantize"') > products
 
@@ -175,7 +177,7 @@ def test_max_flips_takes_the_fastest_that_holds_and_records_it(
 def test_where_no_recipe_holds_no_file_is_written(tmp_path, tiny, sentences, export, monkeypatch):
     needs_nncf()
     monkeypatch.setattr(recipes.Tried, "holds", lambda one, percent: False)
-    monkeypatch.setattr(recipes, "RECIPES", {"all": ()})
+    monkeypatch.setattr(backends.get("openvino"), "RECIPES", ("all",))
     options = {**INT8, "batch_size": 8, "max_seq_length": 32, "max_flips": 0.5}
     options["calibration"] = lines(tmp_path / "own.txt")
     run = export(pth_dir=tiny, data_dir=sentences, save_dir=tmp_path, **options)
@@ -277,7 +279,7 @@ def test_embeddings_stay_in_floating_point(tmp_path, tiny, sst2, export):
     openvino = pytest.importorskip("openvino")
     given = {**INT8, "batch_size": 2, "max_seq_length": 32}
     assert export(pth_dir=tiny, data_dir=sst2, save_dir=tmp_path, **given).code == 0
-    saved = artifact.open_pt(tmp_path / "albert_seq32_bs2.pt")
+    saved = pt_file.open_pt(tmp_path / "albert_seq32_bs2.pt")
     weights = numpy.frombuffer(saved.blob("ir.bin"), numpy.uint8)
     model = openvino.Core().read_model(saved.blob("ir.xml"), openvino.Tensor(weights))
     nodes = model.get_ordered_ops()

@@ -8,9 +8,10 @@ import safetensors.torch
 import torch
 from helpers import TINY, refused, write_checkpoint
 
-from albert_aie import UserError, artifact
-from albert_aie.spm import SentencePiece
-from albert_aie.tasks import SST2
+from albert_aie.artifact import pt_file
+from albert_aie.base.errors import UserError
+from albert_aie.data.tasks import SST2
+from albert_aie.text.sentencepiece_model import SentencePiece
 
 SMALL = {"max_seq_length": 16, "batch_size": 4, "backend": "torchscript"}
 FILE = "albert_seq16_bs4.pt"
@@ -162,7 +163,7 @@ def test_the_label_map_of_an_export_is_the_files(tmp_path, export, evaluate, fou
     options = {"save_dir": tmp_path, "data_dir": four_negative, "compare_cpu": True}
     run = export(pth_dir=folder, **options, **mapped)
     assert run.code == 0 and "0.8000 compiled, 0.8000 reference" in run.said
-    saved = artifact.open_pt(tmp_path / FILE)
+    saved = pt_file.open_pt(tmp_path / FILE)
     assert saved.manifest["label_names"] == ["POSITIVE", "NEGATIVE"]
     known = {"aie_model_dir": tmp_path / FILE, "data_dir": four_negative}
     assert "0.8000 (4/5)" in evaluate(**known).said
@@ -173,7 +174,7 @@ def test_a_model_without_names_has_the_tasks_where_the_counts_agree(tmp_path, ex
     for bias, names in (([1.0, 0.0], ["negative", "positive"]), ([1.0, 0.0, 0.0], ["0", "1", "2"])):
         folder = checkpoint(tmp_path / "model", bias)
         assert export(pth_dir=folder, save_dir=tmp_path, **SMALL).code == 0
-        assert artifact.open_pt(tmp_path / FILE).manifest["label_names"] == names
+        assert pt_file.open_pt(tmp_path / FILE).manifest["label_names"] == names
 
 
 def test_names_that_would_break_a_table_are_refused(tmp_path, export, evaluate, four_negative):

@@ -1,16 +1,13 @@
 """benchmarks/loadgen.py: what is read from LoadGen's logs, and a short run of LoadGen itself."""
 
 import json
-import sys
 from types import SimpleNamespace
 
 import numpy
-from helpers import ROOT, Run, refused
+from helpers import Run, refused
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import loadgen  # noqa: E402
-
-from albert_aie import command  # noqa: E402
+from albert_aie.cli import console
+from benchmarks import loadgen
 
 SUMMARY = """================================================
 MLPerf Results Summary
@@ -71,7 +68,7 @@ def test_a_short_run_of_loadgen(tmp_path, tiny, sst2, sentences, export, capfd, 
     few = loadgen.SCENARIOS["SingleStream"]._replace(queries=100)  # its 90 % needs no more
     monkeypatch.setitem(loadgen.SCENARIOS, "SingleStream", few)
     monkeypatch.setattr(loadgen, "RATE", 5)  # a busy machine may be slow when the rate is guessed
-    code = command.main(loadgen.parse_args, loadgen.run, flags)
+    code = console.main(loadgen.parse_args, loadgen.run, flags)
     out = " ".join(capfd.readouterr().out.split())
     assert code == 0, out
     assert out.count("Result is : VALID") == 3 and out.count("as run_aie_eval.py counts") == 3
@@ -99,10 +96,10 @@ def test_an_accuracy_log_that_counts_otherwise_fails(
     monkeypatch.setattr(loadgen, "correct", lambda *given: (0, 11))
     flags = ["--aie_model_dir", tmp_path, "--data_dir", sentences, "--seconds", 1]
     flags += ["--scenarios", "SingleStream", "--output_dir", tmp_path / "logs"]
-    assert command.main(loadgen.parse_args, loadgen.run, [*map(str, flags)]) == 1
+    assert console.main(loadgen.parse_args, loadgen.run, [*map(str, flags)]) == 1
 
 
 def test_wrong_input_of_loadgen_is_one_sentence(tmp_path, capsys):
     flags = ["--aie_model_dir", str(tmp_path / "no.pt"), "--data_dir", str(tmp_path)]
-    code = command.main(loadgen.parse_args, loadgen.run, flags)
+    code = console.main(loadgen.parse_args, loadgen.run, flags)
     assert refused(Run(code, *capsys.readouterr()), "no.pt: no such file")

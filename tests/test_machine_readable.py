@@ -5,7 +5,9 @@ import json
 import jsonschema
 from helpers import EVAL_SCHEMA, python, refused, write_checkpoint
 
-from albert_aie import artifact, checkpoint, machine
+from albert_aie.albert import checkpoint
+from albert_aie.artifact import pt_file
+from albert_aie.base import machine
 
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
 TIMES = ("samples_per_second", "shapes", "latency_ms", "batch_latencies_ms", "seconds", "machine")
@@ -21,7 +23,7 @@ def test_json_prints_what_eval_json_holds_and_nothing_else(
     told = json.loads(run.out)
     assert told == json.loads((tmp_path / "eval.json").read_text(encoding="utf-8"))
     assert told["comparison"]["passed"] is True and told["comparison"]["sentences"] == 11
-    saved, found = artifact.open_pt(compiled), checkpoint.load(tiny)
+    saved, found = pt_file.open_pt(compiled), checkpoint.load(tiny)
     assert told["digests"]["file"] == saved.manifest["sha256"]
     assert told["digests"]["checkpoint"] == found.sha256
     assert told["digests"]["tokenizer"] == found.tokenizer.sha256

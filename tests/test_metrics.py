@@ -6,9 +6,10 @@ import sys
 import numpy
 import pytest
 
-from albert_aie import UserError, metrics
-from albert_aie.datasets import Examples
-from albert_aie.tasks import TASKS
+from albert_aie.base.errors import UserError
+from albert_aie.data import metrics
+from albert_aie.data.datasets import Examples
+from albert_aie.data.tasks import TASKS
 
 
 def pearson(x, y):

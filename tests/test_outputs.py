@@ -13,10 +13,11 @@ from types import SimpleNamespace
 import pytest
 from helpers import ROOT, flags, python, refused
 
-from albert_aie import UserError, command, files, page
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import sweep  # noqa: E402
+from albert_aie.base import files
+from albert_aie.base.errors import UserError
+from albert_aie.cli import console
+from albert_aie.report import page
+from benchmarks import sweep
 
 SMALL = {"backend": "torchscript", "batch_size": 2, "max_seq_length": 16, "precision": "fp32"}
 
@@ -67,7 +68,7 @@ def test_a_pipe_gets_the_result_of_each_flag(
 WRITERS = {  # all that writes a user's FILE ends in files.replacing
     "page": lambda path: page.write(path, "text"),
     "sweep": lambda path: sweep.save(path, "text"),
-    "comparison": lambda path: command.conclude(
+    "comparison": lambda path: console.conclude(
         [SimpleNamespace(lines=lambda _: (), passed=True, flips=0, relative=0, precision="fp32",
                          verdict=lambda: {"text": 1})],
         SimpleNamespace(verbose=False, compare_output=path),

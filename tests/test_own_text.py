@@ -16,8 +16,11 @@ import pytest
 from glue_sets import write_model, write_set
 from helpers import ROOT, python, refused
 
-from albert_aie import UserError, classifier, records
-from albert_aie.classifier import Answer, Classifier, chunks
+from albert_aie.base.errors import UserError
+from albert_aie.data import records
+from albert_aie.run import classifier
+from albert_aie.run.classifier import Answer, Classifier, chunks
+from benchmarks import random_weights
 
 SHAPE = {"backend": "torchscript", "batch_size": 8, "max_seq_length": 128}
 FILE = "albert_seq128_bs8.pt"
@@ -604,8 +607,9 @@ def test_a_users_own_numbers_can_be_missing_or_hold_tabs_and_lines(exported, eva
 
 
 def test_labels_of_random_weights_are_said_to_mean_nothing(tiny, tmp_path, export, evaluate):
-    made = {"backend": "torchscript", "batch_size": 1, "max_seq_length": 8, "random_weights": True}
-    assert export(pth_dir=tiny, save_dir=tmp_path, **made).code == 0
+    made = {"backend": "torchscript", "batch_size": 1, "max_seq_length": 8}
+    random_weights.write(tiny, tmp_path / "random")
+    assert export(pth_dir=tmp_path / "random", save_dir=tmp_path, **made).code == 0
     run = evaluate(aie_model_dir=tmp_path / "albert_seq8_bs1.pt", text="fine")
     assert run.code == 0 and run.err == "note        random weights: the labels mean nothing\n"
 

@@ -5,11 +5,12 @@ import pytest
 import torch
 from helpers import SPM, logits, tokens, traced
 
-from albert_aie import graph, references
-from albert_aie.batching import Shape, batches, pack, packed
-from albert_aie.checkpoint import load
-from albert_aie.encoding import Encoded
-from albert_aie.text import TokenizerFile
+from albert_aie.albert import graph, references
+from albert_aie.albert.checkpoint import load
+from albert_aie.base.encoding import Encoded
+from albert_aie.base.shapes import Shape, packed
+from albert_aie.run.batching import batches, pack
+from albert_aie.text.tokenizer_file import TokenizerFile
 
 
 def test_every_sentence_is_packed_once_and_rows_are_full(sst2, albert_files):

@@ -6,15 +6,13 @@ import sys
 
 import numpy
 import pytest
-from helpers import ROOT, refused
+from helpers import refused
 
-from albert_aie import UserError, page, plots
-from albert_aie.datasets import Examples
-from albert_aie.tasks import SST2
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import cells  # noqa: E402
-import sweep_page  # noqa: E402
+from albert_aie.base.errors import UserError
+from albert_aie.data.datasets import Examples
+from albert_aie.data.tasks import SST2
+from albert_aie.report import page, plots
+from benchmarks import cells, sweep_page
 
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
 EVIL = '<script>alert("x")</script><b>&amp;'

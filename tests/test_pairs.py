@@ -12,13 +12,17 @@ import torch
 from glue_sets import CHINESE, vocabulary, write_model, write_set
 from helpers import ROOT, SPM, flags, fused_logits, python, refused
 
-from albert_aie import UserError, checkpoint, compare, datasets, references, tasks
-from albert_aie import vocabulary as vocabularies
-from albert_aie.batching import Shape, batches
-from albert_aie.encoding import Encoded
-from albert_aie.library import JsonTokenizer, WordPiece
-from albert_aie.spm import SentencePiece
-from albert_aie.text import TokenizerFile
+from albert_aie.albert import checkpoint, references
+from albert_aie.base.encoding import Encoded
+from albert_aie.base.errors import UserError
+from albert_aie.base.shapes import Shape
+from albert_aie.data import datasets, tasks
+from albert_aie.run import compare
+from albert_aie.run.batching import batches
+from albert_aie.text import find_tokenizer as vocabularies
+from albert_aie.text.library import JsonTokenizer, WordPiece
+from albert_aie.text.sentencepiece_model import SentencePiece
+from albert_aie.text.tokenizer_file import TokenizerFile
 
 GOLDEN = ROOT / "tests" / "golden"
 MADE = json.loads((GOLDEN / "pairs.json").read_text(encoding="utf-8"))

@@ -14,7 +14,9 @@ from helpers import ROOT, flags
 
 import export_albert_aie
 import run_aie_eval
-from albert_aie import UserError, artifact, process
+from albert_aie.artifact import pt_file
+from albert_aie.base import process
+from albert_aie.base.errors import UserError
 
 SMALL = {"batch_size": 4, "max_seq_length": 32}
 FILE = "albert_seq32_bs4.pt"
@@ -70,7 +72,7 @@ def children(started):
 def test_a_call_gives_the_value_or_the_users_error():
     assert process.call(divmod, 17, 5) == (3, 2)
     with pytest.raises(UserError, match="^nowhere.pt: no such file; write it with"):
-        process.call(artifact.open_pt, "nowhere.pt")
+        process.call(pt_file.open_pt, "nowhere.pt")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +161,7 @@ def old_or_new(before, folder):
     """Each result is whole: byte by byte what it was, or what the run writes."""
     path = folder / FILE
     if path.read_bytes() != (before / FILE).read_bytes():
-        artifact.open_pt(path).program()
+        pt_file.open_pt(path).program()
     table = (folder / "predictions.tsv").read_text()
     assert table == (before / "predictions.tsv").read_text() or table.count("\n") == 12
     result = (folder / "eval.json").read_text()

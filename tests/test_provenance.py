@@ -9,22 +9,16 @@ import pytest
 import torch
 from helpers import ROOT, TINY, refused, write_checkpoint
 
-from albert_aie import (
-    UserError,
-    __version__,
-    checkpoint,
-    compare,
-    evaluate,
-    machine,
-    process,
-    references,
-    upstream,
-)
+from albert_aie.albert import checkpoint, references, upstream
+from albert_aie.artifact.manifest import describe
 from albert_aie.backends import Compiled, Target
-from albert_aie.batching import Shape
-from albert_aie.encoding import Encoded
-from albert_aie.manifest import describe
-from albert_aie.tasks import TASKS
+from albert_aie.base import machine, process
+from albert_aie.base.encoding import Encoded
+from albert_aie.base.errors import UserError
+from albert_aie.base.shapes import Shape
+from albert_aie.base.version import __version__
+from albert_aie.data.tasks import TASKS
+from albert_aie.run import compare, evaluate
 
 
 def compiled(**changed):
@@ -148,16 +142,6 @@ def test_a_file_without_the_shift_is_compared_without_it(tiny):
     assert not torch.equal(without.tensors[names], with_shift.tensors[names])
 
 
-def test_random_weights_are_drawn_again(tiny):
-    drawn = checkpoint.draw(tiny)
-    source = {"layout": "random", "sha256": drawn.sha256}
-    saved = saved_from(tiny, random_weights=True, source=source)
-    found, note = compare.checkpoint_of(saved, tiny)
-    assert found.random and note == ""
-    name = "albert.pooler.weight"
-    assert torch.equal(found.tensors[name], drawn.tensors[name])
-
-
 def test_the_reference_is_transformers_own_model_in_eval_mode_and_eager(tiny):
     found = checkpoint.load(tiny)
     model = references.transformers_model(found)
@@ -206,22 +190,17 @@ def test_the_reference_of_a_checkout_gets_ids_mask_and_types(tiny, monkeypatch, 
     assert name == "transformers' ALBERT, eager fp32"
 
 
-@pytest.mark.parametrize("drawn", [True, False])
-def test_the_checkpoint_of_a_file_is_read_with_the_files_kind_of_tokenizer(
-    tiny, monkeypatch, drawn
-):
+def test_the_checkpoint_of_a_file_is_read_with_the_files_kind_of_tokenizer(tiny, monkeypatch):
     """A folder can hold two; the file was made with one."""
-    saved, asked = saved_from(tiny, random_weights=drawn), []
+    saved, asked = saved_from(tiny), []
     saved.tokenizer = SimpleNamespace(kind="json")
     found = checkpoint.load(tiny)
-    for name in ("draw", "load"):
-        monkeypatch.setattr(
-            checkpoint, name, lambda *at, n=name, **more: asked.append((n, at, more)) or found
-        )
+    monkeypatch.setattr(
+        checkpoint, "load", lambda *where, **kind: asked.append((where, kind)) or found
+    )
     compare.checkpoint_of(saved, tiny, "x.model", "checkout")
-    where, kind = (tiny, "x.model", "checkout"), {"kind": "json"}
-    wanted = ("draw", where, kind) if drawn else ("load", where, {"shift": True, **kind})
-    assert asked == [wanted]
+    where = tiny, "x.model", "checkout"
+    assert asked == [(where, {"shift": True, "kind": "json"})]
 
 
 def test_no_reference_is_one_sentence_before_the_work(tiny, monkeypatch, tmp_path, export):

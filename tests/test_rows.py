@@ -14,12 +14,14 @@ from pyarrow import parquet
 
 import export_albert_aie
 import run_aie_corpus
-from albert_aie import artifact, ir
-from albert_aie.batching import Shape, batches, packed
-from albert_aie.choose_shapes import CHOSEN, PADDED, SINGLE, choose
-from albert_aie.classifier import Classifier
-from albert_aie.datasets import read
-from albert_aie.encoding import Encoded
+from albert_aie.artifact import pt_file
+from albert_aie.backends.openvino import ir
+from albert_aie.base.choose_shapes import CHOSEN, PADDED, SINGLE, choose
+from albert_aie.base.encoding import Encoded
+from albert_aie.base.shapes import Shape, packed
+from albert_aie.data.datasets import read
+from albert_aie.run.batching import batches
+from albert_aie.run.classifier import Classifier
 
 ENGINES = "openvino", "torchscript"
 
@@ -126,7 +128,7 @@ def test_a_plain_row_is_slot_1_of_a_packed_one(files, engine):
 
 
 def test_a_specialised_model_computes_no_places(files):
-    saved = artifact.open_pt(files["openvino"])
+    saved = pt_file.open_pt(files["openvino"])
     model = ir.read(saved.blob("ir.xml"), saved.blob("ir.bin"))
     before = len(model.get_ordered_ops())
     plain, rows = (ir.specialised(model, shape) for shape in (Shape(2, 24), packed(2, 24)))

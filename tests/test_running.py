@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import numpy
 import pytest
 
-from albert_aie import UserError, arguments, batching, evaluate
 from albert_aie.backends import Output
-from albert_aie.batching import Shape, packed
-from albert_aie.choose_shapes import SINGLE, Grid
-from albert_aie.encoding import Encoded
+from albert_aie.base.choose_shapes import SINGLE, Grid
+from albert_aie.base.encoding import Encoded
+from albert_aie.base.errors import UserError
+from albert_aie.base.shapes import Shape, packed
+from albert_aie.cli import arguments
+from albert_aie.run import batching, evaluate
 
 NAN, INF = math.nan, math.inf
 

@@ -10,12 +10,16 @@ import numpy
 import pytest
 from helpers import refused, static, write_checkpoint
 
-from albert_aie import artifact, backends, batching, choose_shapes, machine
-from albert_aie.batching import Shape, batches, packed
-from albert_aie.checkpoint import load
-from albert_aie.choose_shapes import CALL, CHOSEN, PADDED, SINGLE, Grid, choose
-from albert_aie.classifier import Classifier
-from albert_aie.encoding import Encoded
+from albert_aie import backends
+from albert_aie.albert.checkpoint import load
+from albert_aie.artifact import pt_file
+from albert_aie.base import choose_shapes, machine
+from albert_aie.base.choose_shapes import CALL, CHOSEN, PADDED, SINGLE, Grid, choose
+from albert_aie.base.encoding import Encoded
+from albert_aie.base.shapes import Shape, packed
+from albert_aie.run import batching
+from albert_aie.run.batching import batches
+from albert_aie.run.classifier import Classifier
 
 ON = {"backend": "openvino", "precision": "fp32"}
 COMPILES, TAKES_ALL = Grid(4, compiles=True), Grid(2, compiles=False)
@@ -364,8 +368,8 @@ def test_files_of_compiled_shapes_that_belong_together(tmp_path, tiny, sentences
         alone = several.evaluate(texts, rows=SINGLE)
         assert set(alone.shapes) == {Shape(1, 8), packed(2, 64)}, "the fewest positions"
         numpy.testing.assert_allclose(one.logits, alone.logits, rtol=0, atol=1e-5)
-    digests = {artifact.open_all(files).digest for files in ([first], [short], [folder])}
-    assert len(digests) == 3 and artifact.open_all([bulk, short, first]).digest in digests
+    digests = {pt_file.open_all(files).digest for files in ([first], [short], [folder])}
+    assert len(digests) == 3 and pt_file.open_all([bulk, short, first]).digest in digests
     assert run(first, short, batch_size=1, max_seq_length=64).code == 0
     assert refused(run(first, short, batch_size=2), "--batch_size 2", "was compiled for 1, 4")
     assert refused(run(first, max_seq_length=8), "was compiled for 64")

@@ -2,9 +2,10 @@
 
 import pytest
 
-from albert_aie import UserError, datasets, tasks
-from albert_aie.arguments import label_map
-from albert_aie.tasks import SST2
+from albert_aie.base.errors import UserError
+from albert_aie.cli.arguments import label_map
+from albert_aie.data import datasets, tasks
+from albert_aie.data.tasks import SST2
 
 
 @pytest.mark.parametrize(

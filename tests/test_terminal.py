@@ -11,9 +11,13 @@ import pytest
 from helpers import ROOT, Run, flags, refused
 
 import export_albert_aie
-from albert_aie import UserError, backends, command, evaluate, machine
+from albert_aie import backends
 from albert_aie.backends import openvino
-from albert_aie.batching import Shape
+from albert_aie.base import machine
+from albert_aie.base.errors import UserError
+from albert_aie.base.shapes import Shape
+from albert_aie.cli import console
+from albert_aie.run import evaluate
 
 SMALL = {"batch_size": 4, "max_seq_length": 32}
 FILE = "albert_seq32_bs4.pt"
@@ -99,7 +103,7 @@ def test_an_error_is_one_line_whatever_it_quotes(tmp_path, tiny, capfd):
         def run(args):
             raise UserError(sentence)
 
-        assert command.main(lambda argv: SimpleNamespace(), run) == 2
+        assert console.main(lambda argv: SimpleNamespace(), run) == 2
         return capfd.readouterr().err
 
     assert told("a\nb\r\x1b[2J\u2028\udcff \u00e9 \u4e2d") == (
@@ -145,7 +149,7 @@ def test_an_error_of_the_system_is_told_with_its_own_fix(capfd, error, words):
     def run(args):
         raise error
 
-    assert command.main(lambda argv: SimpleNamespace(), run) == 2
+    assert console.main(lambda argv: SimpleNamespace(), run) == 2
     assert refused(Run(2, *capfd.readouterr()), words)
 
 
@@ -154,7 +158,7 @@ def test_an_error_in_our_own_code_is_no_users_error():
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        command.main(lambda argv: SimpleNamespace(), run)
+        console.main(lambda argv: SimpleNamespace(), run)
 
 
 @pytest.mark.parametrize("batch_size", [10**8, 10**9, 10**30])

@@ -6,8 +6,8 @@ import json
 import pytest
 from helpers import ROOT, small_vocabulary
 
-from albert_aie import datasets
-from albert_aie.spm import SentencePiece
+from albert_aie.data import datasets
+from albert_aie.text.sentencepiece_model import SentencePiece
 
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "tokens.json").read_text(encoding="utf-8"))
 

@@ -13,20 +13,14 @@ import numpy
 import pytest
 from helpers import ROOT, SPM, refused
 
-from albert_aie import (
-    UserError,
-    artifact,
-    checkpoint,
-    compare,
-    references,
-    spm,
-    text,
-    upstream,
-    vocabulary,
-)
-from albert_aie.library import JsonTokenizer
-from albert_aie.spm import SPM_OPTIONS
-from albert_aie.text import TokenizerFile
+from albert_aie.albert import checkpoint, references, upstream
+from albert_aie.artifact import pt_file
+from albert_aie.base.errors import UserError
+from albert_aie.run import compare
+from albert_aie.text import find_tokenizer, sentencepiece_model, tokenizer_file
+from albert_aie.text.library import JsonTokenizer
+from albert_aie.text.sentencepiece_model import SPM_OPTIONS
+from albert_aie.text.tokenizer_file import TokenizerFile
 
 GOLDEN = ROOT / "tests" / "golden"
 ARCHIVES = sorted(GOLDEN.glob("transformers-*.tar.xz"))
@@ -53,7 +47,7 @@ each_checkpoint = pytest.mark.parametrize("name", ANSWERS)
 def copy(folder, to, **settings):
     """A copy of a checkpoint whose tokenizer_config.json says `settings` too."""
     shutil.copytree(folder, to)
-    path = to / vocabulary.CONFIG
+    path = to / find_tokenizer.CONFIG
     known = json.loads(path.read_text()) if path.is_file() else {}
     path.write_text(json.dumps({**known, **settings}))
     return to
@@ -116,7 +110,9 @@ def test_the_installed_transformers_writes_what_is_read(tmp_path):
 
 
 def test_of_added_tokens_that_begin_alike_the_longest_is_found():
-    tokenizer = spm.SentencePiece(SPM.read_bytes(), added_tokens={"<a": 19_000, "<a>b": 19_001})
+    tokenizer = sentencepiece_model.SentencePiece(
+        SPM.read_bytes(), added_tokens={"<a": 19_000, "<a>b": 19_001}
+    )
     assert tokenizer.encode("<a>b <a").ids[1:-1] == [19_001, 19_000]
 
 
@@ -136,7 +132,7 @@ def test_a_tokenizer_json_travels_in_the_pt(saved_by, export, tmp_path):
     folder = saved_by("5.23.0/json-cased")
     run = export(pth_dir=folder, save_dir=tmp_path, **SMALL)
     assert run.code == 0 and "tokenizer.json (json)" in run.said
-    saved = artifact.open_pt(tmp_path / "albert_seq128_bs32.pt")
+    saved = pt_file.open_pt(tmp_path / "albert_seq128_bs32.pt")
     assert saved.manifest["tokenizer"] == {"kind": "json", "options": {}}
     assert saved.tokenizer.data == (folder / "tokenizer.json").read_bytes()
     assert saved.tokenizer.load().encode("CAFÉ")[0] != saved.tokenizer.load().encode("cafe")[0]
@@ -145,7 +141,7 @@ def test_a_tokenizer_json_travels_in_the_pt(saved_by, export, tmp_path):
 def test_what_tokenizer_config_says_travels_in_the_pt(saved_by, export, tmp_path):
     run = export(pth_dir=saved_by("4.46.3/spm-cased-added"), save_dir=tmp_path, **SMALL)
     assert run.code == 0, run.err
-    saved = artifact.open_pt(tmp_path / "albert_seq128_bs32.pt").tokenizer
+    saved = pt_file.open_pt(tmp_path / "albert_seq128_bs32.pt").tokenizer
     assert saved.options == {
         "do_lower_case": False,
         "keep_accents": True,
@@ -190,7 +186,7 @@ def test_of_two_files_that_disagree_an_example_and_the_one_used_are_named(
     given = {"data_dir": hyphens, "compare_cpu": True}
     at_export = given if used == "json" else {}
     runs = [export(pth_dir=folder, save_dir=tmp_path, **at_export, **SMALL, **flags)]
-    assert artifact.open_pt(file).tokenizer.kind == used
+    assert pt_file.open_pt(file).tokenizer.kind == used
     runs.append(evaluate(pth_dir=folder, aie_model_dir=file, **given))
     names = {"json": "tokenizer.json", "spm": "spiece.model"}
     for run in runs if at_export else runs[1:]:
@@ -202,7 +198,9 @@ def test_of_two_files_that_disagree_an_example_and_the_one_used_are_named(
 
 def test_the_example_of_a_disagreement_is_the_shortest(saved_by):
     both = checkpoint.load(saved_by("4.46.3/both")).tokenizer
-    said = text.disagreement(both, ["his ex-wife and her plans", "so dull ", "a film", "no"])
+    said = tokenizer_file.disagreement(
+        both, ["his ex-wife and her plans", "so dull ", "a film", "no"]
+    )
     assert said == (
         f"{both.path} and {both.beside.path} give different ids for 2 of 4 sentences, for example "
         "'so dull '; tokenizer.json is used, --tokenizer spm takes spiece.model"
@@ -211,11 +209,15 @@ def test_the_example_of_a_disagreement_is_the_shortest(saved_by):
 
 def test_files_that_agree_or_stand_alone_are_no_note(saved_by):
     both = checkpoint.load(saved_by("4.46.3/both")).tokenizer
-    assert text.disagreement(both, []) == text.disagreement(both, ["a film", "no"]) == ""
+    assert (
+        tokenizer_file.disagreement(both, [])
+        == tokenizer_file.disagreement(both, ["a film", "no"])
+        == ""
+    )
     assert str(both) == f"{both.path} (json; spiece.model is not used)"
     alone = checkpoint.load(saved_by("5.23.0/json")).tokenizer
     assert str(alone) == f"{alone.path} (json)"
-    assert alone.beside is None and text.disagreement(alone, ["so dull "]) == ""
+    assert alone.beside is None and tokenizer_file.disagreement(alone, ["so dull "]) == ""
 
 
 def test_an_unusable_file_beside_the_one_used_does_no_harm(saved_by, tmp_path):
@@ -231,7 +233,7 @@ def test_an_unusable_file_beside_the_one_used_does_no_harm(saved_by, tmp_path):
 def test_a_piece_that_is_not_utf8_is_a_damaged_model(piece):
     damaged = SPM.read_bytes().replace(piece, b"\xbc" + piece[1:], 1)
     with pytest.raises(UserError, match="spiece.model: not a sentencepiece model"):
-        spm.SentencePiece(damaged, "spiece.model")
+        sentencepiece_model.SentencePiece(damaged, "spiece.model")
 
 
 def test_a_sentencepiece_model_by_flag_goes_before_tokenizer_json(saved_by):
@@ -239,7 +241,7 @@ def test_a_sentencepiece_model_by_flag_goes_before_tokenizer_json(saved_by):
     model = saved_by("4.46.3/spm/spiece.model")
     found = checkpoint.load(saved_by("5.23.0/json"), tokenizer_file=model).tokenizer
     assert (found.kind, found.path, found.beside.kind) == ("spm", model, "json")
-    assert "1 of 1 sentences" in text.disagreement(found, ["his ex-wife and her plans"])
+    assert "1 of 1 sentences" in tokenizer_file.disagreement(found, ["his ex-wife and her plans"])
 
 
 def test_an_albert_pytorch_folder_is_run_with_its_sentencepiece_model(saved_by, tiny, tmp_path):
@@ -304,7 +306,7 @@ def test_settings_that_cannot_be_followed_are_refused_by_name(saved_by, tmp_path
 @pytest.mark.parametrize("content", ["[1]", "{", "[" * 100_000])
 def test_a_tokenizer_config_that_is_no_object_is_refused(saved_by, tmp_path, content):
     folder = copy(saved_by("4.46.3/spm"), tmp_path / "c")
-    (folder / vocabulary.CONFIG).write_text(content)
+    (folder / find_tokenizer.CONFIG).write_text(content)
     with pytest.raises(UserError, match="tokenizer_config.json: not a"):
         checkpoint.load(folder)
 
@@ -367,12 +369,12 @@ def test_what_albert_pytorch_is_asked_to_tokenize(saved_by, monkeypatch, tmp_pat
 
 def test_errors_of_a_tokenizer_json_say_what_was_done(saved_by):
     data = (saved_by("5.23.0/json") / "tokenizer.json").read_bytes()
-    tokenizer = text.KINDS["json"](data)
+    tokenizer = tokenizer_file.KINDS["json"](data)
     with pytest.raises(UserError, match="^tokenizer.json: cannot tokenise a sentence "):
         tokenizer.encode("a \ud800 film")
     plain = json.loads(data)
     plain["normalizer"] = None
-    tokenizer = text.KINDS["json"](json.dumps(plain).encode())
+    tokenizer = tokenizer_file.KINDS["json"](json.dumps(plain).encode())
     assert tokenizer.normalized("A Fine\u00a0Film") == "A Fine\u00a0Film"
 
 
@@ -536,4 +538,4 @@ def test_accents_are_dropped_as_unicodedata_drops_them_from_whole_sentences():
     points = "a".join(map(chr, [*range(0xD800), *range(0xE000, 0x20000)]))
     whole = unicodedata.normalize("NFKD", points.replace("``", '"').replace("''", '"'))
     wanted = "".join(c for c in whole if not unicodedata.combining(c)).lower()
-    assert spm.clean(points, remove_space=False) == wanted
+    assert sentencepiece_model.clean(points, remove_space=False) == wanted

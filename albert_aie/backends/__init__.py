@@ -36,9 +36,28 @@ from typing import NamedTuple, Optional
 
 import numpy
 
-from .. import UserError, choose_shapes, machine
-from ..batching import full_batch, slots_of
+from ..base import choose_shapes, machine
+from ..base.errors import UserError
+from ..base.shapes import full_batch, slots_of
 
+__all__ = [
+    "Compiled",
+    "DEVICES",
+    "NAMES",
+    "ORDER",
+    "Output",
+    "Target",
+    "check_precision",
+    "fastest",
+    "faster",
+    "get",
+    "import_engine",
+    "load",
+    "note_speed",
+    "options",
+    "pick",
+    "settings",
+]
 # In this order `--backend auto` tries them: a new backend is a file here and a line in this table.
 ORDER = (("aie", "npu"), ("torchscript", "cuda"), ("openvino", "cpu"), ("torchscript", "cpu"))
 NAMES = tuple(sorted({backend for backend, _ in ORDER}))

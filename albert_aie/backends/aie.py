@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import time
 
-from .. import UserError, first_line, last_line
+from ..base.errors import UserError, first_line, last_line
 from . import (
     Compiled,
     Option,
@@ -68,7 +68,7 @@ def check(target):
 
 
 def form(precision):
-    from ..graph import Form
+    from ..albert.fused import Form
 
     return Form(expand_mask=True)
 
@@ -76,7 +76,7 @@ def form(precision):
 def compile(module, inputs, target, calibration=None):
     import torch
 
-    from .. import graph
+    from ..albert import graph
 
     chosen = settings(target, "export")
     aie = _use(chosen["device_id"])

@@ -4,9 +4,10 @@ traced, because the mask's dtype is baked in by the trace (`.half()` on a traced
 import io
 import time
 
-from .. import UserError, last_line, machine
-from ..choose_shapes import CALL, Grid
-from ..machine import THREADS, lacks_memory
+from ..base import machine
+from ..base.choose_shapes import CALL, Grid
+from ..base.errors import UserError, last_line
+from ..base.machine import THREADS, lacks_memory
 from . import (
     Compiled,
     Option,
@@ -58,7 +59,7 @@ def check(target):
 
 
 def form(precision):
-    from ..graph import Form
+    from ..albert.fused import Form
 
     return Form(free_sizes=True)
 
@@ -70,7 +71,7 @@ def grid(precision):
 def compile(module, inputs, target, calibration=None):
     import torch
 
-    from .. import graph
+    from ..albert import graph
 
     module = module.to(device=target.device, dtype=getattr(torch, PRECISIONS[target.precision]))
     inputs = tuple(tensor.to(target.device) for tensor in inputs)
@@ -81,7 +82,7 @@ def compile(module, inputs, target, calibration=None):
 def forward(compiled, floating, device, batch):
     import torch
 
-    from ..graph import torchscript_warnings_off
+    from ..base.terminal import torchscript_warnings_off
 
     buffer = io.BytesIO()  # by way of a file, because the program is prepared for the machine
     with torchscript_warnings_off():

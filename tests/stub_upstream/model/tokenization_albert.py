@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from albert_aie.spm import SentencePiece
+from albert_aie.text.sentencepiece_model import SentencePiece
 
 
 class FullTokenizer:

@@ -1,0 +1,137 @@
+"""A fine-tuned ALBERT from an albert_pytorch folder, a Hugging Face folder or a hub id -> one
+Checkpoint. Its weights always have Hugging Face's names and bias convention, in fp32."""
+
+import re
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..base.errors import UserError, some
+from ..base.files import sha256
+from ..text import find_tokenizer
+from ..text.tokenizer_file import TokenizerFile
+from . import folders, weights
+from .config import Config, read_config
+from .layouts import HF, UNSHIFTED, shifted, to_hf
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Config, weights {name: tensor} and where they came from.
+
+    `tokenizer` is the one it was trained with; `layout` is HF, UPSTREAM or UNSHIFTED;
+    `origin` is what the user named; `sha256` is the weight file's (of shards: of the index and the
+    shards one after another)."""
+
+    config: Config
+    tensors: dict
+    tokenizer: TokenizerFile
+    layout: str
+    origin: str
+    sha256: str
+
+    def named(self, task, label_map=None):
+        """The same checkpoint whose config has names for all its classes. Raises UserError for one
+        that was trained for another kind of task."""
+        known, count = self.config.label_names, self.config.num_labels
+        names = task.model_classes(known, count, label_map, self.origin, self.layout != HF)
+        return replace(self, config=replace(self.config, label_names=names))
+
+
+def load(folder, tokenizer_file=None, upstream_dir=None, shift=True, kind=None):
+    """Checkpoint from a folder in either layout, or from a Hugging Face hub id such as "org/name".
+
+    `tokenizer_file`, `upstream_dir` (an albert_pytorch checkout) and `kind` say which tokenizer it
+    has, see find_tokenizer.find. `shift` False: albert_pytorch from before 2020-01-01, whose
+    classifier adds no 0.1. Raises UserError naming the file and what is missing, unexpected,
+    misshapen or dangerous in it.
+    """
+    origin, folder = str(folder), folders.find(folder)
+    config = read_config(folder / "config.json")
+    path, layout, tensors = _weights(folder, config)
+    named = tokenizer_file, upstream_dir, kind
+    tokenizer = find_tokenizer.find(folder, config.vocab_size, layout.name == HF, *named)
+    if not shift and not layout.shift:
+        raise UserError(
+            f"--no_shift: {path} has {layout.name}'s layout, which never adds 0.1; leave the flag "
+            "out"
+        )
+    name = layout.name if shift else UNSHIFTED
+    tensors = shifted(tensors, layout.shift) if shift else tensors
+    return Checkpoint(config, tensors, tokenizer, name, origin, sha256(*weights.files(path)))
+
+
+def _weights(folder, config):
+    """(path, Layout, fp32 tensors with Hugging Face's names) of a folder's weights. Of several
+    files any will do, so long as all hold the same."""
+    paths = weights.find(folder)
+    if not paths:
+        folders.check_whole(folder)
+        raise UserError(
+            f"{folder}: neither model.safetensors nor pytorch_model.bin is here, whole or in "
+            "shards; give the folder that fine-tuning wrote"
+        )
+    (path, layout, tensors), *others = [(path, *_read(path, config)) for path in paths]
+    for other, its_layout, theirs in others:
+        wrong = [name for name in tensors if not torch.equal(tensors[name], theirs[name])]
+        if wrong or its_layout != layout:
+            raise UserError(
+                f"{folder}: {path.name} and {other.name} hold different weights "
+                f"({some(wrong or (layout.name, its_layout.name))}); move away the one that is not "
+                "meant"
+            )
+    return path, layout, tensors
+
+
+def _read(path, config):
+    """(Layout, fp32 tensors) of a weight file that fits the config."""
+    layout, tensors = to_hf(weights.read(path), path)
+    _check(tensors, config, path)
+    tensors = {name: tensors[name].to(torch.float32) for name in config.shapes()}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f"{path}: {name} holds NaN or infinity; the training run diverged, export another "
+                "checkpoint"
+            )
+    return layout, tensors
+
+
+def _check(tensors, config, path):
+    shapes = config.shapes()
+    missing = [name for name in shapes if name not in tensors]
+    other_head = [name for name in tensors if re.match(r"classifier\.(?!weight$|bias$)", name)]
+    if other_head:
+        raise UserError(
+            f"{path}: its classifier is no single linear layer ({some(other_head)}); only "
+            "classifier.weight and classifier.bias can be run, as AlbertForSequenceClassification "
+            "has them"
+        )
+    if any(name.startswith("classifier.") for name in missing):
+        raise UserError(
+            f"{path}: missing {some(missing)}: a pre-trained model without a classifier; "
+            "fine-tune it on SST-2 first"
+        )
+    unexpected = [name for name in tensors if name not in shapes]
+    wrong = [
+        f"{name} is {tuple(tensors[name].shape)}, config.json says {shape}"
+        for name, shape in shapes.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    wrong += [
+        f"{name} is {tensors[name].dtype}"
+        for name in shapes
+        if name in tensors and tensors[name].dtype not in _DTYPES
+    ]
+    parts = [
+        f"{kind} {some(names)}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", wrong))
+        if names
+    ]
+    if parts:
+        raise UserError(
+            f"{path}: does not fit its config.json: {'; '.join(parts)}; give the config.json and "
+            "the weights of one training run"
+        )

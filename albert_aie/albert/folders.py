@@ -1,0 +1,104 @@
+"""What a user names as a checkpoint -> its folder: a local one, or one fetched by its hub id."""
+
+import os
+import re
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ..base.errors import UserError, first_line, some
+from ..text import find_tokenizer
+from . import weights
+
+
+def find(source):
+    """Path of the folder that holds config.json. Raises UserError for a name that leads to none,
+    saying what stands there instead."""
+    path = Path(source)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            check_whole(path)
+        return path
+    if path.exists():
+        raise UserError(
+            f"{path}: is a file; --pth_dir wants the folder that holds config.json and the weights"
+        )
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source)):
+        return _from_hub(str(source))
+    raise UserError(
+        f"{path}: no such folder; --pth_dir wants a fine-tuned checkpoint: albert_pytorch's "
+        'output folder, a Hugging Face folder, or a hub id such as org/name (README, "Your own '
+        'checkpoint"); --demo takes the checkpoint in this repository'
+    )
+
+
+def check_whole(folder):
+    """Raises UserError for the folders that users take for a checkpoint's and that are not."""
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder}: holds a LoRA adapter, not a whole model; merge it into its base model "
+            "(merge_and_unload), save that, and give its folder"
+        )
+    for what, pattern in (
+        ("checkpoints of a training run", "checkpoint-*/config.json"),
+        ("a model of the Hugging Face cache", "snapshots/*/config.json"),
+        ("the Hugging Face cache", "models--*/snapshots/*/config.json"),
+        ("the Hugging Face cache", "hub/models--*/snapshots/*/config.json"),
+    ):
+        found = sorted(str(config.parent) for config in folder.glob(pattern))
+        if found:
+            raise UserError(f"{folder}: holds {what}; give the one that you mean ({some(found)})")
+
+
+def _from_hub(name):
+    try:
+        from transformers.utils import cached_file
+    except ImportError:
+        raise UserError(
+            f"{name}: no such folder; to fetch it as a hub id, pip install transformers"
+        ) from None
+    offline = not _hub_answers()
+
+    def fetch(*file_names):
+        """(path of the first of these files that the hub has, else None; why not)."""
+        for file_name in file_names:
+            try:
+                return Path(cached_file(name, file_name, local_files_only=offline)), ""
+            # offline, unknown or forbidden: all reach us so
+            except (OSError, ValueError, RuntimeError) as error:
+                reason = first_line(error)
+        return None, reason
+
+    def need(*file_names):
+        path, reason = fetch(*file_names)
+        if path is None:
+            raise UserError(
+                f"{name}: no such folder here, and as a hub id {file_names[0]} could not be "
+                f"fetched ({reason}); download the model and give its folder"
+            )
+        return path
+
+    config = need("config.json")
+    for (
+        names
+    ) in find_tokenizer.NAMES:  # a sentencepiece model may come from --spm_model_file instead
+        fetch(*names)
+    for shard in weights.files(need(*weights.NAMES))[1:]:
+        need(shard.name)
+    return config.parent
+
+
+def _hub_answers():
+    """Whether the hub's host can be reached; without this the library retries for half a minute."""
+    from huggingface_hub import constants
+
+    if any(
+        os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+    ):
+        return True
+    host = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((host.hostname, host.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,92 @@
+"""The torch module that gets traced: the patched albert_pytorch model, or our fused one.
+
+Both take input_ids, attention_mask, token_type_ids [batch, seq] and return the bare float32 logits
+[batch, class], or [batch, slots, class] when our module is built for packed rows; both are free of
+dropout, and static in shape unless their Form says otherwise. The mask adds -10000 as ALBERT's own
+code does: finite in fp16, where Hugging Face's finfo.min becomes -inf."""
+
+from collections import Counter
+
+import torch
+from torch import nn
+
+from ..base.errors import UserError
+from ..base.terminal import torchscript_warnings_off
+from .fused import PLAIN, FusedAlbert
+from .upstream import UpstreamAlbert, require, upstream_model
+
+
+def _upstream(checkpoint, shape, upstream_dir, form):
+    return UpstreamAlbert(upstream_model(checkpoint, upstream_dir), shape.max_seq_length)
+
+
+def _fused(checkpoint, shape, upstream_dir, form):
+    return FusedAlbert(checkpoint, shape, form)
+
+
+GRAPHS = {"upstream": _upstream, "fused": _fused}
+
+
+def choose(asked, default, packed, upstream_dir):
+    """The graph's name: what --graph asks for, else our own for packed rows, else the backend's
+    default. Raises UserError, before any work, for one that cannot be built."""
+    if asked == "upstream" and packed:
+        raise UserError(
+            "--pack --graph upstream: albert_pytorch's model takes one sentence a row; "
+            "leave --graph out"
+        )
+    name = asked or ("fused" if packed else default)
+    if name == "upstream":
+        require(upstream_dir)
+    return name
+
+
+def has_free_sizes(graph_name, form):
+    """Whether one program takes every shape, so that rows can be chosen when sentences come."""
+    return graph_name == "fused" and form.free_sizes
+
+
+def build(checkpoint, graph_name, shape, upstream_dir=None, form=PLAIN):
+    """The module to trace, in fp32 and eval mode. `graph_name` is a key of GRAPHS: "upstream" needs
+    upstream_dir, an albert_pytorch checkout; for "fused" see FusedAlbert and Form. The checkpoint's
+    tensors are copied, never changed."""
+    module = GRAPHS[graph_name](checkpoint, shape, upstream_dir, form)
+    return module.eval().requires_grad_(False)
+
+
+def example_inputs(config, shape, dtype=torch.int64):
+    """Three [batch, seq] tensors of legal values for tracing: rows of different lengths and ids, no
+    two inputs alike."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, config.vocab_size, shape.inputs, generator=generator)
+    lengths = torch.arange(shape.batch_size).remainder(shape.max_seq_length - 2) + 3
+    mask = (torch.arange(shape.max_seq_length) < lengths.unsqueeze(1)).long()
+    return tuple(t.to(dtype) for t in (ids * mask, mask, torch.zeros_like(ids)))
+
+
+class Rows(nn.Module):
+    """The packed program of a FusedAlbert with free sizes, as a module of its own."""
+
+    def __init__(self, albert):
+        super().__init__()
+        self.albert = albert
+        self.eval()
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        return self.albert.rows_and_places(input_ids, attention_mask, token_type_ids)
+
+
+def trace(module, inputs, *methods):
+    """Frozen TorchScript of `module` and of its further `methods`: constants folded, weights kept
+    once however often they are used."""
+    with torchscript_warnings_off(), torch.no_grad():
+        asked = {name: inputs for name in ("forward", *methods)}
+        program = torch.jit.trace_module(module, asked, check_trace=False)
+        return torch.jit.freeze(program, preserved_attrs=list(methods))
+
+
+def operators(program):
+    """{aten operator: how often it stands in a traced program}: what a compiler has to support."""
+    inlined = program.inlined_graph  # owns its nodes: must outlive the loop
+    kinds = Counter(node.kind() for node in inlined.nodes())
+    return {kind: kinds[kind] for kind in sorted(kinds) if kind.startswith("aten::")}

@@ -1,0 +1,140 @@
+"""The CPU reference of a comparison. It is never our own graph: it is the albert_pytorch model run
+eagerly in fp32 where a checkout is there, else transformers' ALBERT. It tokenizes for itself where
+there is other code for that, and runs sentences sorted and padded to the longest of their own
+batch, which is several times faster than padding to max_seq_length and checks that padding does not
+matter."""
+
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy
+
+from ..base.encoding import Encoded, framed, texts
+from ..base.errors import UserError
+from ..text.find_tokenizer import ADDED, CONFIG, SPECIAL
+from ..text.sentencepiece_model import SPM_OPTIONS
+
+
+def tokenizer(file, upstream_dir=None):
+    """(function of a sentence and its greatest length -> Encoded, its name) for a checkpoint's
+    TokenizerFile: not our code where there is another."""
+    from .upstream import has_upstream, upstream_tokenizer
+
+    if file.kind == "json":
+        return transformers_tokenizer(file), "transformers' PreTrainedTokenizerFast"
+    if as_upstream(file) and has_upstream(upstream_dir):
+        return upstream_tokenizer(file, upstream_dir), f"albert_pytorch in {upstream_dir}"
+    if file.kind == "wordpiece":
+        return bert_tokenizer(file), "transformers' BertTokenizer"
+    return file.load().encode, "albert_aie/text.py, not compared with other code"
+
+
+def as_upstream(file):
+    """Whether a TokenizerFile's options are what albert_pytorch's code does."""
+    known = {**SPM_OPTIONS, "special_tokens": False, "do_lower_case": True}
+    return all(known.get(name) == on for name, on in file.options.items())
+
+
+def transformers_tokenizer(file):
+    """A tokenizer.json as transformers runs it. Not by AutoTokenizer: transformers 5 builds
+    ALBERT's normalizer and pre-tokenizer anew instead of reading them. Segments are ours, for its
+    own are all 0 there."""
+    tokenizer = _transformers(file).PreTrainedTokenizerFast(tokenizer_file=str(file.path))
+    own = file.load()
+
+    def encode(sentence, max_seq_length):
+        found = tokenizer(*texts(sentence), truncation=True, max_length=max_seq_length)
+        return Encoded(found["input_ids"], second=own.encode(sentence, max_seq_length).second)
+
+    return encode
+
+
+def bert_tokenizer(file):
+    """A vocab.txt as transformers runs it, with what stands beside it in a Hugging Face folder. Cut
+    as albert_pytorch cuts, for transformers' slow tokenizers and its fast ones cut pairs
+    differently."""
+    kind, special = _transformers(file).BertTokenizerFast, file.options.get("special_tokens", False)
+    with tempfile.TemporaryDirectory() as folder:  # without a tokenizer.json, which 5 would read
+        Path(folder, "vocab.txt").write_bytes(file.data)
+        for name in (CONFIG, ADDED, SPECIAL) if file.folder else ():
+            if Path(file.folder, name).is_file():
+                shutil.copy(Path(file.folder, name), folder)
+        known = {"do_lower_case": file.options.get("do_lower_case", True)}
+        tokenizer = kind.from_pretrained(folder, model_max_length=1 << 40, **known)
+    asked = {"add_special_tokens": False, "split_special_tokens": not special}
+
+    def encode(sentence, max_seq_length):
+        pieces = [tokenizer(text, **asked)["input_ids"] for text in texts(sentence)]
+        ends = tokenizer.cls_token_id, tokenizer.sep_token_id
+        return framed(pieces, *ends, max_seq_length, empty_second=special)
+
+    return encode
+
+
+def _transformers(file):
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(
+            f"--compare_cpu: tokenizing by {file.path} needs a reference too; pip install "
+            "transformers"
+        ) from None
+    return transformers
+
+
+def logits(
+    checkpoint, encoded, upstream_dir=None, batch_size=16, progress=lambda steps, **_: steps
+):
+    """(float32 [sentences, class], name of the reference) for a list of Encoded."""
+    import torch
+
+    run, name = _model(checkpoint, upstream_dir)
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
+    logits = numpy.zeros((len(encoded), checkpoint.config.num_labels), numpy.float32)
+    starts = range(0, len(order), batch_size)
+    with torch.inference_mode():
+        for start in progress(starts, desc="CPU reference", total=len(starts), unit="batch"):
+            chosen = order[start : start + batch_size]
+            lengths = [len(encoded[i].ids) for i in chosen]
+            ids, types = torch.zeros(2, len(chosen), max(lengths), dtype=torch.int64)
+            for row, i in enumerate(chosen):
+                ids[row, : lengths[row]] = torch.tensor(encoded[i].ids)
+                if encoded[i].second is not None:
+                    types[row, encoded[i].second : lengths[row]] = 1
+            mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
+            logits[chosen] = run(ids, mask, types).numpy()
+    return logits, name
+
+
+def _model(checkpoint, upstream_dir):
+    """(function of ids, mask, types -> logits, all torch; its name)."""
+    from .upstream import has_upstream, upstream_model
+
+    if has_upstream(upstream_dir):
+        upstream = upstream_model(checkpoint, upstream_dir)
+
+        def run(ids, mask, types):
+            return upstream(ids, attention_mask=mask, token_type_ids=types)[0]
+
+        return run, f"albert_pytorch in {upstream_dir}, eager fp32"
+    model = transformers_model(checkpoint)
+
+    def run(ids, mask, types):
+        return model(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
+
+    return run, "transformers' ALBERT, eager fp32"
+
+
+def transformers_model(checkpoint):
+    """transformers' AlbertForSequenceClassification with eager attention, holding the checkpoint,
+    fp32, eval mode."""
+    from transformers import AlbertConfig, AlbertForSequenceClassification
+
+    sizes = asdict(checkpoint.config)
+    del sizes["label_names"], sizes["random_weights"]
+    config = AlbertConfig(**sizes, attn_implementation="eager")
+    model = AlbertForSequenceClassification(config)
+    model.load_state_dict(checkpoint.tensors, strict=True)
+    return model.eval()

@@ -1,0 +1,165 @@
+"""An untrusted weight file, whole or in shards -> named tensors. Nothing in the file is ever run:
+safetensors, or torch.load(weights_only=True) behind a check of what kind of file it is."""
+
+import pickle
+import re
+import tarfile
+import warnings
+from pathlib import Path
+
+import torch
+
+from ..base.archive import Archive, Damaged
+from ..base.errors import UserError, first_line, some
+from ..base.files import AGAIN, check_readable, read_json
+
+INDEX = ".index.json"  # beside shards: {"weight_map": {tensor: file}}
+NAMES = tuple(
+    name + part for name in ("model.safetensors", "pytorch_model.bin") for part in ("", INDEX)
+)
+SAVE = "save the weights with torch.save(model.state_dict(), …)"
+
+
+def find(folder):
+    """Paths of the weight files in a folder, none or several: each is all of a model's weights."""
+    return [Path(folder) / name for name in NAMES if (Path(folder) / name).is_file()]
+
+
+def files(path):
+    """What `path` consists of: itself and, where it is an index, its shards."""
+    return [path, *shards(path)] if path.name.endswith(INDEX) else [path]
+
+
+def shards(index):
+    """Paths of the shards that an index names, each once. Raises UserError for what is none."""
+    return sorted({index.parent / name for name in _weight_map(index).values()})
+
+
+def read(path):
+    """{name: tensor} of a weight file or of the shards of an index, as they stand there. Raises
+    UserError naming the file for what is cut short, damaged, dangerous or no state dict of plain
+    tensors."""
+    path = Path(path)
+    check_readable(path)
+    if path.name.endswith(INDEX):
+        return _read_shards(path)
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    for name, tensor in state.items():
+        kind = _odd(tensor)
+        if kind:
+            raise UserError(f"{path}: {name!r} is a {kind} tensor; save the weights as plain ones")
+    return state
+
+
+def _read_shards(index):
+    state, mapped = {}, _weight_map(index)
+    for shard in shards(index):
+        wanted = {name for name, file in mapped.items() if file == shard.name}
+        found = read(shard)
+        if found.keys() != wanted:
+            raise UserError(
+                f"{shard}: does not hold the tensors that {index.name} names "
+                f"({some(sorted(found.keys() ^ wanted))}); {AGAIN}"
+            )
+        state.update(found)
+    return state
+
+
+def _weight_map(index):
+    """{tensor: file name} of an index."""
+    content = read_json(index)
+    mapped = content.get("weight_map") if isinstance(content, dict) else None
+    plain = isinstance(mapped, dict) and all(
+        isinstance(file, str) and file == Path(file).name and not file.endswith(INDEX)
+        for file in mapped.values()
+    )
+    if not plain or not mapped:
+        raise UserError(f"{index}: names no weight files beside it in its weight_map; {AGAIN}")
+    return mapped
+
+
+def _odd(tensor):
+    """What makes this no plain tensor in memory; None for a plain one."""
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout).replace("torch.", "")
+    if tensor.is_nested or tensor.is_quantized:
+        return "nested" if tensor.is_nested else "quantized"
+    return None if tensor.device.type == "cpu" else tensor.device.type
+
+
+def _read_safetensors(path):
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load_file(str(path))
+    except Exception as error:  # SafetensorError, OSError or ValueError, by version
+        raise UserError(
+            f"{path}: not a whole safetensors file ({first_line(error)}); {AGAIN}"
+        ) from None
+
+
+def _read_torch(path):
+    """State dict from torch's zip or its older plain-pickle format."""
+    _check_kind(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own code, and of odd tensors
+            state = torch.load(str(path), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if re.search(
+            r"[Uu]nsupported (global|class|operand)|not an allowed|Weights only load failed",
+            str(error),
+        ):
+            raise UserError(
+                f"{path}: refused: its pickle wants to run code or make other objects than tensors "
+                f"({_culprit(error)}); save only model.state_dict()"
+            ) from None
+        raise UserError(f"{path}: not a torch pickle ({first_line(error)}); {AGAIN}") from None
+    # torch raises RuntimeError, EOFError, KeyError, ... for damaged files
+    except Exception as error:
+        raise UserError(f"{path}: cut short or damaged ({first_line(error)}); {AGAIN}") from None
+    named = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    )
+    if not named:
+        raise UserError(f"{path}: not a state dict of tensors; {SAVE}")
+    return state
+
+
+def _check_kind(path):
+    """Refuse, before torch sees them, a tar archive, a zip that holds a TorchScript program, and a
+    zip whose entries are not what their CRCs say: torch.load checks none."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+    if head == b"PK\x03\x04":
+        try:
+            with Archive(path) as archive:
+                _refuse_program(archive.names, path)
+                archive.check_crcs()
+        except Damaged as error:
+            raise UserError(
+                f"{path}: cut short or damaged ({error}); {AGAIN}, or save it again with CRCs"
+            ) from None
+    elif head[:1] != b"\x80" or tarfile.is_tarfile(path):
+        kind = (
+            "a tar archive"
+            if tarfile.is_tarfile(path)
+            else "neither a torch zip nor a torch pickle"
+        )
+        raise UserError(f"{path}: {kind}; {SAVE} or as safetensors")
+
+
+def _refuse_program(names, path):
+    """torch 2.0.1 hands such a zip to torch.jit.load in spite of weights_only=True, which may run
+    it."""
+    if any(name.rsplit("/", 1)[-1] == "constants.pkl" or "/code/" in f"/{name}" for name in names):
+        raise UserError(
+            f"{path}: holds a TorchScript program, not weights; refused, because loading one "
+            "runs code"
+        )
+
+
+def _culprit(error):
+    pattern = r"GLOBAL ([\w.]+)|class ([\w.]+)|global ([\w.]+)|[Cc]an only .*|operand \S+"
+    found = re.search(pattern, str(error))
+    return found.group(0) if found else first_line(error)

@@ -1,0 +1,317 @@
+"""The .pt: a TorchScript archive that torch.jit.load opens, plus extra files with all that is
+needed to run it.
+
+extra/albert_aie/manifest.json     backend, precision, shape, labels, origin, digests, versions
+extra/albert_aie/tokenizer.model   the sentencepiece model, or tokenizer.json in its place
+extra/albert_aie/<name>            a backend's own blobs (OpenVINO: ir.xml, ir.bin)
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+from .. import backends
+from ..base.archive import Archive, Damaged, append
+from ..base.errors import UserError, first_line, some
+from ..base.files import check_readable, parse_json, replacing
+from ..base.shapes import Shape
+from ..data.tasks import TASKS
+from ..text.tokenizer_file import KINDS, TokenizerFile
+from .manifest import FORMAT, FORMAT_VERSION, digest, first_unknown_key
+
+PREFIX = "albert_aie/"
+EXTRA = f"extra/{PREFIX}"
+MANIFEST = EXTRA + "manifest.json"
+AGAIN = "export the file again"
+
+
+def file_name(shape):
+    """albert_seq128_bs32.pt; _packed.pt of rows that were compiled for several sentences."""
+    packed = "_packed" if shape.slots else ""
+    return f"albert_seq{shape.max_seq_length}_bs{shape.batch_size}{packed}.pt"
+
+
+def save(path, compiled, manifest, tokenizer):
+    """Write the .pt. It appears under `path` whole or not at all: written beside it, flushed,
+    renamed.
+
+    `tokenizer`: the checkpoint's TokenizerFile. The manifest comes last, with the digests of all
+    that stands before it. Raises UserError if the folder cannot be written or the disk is full."""
+    import torch
+
+    from ..base.terminal import torchscript_warnings_off
+
+    extra = {
+        PREFIX + KINDS[tokenizer.kind].ENTRY: tokenizer.data,
+        **{PREFIX + name: blob for name, blob in compiled.blobs.items()},
+    }
+    with replacing(path) as temporary:
+        # By way of memory: on a full disk torch's own file writer ends the process instead of
+        # raising.
+        buffer = io.BytesIO()
+        with torchscript_warnings_off():
+            torch.jit.save(compiled.program, buffer, _extra_files=extra)
+        # not write_bytes, whose view of the buffer would outlive a failure and warn on Python 3.13
+        with open(temporary, "wb") as file, buffer.getbuffer() as view:
+            file.write(view)
+        seal(temporary, manifest)
+
+
+def seal(path, manifest):
+    """Append the manifest to an archive that has none, with a digest of every other entry and one
+    of its own."""
+    with Archive(path) as archive:
+        manifest = {**manifest, "entries": archive.sha256(archive.names)}
+    manifest["sha256"] = digest(manifest)
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    append(path, MANIFEST, text.encode())
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An opened .pt: its manifest and tokenizer; the program and the blobs are read when asked
+    for."""
+
+    path: Path
+    manifest: dict
+    tokenizer: TokenizerFile
+    stamp: tuple  # of the file when it was verified
+    more: tuple = ()  # Artifacts of the same model to be used beside it, with other shapes
+
+    @property
+    def files(self):
+        """It and the files beside it."""
+        return self, *self.more
+
+    @property
+    def digest(self):
+        """sha256 that tells its files from any others: of one file its manifest's, which holds
+        those of all its entries."""
+        own = sorted(each.manifest["sha256"] for each in self.files)
+        return own[0] if len(own) == 1 else hashlib.sha256("".join(own).encode()).hexdigest()
+
+    @cached_property
+    def own_shapes(self):
+        """The one Shape that this file was exported for, as a tuple."""
+        return (Shape(*(self.manifest[name] for name in Shape._fields)),)
+
+    @property
+    def has_free_sizes(self):
+        """Whether its program takes every shape within that, so that rows are chosen when the
+        sentences are there (choose_shapes)."""
+        return self.manifest.get("free_sizes", False)
+
+    @cached_property
+    def shapes(self):
+        """Those of all files, the largest last."""
+        found = (shape for each in (self, *self.more) for shape in each.own_shapes)
+        return tuple(sorted(found, key=lambda shape: (shape[1], shape[0], shape[2])))
+
+    @property
+    def shape(self):
+        """The largest."""
+        return self.shapes[-1]
+
+    @property
+    def num_labels(self):
+        return len(self.manifest["label_names"])
+
+    @property
+    def task(self):
+        """The Task that it was exported for."""
+        return TASKS[self.manifest["task"]]
+
+    def classes(self, label_map=None):
+        """The names of the program's classes; `label_map` {number: name} replaces some."""
+        names = self.manifest["label_names"]
+        return self.task.model_classes(names, len(names), label_map, str(self.path))
+
+    @property
+    def target(self):
+        """What it was compiled for, without options."""
+        names = ("backend", "device", "precision")
+        return backends.Target(*(self.manifest[name] for name in names))
+
+    def logits_shape(self, shape):
+        """Of what the program answers to one batch of a Shape."""
+        slots = (shape.slots,) if shape.slots else ()
+        return (shape.batch_size, *slots, self.num_labels)
+
+    def blob(self, name):
+        with _archive(self.path) as archive:
+            found = _read(archive, self.path, name)
+        self._check_same()
+        return found
+
+    def program(self, device="cpu"):
+        """The TorchScript program on `device`. What manifest["requires"] names must have been
+        imported before."""
+        import torch
+
+        from ..base.terminal import torchscript_warnings_off
+
+        try:
+            with torchscript_warnings_off():
+                program = torch.jit.load(_openable(self.path), map_location=device)
+        except Exception as error:  # RuntimeError mostly, also others by version
+            raise UserError(
+                f"{self.path}: its program cannot be loaded ({first_line(error)}); {AGAIN}"
+            ) from None
+        self._check_same()
+        return program
+
+    def _check_same(self):
+        """What was verified must be what was read: another export may have replaced the file."""
+        if _stamp(self.path) != self.stamp:
+            raise UserError(f"{self.path}: was replaced while it was being read; run this again")
+
+
+def open_pt(path):
+    """Artifact of a .pt written by export_albert_aie.py, every entry of it verified before any
+    program is loaded. Raises UserError for a file that is missing, damaged, from another program
+    or newer."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; write it with export_albert_aie.py and name it by "
+            "--aie_model_dir"
+        )
+    check_readable(path)
+    stamp = _stamp(path)
+    with _archive(path) as archive:
+        try:
+            manifest = parse_json(_read(archive, path, "manifest.json"))
+        except ValueError:
+            raise UserError(f"{path}: its manifest is not JSON; {AGAIN}") from None
+        _check_format(manifest, path)
+        _verify(archive, manifest, path)
+        try:
+            key = first_unknown_key(manifest)
+        except (AttributeError, KeyError, TypeError):
+            raise UserError(
+                f"{path}: its manifest is of another form than this program's; {AGAIN}"
+            ) from None
+        if key:
+            raise UserError(
+                f"{path}: its manifest names a {key} that this program does not have; {AGAIN}"
+            )
+        known = manifest["tokenizer"]
+        data = _read(archive, path, KINDS[known["kind"]].ENTRY)
+    tokenizer = TokenizerFile(known["kind"], path, data, known["options"])
+    if tokenizer.sha256 != manifest["source"].get("tokenizer_sha256"):
+        raise UserError(f"{path}: its tokenizer is not the one it was made with; {AGAIN}")
+    return Artifact(path, manifest, tokenizer, stamp)
+
+
+def open_all(paths):
+    """Artifact of one or more files, or of all .pt files of a folder: that with the largest shape,
+    and the others as its `more`. Raises UserError, as open_pt does, and where they are not of one
+    model or two of them have a shape in common."""
+    files = []
+    for path in map(Path, paths):
+        inside = sorted(path.glob("*.pt")) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"{path}: holds no .pt file; export one with --save_dir {path}")
+        files += inside
+    found = [open_pt(path) for path in files]
+    first = found[0]
+    if len(found) > 1 and any(each.has_free_sizes for each in found):
+        raise UserError(
+            f"--aie_model_dir {some(map(str, files))}: name one; it chooses its rows by itself"
+        )
+    known = {}
+    for each in found:
+        for name, value in _identity(first).items():
+            other = _identity(each)[name]
+            if other != value:
+                raise UserError(
+                    f"{first.path}, {each.path}: not of one model, {name} {value} and {other}; "
+                    "name files that were exported alike"
+                )
+        for shape in each.own_shapes:
+            if shape in known:
+                raise UserError(
+                    f"{known[shape]}, {each.path}: both are for {shape}; leave one of them out"
+                )
+            known[shape] = each.path
+    largest = max(found, key=lambda each: (each.own_shapes[-1][1], each.own_shapes[-1][0]))
+    return replace(largest, more=tuple(each for each in found if each is not largest))
+
+
+def _identity(saved):
+    """What files that are used together have in common, as it is told."""
+    m = saved.manifest
+    return {
+        "checkpoint": m["source"].get("sha256", "")[:12],
+        "tokenizer": saved.tokenizer.sha256[:12],
+        "task": saved.task.name,
+        "classes": ", ".join(m["label_names"]),
+        "backend": f"{m['backend']} on {m['device']}",
+        "precision": m["precision"],
+    }
+
+
+def _check_format(manifest, path):
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: its manifest is another program's; export the file with export_albert_aie.py"
+        )
+    version = manifest.get("format_version")
+    # what was compiled for a card has not changed since
+    oldest = FORMAT_VERSION - 1 if manifest.get("backend") == "aie" else FORMAT_VERSION
+    if type(version) is not int or version not in range(oldest, FORMAT_VERSION + 1):
+        raise UserError(
+            f"{path}: format version {version}, this program reads {FORMAT_VERSION}; {AGAIN}, or "
+            "use the version of this program that wrote it"
+        )
+
+
+def _verify(archive, manifest, path):
+    """By its digests."""
+    known = manifest.get("entries")
+    if digest(manifest) != manifest.get("sha256") or not isinstance(known, dict):
+        raise Damaged(f"{MANIFEST} is not as it was written")
+    names = [name for name in archive.names if name != MANIFEST]
+    found = archive.sha256(names, partial(backends.import_engine, manifest.get("backend")))
+    wrong = [name for name in {**found, **known} if found.get(name) != known.get(name)]
+    if wrong:
+        raise Damaged(f"{some(wrong)} not as written")
+
+
+@contextlib.contextmanager
+def _archive(path):
+    try:
+        with Archive(path) as archive:
+            yield archive
+    except (Damaged, OSError) as error:
+        raise UserError(
+            f"{path}: not a whole .pt file ({error}); it was cut short or changed, or is no "
+            f"TorchScript archive: {AGAIN}"
+        ) from None
+
+
+def _read(archive, path, name):
+    if EXTRA + name not in archive.names:
+        raise UserError(
+            f"{path}: has no {PREFIX}{name} inside; it was not written by export_albert_aie.py"
+        )
+    return archive.read(EXTRA + name)
+
+
+def _openable(path):
+    """What torch.jit.load takes: the name, or the bytes where the name is not UTF-8."""
+    try:
+        str(path).encode()
+        return str(path)
+    except UnicodeEncodeError:
+        return io.BytesIO(path.read_bytes())
+
+
+def _stamp(path):
+    """Changes when the file is replaced or written to."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns

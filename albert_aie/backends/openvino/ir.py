@@ -1,0 +1,175 @@
+"""OpenVINO's IR of a model: how its weights are held, and its bytes."""
+
+import importlib
+import tempfile
+from pathlib import Path
+
+import numpy
+
+from ...base.errors import UserError, last_line
+
+PLACES = ("positions", "select", "mask", "last_mask")  # as graph.rows_and_places has them
+
+
+def name_places(model):
+    """The model of graph.Rows with its logits alone; the nodes of the other outputs are named, so
+    that `specialised` finds them in the IR."""
+    import openvino
+
+    logits, *places = model.get_results()
+    for result, name in zip(places, PLACES):
+        result.input_value(0).get_node().set_friendly_name(name)
+    return openvino.Model([logits], model.get_parameters())
+
+
+def read(xml, weights):
+    """The openvino.Model of the bytes of an IR."""
+    import openvino
+
+    tensor = openvino.Tensor(numpy.frombuffer(weights, dtype=numpy.uint8))
+    return openvino.Core().read_model(xml, tensor)
+
+
+def specialised(model, shape):
+    """A copy of the model for one batching.Shape: int64 [rows, length] three times -> float32
+    [rows, slots, class]. Where each row carries one sentence, of one slot, its places are
+    constants, and what they would be computed from falls away. Raises RuntimeError where the model
+    does not take the shape."""
+    model = model.clone()
+    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    if not shape.slots and nodes.keys() >= set(PLACES):  # not so where sizes are fixed
+        positions, select, mask, last_mask = (nodes[name].output(0) for name in PLACES)
+        numbers = numpy.arange(shape.max_seq_length)[None]
+        _replace(positions, _constant(numbers, positions))
+        _replace(select, _constant(numbers[None] == 0, select))
+        _replace(mask, last_mask)
+    model.reshape({port: list(shape.inputs) for port in model.inputs})
+    return model
+
+
+def _constant(value, like):
+    """A constant of the type of an output."""
+    return part("opset13").constant(value.astype(like.get_element_type().to_dtype())).output(0)
+
+
+def _replace(output, other):
+    for target in output.get_target_inputs():
+        target.replace_source_output(other)
+
+
+def narrow(model):
+    """Hold the weights of the matrix products, which is all but the embeddings, in the bf16 that
+    the engine computes them in, rounded as it does: the logits stay the same, to the bit."""
+    import openvino
+
+    ops = part("opset13")
+    for weight in _weights(model):
+        narrow = openvino.Tensor(openvino.Type.bf16, weight.get_output_shape(0))
+        narrow.data.view(numpy.uint16)[:] = _bf16(weight.get_data())
+        wide = ops.convert(part("op").Constant(narrow), "f32")
+        for target in weight.output(0).get_target_inputs():
+            target.replace_source_output(wide.output(0))
+
+
+def part(name):
+    """A module of OpenVINO, which stood in openvino.runtime until 2024.6."""
+    try:
+        return importlib.import_module(f"openvino.{name}")
+    except ImportError:
+        return importlib.import_module(f"openvino.runtime.{name}")
+
+
+def _weights(model):
+    """The distinct fp32 constants that matrix products read on their right side."""
+    found = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "MatMul":
+            weight = node.input_value(1).get_node()
+            if weight.get_type_name() == "Constant" and weight.get_element_type().is_real():
+                found[weight.get_friendly_name()] = weight
+    return found.values()
+
+
+def _bf16(values):
+    """float32 rounded to nearest even, as the 16-bit numbers of bf16."""
+    bits = numpy.ascontiguousarray(values).view(numpy.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(numpy.uint16)
+
+
+def widen(model):
+    """The weights of a bf16 file in fp32 once, for all shapes: compiling takes them so, and would
+    else widen them for each anew. (Of an int8 file it would undo the quantisation.)"""
+    known = part("passes")
+    passes = known.Manager()
+    passes.register_pass(known.ConstantFolding())
+    passes.run_passes(model)
+
+
+def branches(models):
+    """One model of several that take int64 [rows, length] each and differ in the length alone,
+    which ascends; of one itself. It asks for the length and runs the one that is for it: the engine
+    holds once what is alike in them, such as the weights in the layout of its kernels. The models
+    are used up."""
+    if len(models) == 1:
+        return models[0]
+    lengths = [model.input(0).shape[1] for model in models]
+    return _chosen([_freed(model) for model in models], lengths)
+
+
+def _chosen(models, lengths):
+    """The same of models whose length is free: a tree of choices between two."""
+    if len(models) == 1:
+        return models[0]
+    import openvino
+
+    ops, half = part("opset13"), len(models) // 2
+    left, right = (_chosen(models[i], lengths[i]) for i in (slice(half), slice(half, None)))
+    inputs = [_like(port, port.get_partial_shape()) for port in left.inputs]
+    length = ops.gather(ops.shape_of(inputs[0]), numpy.int64(1), numpy.int64(0))
+    choice = ops.if_op(ops.less_equal(length, numpy.int64(lengths[half - 1])).output(0))
+    choice.set_then_body(left)
+    choice.set_else_body(right)
+    for given, *taken in zip(inputs, left.get_parameters(), right.get_parameters()):
+        choice.set_input(given.output(0), *taken)
+    result = choice.set_output(left.get_results()[0], right.get_results()[0])
+    return openvino.Model([ops.result(result)], inputs)
+
+
+def _freed(model):
+    """The model with a free length outside; inside it stays fixed."""
+    import openvino
+
+    ops, inputs = part("opset13"), []
+    for port, fixed in zip(model.inputs, model.get_parameters()):
+        rows, length = port.shape
+        free = _like(port, openvino.PartialShape([rows, -1]))
+        shaped = ops.reshape(free, numpy.array([rows, length]), False)
+        for target in fixed.output(0).get_target_inputs():
+            target.replace_source_output(shaped.output(0))
+        inputs.append(free)
+    return openvino.Model(model.get_results(), inputs)
+
+
+def _like(port, shape):
+    """A parameter of that shape, of a port's type and names."""
+    made = part("opset13").parameter(shape, port.get_element_type())
+    made.output(0).get_tensor().set_names(port.get_names())
+    return made
+
+
+def serialise(model):
+    """{"ir.xml": bytes, "ir.bin": bytes}, weights as they are."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        xml = Path(folder) / "ir.xml"
+        try:
+            openvino.save_model(model, str(xml), compress_to_fp16=False)
+            # OpenVINO 2024.6 cuts the weights short on a full disk and says nothing: read it back
+            openvino.Core().read_model(str(xml))
+        except RuntimeError as error:
+            raise UserError(
+                f"{tempfile.gettempdir()}: OpenVINO's IR cannot be written there "
+                f"({last_line(error)}); free disk space, or name another folder by TMPDIR"
+            ) from None
+        return {"ir.xml": xml.read_bytes(), "ir.bin": xml.with_suffix(".bin").read_bytes()}

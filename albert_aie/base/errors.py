@@ -1,0 +1,37 @@
+"""What a user can put right, and words for messages."""
+
+import importlib
+
+
+class UserError(Exception):
+    """Something that the user can put right: one sentence with the file, the line where there is
+    one, and how to fix it. The scripts print it without a traceback and exit with code 2."""
+
+
+def need(what, package, distribution=None):
+    """Raises UserError if `package`, which `what` needs, is not installed; `distribution` is its
+    name at pip where that is another."""
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        name = distribution or package
+        raise UserError(f"{what} needs {name}; pip install {name}") from None
+
+
+def first_line(error, most=200):
+    """The first line of an exception's message, or its type's name where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0][:most] if text else type(error).__name__
+
+
+def last_line(error, most=200):
+    """The last line of an exception's message: engines put the reason of a failed operator
+    there."""
+    text = str(error).strip()
+    return text.splitlines()[-1][:most] if text else type(error).__name__
+
+
+def some(names, most=4):
+    """The first few of many names, for a message."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

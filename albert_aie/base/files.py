@@ -1,0 +1,226 @@
+"""Files: reading what others wrote, digests, and writing that leaves the old file or the new one,
+never half of one."""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+from .errors import UserError, first_line
+
+AGAIN = "copy or download it again"
+_LFS = b"version https://git-lfs"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def check_readable(path):
+    """Raises UserError for a file that cannot be read, or that Git-LFS has not fetched yet. A pipe
+    (`--input <(command)`) is not looked into: what is read of it is gone."""
+    try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            return
+        with open(path, "rb") as file:
+            head = file.read(len(_LFS))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; correct its name") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{path}: cannot be read ({reason}); correct its name or permissions"
+        ) from None
+    if head == _LFS:
+        raise UserError(
+            f"{path}: is a Git-LFS pointer, not the file itself; run git lfs pull in its folder"
+        )
+
+
+def read_json(path, cure=AGAIN):
+    """What a JSON file holds. Raises UserError for what is not UTF-8 or not JSON."""
+    check_readable(path)
+    try:
+        return parse_json(Path(path).read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path}: not a readable JSON file ({first_line(error)}); {cure}") from None
+
+
+def parse_json(content):
+    """What JSON bytes hold, with or without a byte-order mark. Raises ValueError for any other
+    bytes, and for what no file or terminal takes later: text with half a surrogate pair in it."""
+    try:
+        value = json.loads(content.decode("utf-8-sig"))
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def sha256(*paths):
+    """Of the files one after another."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def check_writable(path):
+    """Raises UserError if `path` could not be written: before the work whose result goes there.
+    What stands behind a FIFO or a device notices nothing."""
+    with contextlib.suppress(_Untouched), replacing(path):
+        raise _Untouched
+
+
+class _Untouched(Exception):
+    """Leaves `replacing` without a change."""
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """`with replacing(path) as temporary:` write `temporary`; it becomes `path` if all went well,
+    else nothing changes. A write that fails is a UserError.
+
+    Links are followed, and mode and owner stay. What is_stream gets the bytes when all are there.
+    The next writer of `path` removes what a killed one left behind."""
+    path = Path(path)
+    try:
+        before = _status(path)
+        if before is not None and stat.S_ISDIR(before.st_mode):
+            raise IsADirectoryError(0, "is a folder")
+        stream = is_stream(path)
+        if stream and not os.access(path, os.W_OK):
+            raise PermissionError(0, os.strerror(errno.EACCES))
+        # a stream has no room beside it
+        place = Path(tempfile.gettempdir(), path.name) if stream else Path(os.path.realpath(path))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(place)
+        temporary, lock = _create(place)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be written ({reason}); choose another folder") from None
+    try:
+        yield temporary
+        if stream:
+            with open(temporary, "rb") as source, _open_stream(path) as sink:
+                shutil.copyfileobj(source, sink)
+        else:
+            os.fsync(lock)
+            if before is not None:
+                _keep_mode(lock, before)
+            os.replace(temporary, place)
+    except OSError as error:
+        raise UserError(
+            f"{path}: could not be written ({error.strerror or error}); nothing was changed: free "
+            "disk space or choose another folder"
+        ) from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        os.close(lock)
+
+
+def is_stream(path):
+    """Whether `path` is written through instead of replaced: a FIFO, a device, or the file that
+    the shell made standard output, where other lines stand too."""
+    status = _status(path)
+    return status is not None and (not stat.S_ISREG(status.st_mode) or _is_stdout(status))
+
+
+def _status(path):
+    """os.stat of what a path leads to; None where there is nothing."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _is_stdout(status):
+    try:
+        return os.path.samestat(status, os.fstat(1))
+    except OSError:  # closed
+        return False
+
+
+def _open_stream(path):
+    """Standard output goes by its descriptor: opened by name it would be cut to nothing, or, a
+    socket, not open at all."""
+    return open(os.dup(1) if _is_stdout(os.stat(path)) else path, "wb")
+
+
+def _keep_mode(file, status):
+    with contextlib.suppress(PermissionError):  # another user's file, or a disk without modes
+        os.fchown(file, status.st_uid, status.st_gid)
+    with contextlib.suppress(PermissionError):
+        os.fchmod(file, stat.S_IMODE(status.st_mode))
+
+
+# A temporary file carries the kernel's boot id and a random number, and its writer holds a lock on
+# it as long as it lives. Process numbers would not do: in two containers they are the same. The
+# lock alone would not do either: a network file system may keep locks apart on each machine.
+
+
+def _create(path):
+    """A new temporary file beside `path`: (its path, the descriptor that holds its lock)."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{_boot()}.{secrets.token_hex(8)}.tmp")
+        lock = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        if _lock(lock) is not False and os.fstat(lock).st_nlink:
+            return temporary, lock
+        os.close(lock)  # another writer swept it away between our two calls
+
+
+def _remove_stale(path):
+    if not _boot():
+        return
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.{_boot()}.*.tmp"):
+        with contextlib.suppress(OSError):  # gone, or another user's
+            file = os.open(stale, os.O_RDWR)
+            try:
+                if _lock(file):
+                    stale.unlink()
+            finally:
+                os.close(file)
+
+
+def _lock(file):
+    """Whether the lock on an open file is ours now; None where the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _boot():
+    """What tells this machine's boot from any other's; empty where the kernel does not say, and
+    nothing is swept there."""
+    try:
+        return _BOOT.read_text().replace("-", "")[:16]
+    except OSError:
+        return ""
+
+
+def json_text(value):
+    """Strict JSON, fit for UTF-8: a number that is not finite is null, and what stands for a byte
+    of a path that is no UTF-8 is escaped."""
+    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    return text.encode(errors="backslashreplace").decode() + "\n"
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,171 @@
+"""What this machine is, and what it can take: memory and threads."""
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+from .errors import UserError
+from .version import __version__
+
+# The most that --threads and --streams take: libgomp ends a process that asks for more threads than
+# the system gives.
+THREADS = max(64, os.cpu_count() or 1)
+# A container's limit: cgroup 2, then 1.
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def memory():
+    """Bytes of main memory: the machine's, or its container's where that is less; None where the
+    system does not say."""
+    sizes = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for limit in LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max": there is none
+            sizes.append(int(Path(limit).read_text(encoding="ascii")))
+    return min(sizes, default=None)
+
+
+def check_memory(shape, device, intermediate_size):
+    """Raises UserError if a batch cannot fit, before it is tried: the system may end a process that
+    takes too much. It is the least that a batch needs: its three inputs, and on a CPU what goes
+    into and out of the activation, two bytes a number."""
+    token = 3 * 8 + (2 * 2 * intermediate_size if device == "cpu" else 0)
+    row, there = token * shape.max_seq_length, memory()
+    if there and shape.batch_size * row > there:
+        raise UserError(
+            f"--batch_size {shape.batch_size}: such a batch needs more than "
+            f"{shape.batch_size * row / 1e9:,.0f} GB, this machine has {there / 1e9:.0f} GB; take "
+            f"{max(1, there // row // 4)} or less"
+        )
+
+
+CLEARLY = 2.0  # times as fast
+
+
+def take_turns(runs, seconds, clock=time.perf_counter):
+    """{name: median seconds of a call} of functions {name: function} that take turns, so that a
+    machine which changes its speed changes all of them: at least three turns, after one that is not
+    counted, and for `seconds`, or until each of those turns had one of them CLEARLY faster."""
+    times, end, turns = {name: [] for name in runs}, None, 0
+    while turns < 4 or (clock() < end and not _is_clear(times)):
+        turns += 1
+        for name, run in runs.items():
+            start = clock()
+            run()
+            times[name].append(clock() - start)
+        end = end or clock() + seconds
+    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+
+
+def _is_clear(times):
+    """Whether the same function was CLEARLY faster than every other in each counted turn."""
+    turns = [sorted(turn) for turn in zip(*(taken[1:] for taken in times.values()))]
+    counted = range(1, len(turns) + 1)
+    first = {min(times, key=lambda name: times[name][i]) for i in counted}
+    return (
+        len(times) > 1
+        and len(first) == 1
+        and all(turn[1] > CLEARLY * turn[0] for turn in turns if turn[1:])
+    )
+
+
+def lacks_memory(error):
+    """Whether an exception of Python's, torch's or an engine's says that memory ran out."""
+    said = r"(can't|cannot|failed to|unable to) allocate|(not enough|out of) memory|bad_alloc"
+    return isinstance(error, MemoryError) or bool(re.search(said, str(error), re.IGNORECASE))
+
+
+# What a card says of itself, by device.
+CARDS = {"npu": ("npu-smi", "info"), "cuda": ("nvidia-smi", "-L")}
+# What of a processor's instructions decides speed, in the words of /proc/cpuinfo.
+ISA = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16")
+ISA += ("amx_tile", "amx_bf16", "amx_int8", "asimd", "sve", "bf16", "i8mm")
+PACKAGES = ("torch", "torch_aie", "mindietorch", "torch_npu", "numpy", "transformers")
+PACKAGES += ("sentencepiece", "tokenizers", "openvino", "nncf", "onnxruntime")
+
+
+def describe(devices=tuple(CARDS)):
+    """JSON object of the machine: its processor, memory in bytes, how busy it is, and what the
+    vendor's tool says of the first card of `devices` (None where there is no such tool)."""
+    return {
+        "platform": platform.platform(),
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "isa": isa(),
+        "memory_bytes": memory(),
+        "load": os.getloadavg()[0],
+        "card": next(filter(None, map(_card, devices)), None),
+    }
+
+
+def cpu():
+    """The processor's name, with its family, model and stepping where it has them: many virtual
+    machines call all of theirs the same."""
+    found = _cpu()
+    name = found.get("model name") or platform.processor() or platform.machine()
+    numbers = [found[key] for key in ("cpu family", "model", "stepping") if key in found]
+    return " ".join([name, f"({'/'.join(numbers)})"] if numbers else [name])
+
+
+def isa():
+    """Those of ISA that the processor has."""
+    flags = _cpu().get("flags", _cpu().get("Features", "")).split()
+    return [name for name in ISA if name in flags]
+
+
+def _cpu():
+    lines = (line.partition(":") for line in _lines("/proc/cpuinfo"))
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def _card(device):
+    command = CARDS.get(device)
+    if not command or not shutil.which(command[0]):
+        return None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    return None
+
+
+def versions():
+    """{package: version} of what results can depend on; None for a package that is not here."""
+    own = {"albert_aie": __version__, "python": platform.python_version()}
+    return {**own, **{package: version(package) for package in PACKAGES}}
+
+
+def version(package):
+    """Its version, or where it lies if pip knows nothing of it; None if it is not here. Imports
+    none of it."""
+    import importlib.metadata  # here, for it takes 20 ms
+    import importlib.util
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        with contextlib.suppress(ValueError):  # a module that was put in sys.modules by hand
+            found = importlib.util.find_spec(package)
+            if found and found.origin:
+                return f"in {Path(found.origin).parent}"
+        return None
+
+
+def peak_memory():
+    """Bytes of main memory that this process held at its most; None where the system does not
+    say. Not getrusage, whose figure a process inherits from the one that started it."""
+    for line in _lines("/proc/self/status"):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _lines(path):
+    with contextlib.suppress(OSError):
+        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    return []

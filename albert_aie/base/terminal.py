@@ -1,0 +1,74 @@
+"""stdout and stderr as users have them: closed, a pipe that nobody reads, a terminal that is not
+UTF-8."""
+
+import contextlib
+import os
+import sys
+import warnings
+
+# Longer messages are cut in the middle: the reason stands at their beginning, the fix at their end.
+MOST = 2000
+
+
+def prepare():
+    """Make the standard streams safe for the rest of this process: once, before any other file is
+    opened and before torch is imported."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Left closed, the next file that is opened takes the number, and what a library writes
+            # to stderr goes into that file. The lowest free number is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # Python found it closed
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        with contextlib.suppress(AttributeError):  # a notebook's stream is always UTF-8
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+    # Warnings are for developers. Python's own switches still show them (-W, PYTHONWARNINGS).
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+@contextlib.contextmanager
+def silent():
+    """Without what libraries write to file descriptor 2 themselves. For calls during which no other
+    thread does the same."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def one_line(text):
+    """The text with all that could end the line or move the cursor escaped, at most MOST
+    characters."""
+    if len(text) > MOST:
+        text = f"{text[: MOST // 2]} ... {text[-MOST // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def abandon(stream):
+    """Send what is still to be written to a stream that takes no more to nowhere: Python would try
+    it again when it exits."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def torchscript_warnings_off():
+    """torch deprecates torch.jit from 2.11 on; the target needs it (docs/versions.md)."""
+    import torch
+
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", ".*torch.jit.*", category)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        yield

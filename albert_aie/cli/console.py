@@ -1,0 +1,119 @@
+"""What becomes of a run of a script: exit codes and their sentences, the printed block, the
+progress bar."""
+
+import errno
+import sys
+import textwrap
+
+from ..base import machine, terminal
+from ..base.errors import UserError, first_line
+from ..base.files import json_text, replacing
+
+COLUMNS, NAME = 80, 12
+# What to do about an error of the system; by default its name or permissions are wrong.
+FIXES = {
+    errno.ENOSPC: "free disk space",
+    errno.EDQUOT: "free disk space",
+    errno.EROFS: "choose another folder",
+    errno.EIO: "check the disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.EAGAIN: "close other programs or raise the limit of processes (ulimit -u)",
+    errno.ENOMEM: "free memory or take a smaller --batch_size",
+}
+_hushed = set()  # of "results", "notes": what this run of a script does not print
+
+
+def main(parse_args, run, argv=None):
+    """Exit code of a script: 0 success, 1 the comparison failed or a sentence has no finite
+    logits, 2 invalid input, 130 interrupted."""
+    terminal.prepare()
+    _hushed.clear()
+    try:
+        given = sys.argv[1:] if argv is None else argv
+        args = parse_args(given)
+        args.command = [sys.argv[0], *given]
+        if getattr(args, "quiet", False):
+            _hushed.update(("results", "notes"))
+        if getattr(args, "json", False):
+            _hushed.add("results")
+        return run(args)
+    except UserError as error:
+        return _refuse(str(error))
+    except OSError as error:  # a file that is there and cannot be read
+        where = f"{error.filename}: " if error.filename else ""
+        fix = FIXES.get(error.errno, "correct its name or permissions")
+        return _refuse(f"{where}{error.strerror or first_line(error)}; {fix}")
+    except (MemoryError, RuntimeError) as error:  # torch's and the engines' are RuntimeErrors
+        if not machine.lacks_memory(error):
+            raise
+        return _refuse(f"not enough memory ({first_line(error)}); {FIXES[errno.ENOMEM]}")
+    except KeyboardInterrupt:
+        return 130
+
+
+def _refuse(sentence):
+    _write(sys.stderr, f"error: {terminal.one_line(sentence)}")
+    return 2
+
+
+def _write(stream, text):
+    """Print. Where the reader has gone (`| head`) the work goes on, because files are its results;
+    where stdout cannot be written for another reason, that is an error."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError as error:
+        terminal.abandon(stream)
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            raise OSError(error.errno, error.strerror, "stdout") from None
+
+
+def say(name, text):
+    """A result, on stdout: its name, then the text in lines of at most 80 columns."""
+    if "results" in _hushed:
+        return
+    lines = [
+        line
+        for part in text.split("\n")
+        for line in textwrap.wrap(
+            part, COLUMNS - NAME, break_long_words=False, break_on_hyphens=False
+        )
+    ]
+    _write(sys.stdout, name.ljust(NAME) + ("\n" + NAME * " ").join(lines))
+
+
+def print_json(value):
+    """What --json asks for: one JSON text on stdout, and nothing beside it."""
+    _write(sys.stdout, json_text(value).rstrip("\n"))
+
+
+def note(text):
+    """What the user should know beside the results, on stderr; nothing where there is nothing."""
+    if text and "notes" not in _hushed:
+        _write(sys.stderr, "note".ljust(NAME) + terminal.one_line(text))
+
+
+def bar(steps=None, **options):
+    """A progress bar on stderr around an iterable; silent where that is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(steps, disable="notes" in _hushed or None, leave=False, **options)
+
+
+def conclude(comparisons, args, names=("",)):
+    """Print comparisons, each under its name where there are several, write them to
+    --compare_output, that which came out worst first, and return the exit code."""
+    for comparison, name in zip(comparisons, names):
+        if len(comparisons) > 1:
+            say("compared", name)
+        for title, text in comparison.lines(args.verbose):
+            say(title, text)
+    worst = min(comparisons, key=lambda each: (each.passed, -each.flips, -each.relative))
+    if worst.precision == "int8" and not worst.passed:
+        note("int8: export_albert_aie.py --max_flips 0.5 looks for a recipe whose labels hold")
+    if args.compare_output:
+        each = [{"rows": name, **one.verdict()} for one, name in zip(comparisons, names)]
+        with replacing(args.compare_output) as temporary:
+            verdict = {**worst.verdict(), "comparisons": each}
+            temporary.write_text(json_text(verdict), encoding="utf-8")
+    return 0 if worst.passed else 1

@@ -1,0 +1,183 @@
+"""A user's own text: the flags for it, where it is read and where its answers go."""
+
+import contextlib
+import sys
+from dataclasses import replace
+from typing import NamedTuple
+
+from ..base import terminal
+from ..base.choose_shapes import CHOSEN
+from ..base.errors import UserError
+from ..base.files import replacing
+from ..data import datasets, records
+from ..run.classifier import chunks
+from . import arguments
+
+
+def add_flags(parser):
+    """The flags for a user's own text."""
+    add = parser.add_argument_group("your own text, instead of a task's files").add_argument
+    add(
+        "--text", nargs="+", metavar="TEXT", help="one text, or the two of a pair: prints its label"
+    )
+    add("--input", metavar="FILE", help="file of texts, - for standard input")
+    add(
+        "--input_format",
+        choices=tuple(records.FORMATS),
+        help="default: by the suffix; lines on standard input",
+    )
+    arguments.add_text_column(add)
+    add(
+        "--label_column",
+        metavar="NAME",
+        help="column of the labels: accuracy is measured instead of answers being printed",
+    )
+    add(
+        "--output",
+        metavar="FILE",
+        help="write the texts with their labels and probabilities here, in the format of --input "
+        "(default: standard output)",
+    )
+
+
+def measured(args):
+    """Whether figures of own text are asked for, and not only its answers."""
+    asked = args.label_column, args.compare_cpu, args.output_dir, args.json, args.report
+    return any(asked) or args.rows != CHOSEN
+
+
+def check(args):
+    """Whether the user gives own text. Raises UserError for flags that contradict each other."""
+    own = args.text or args.input
+    for name in ("input_format", "text_column", "label_column"):
+        if getattr(args, name) and not args.input:
+            raise UserError(f"--{name}: means something with --input only; add --input FILE")
+    if args.output == records.STDIN and measured(args):
+        raise UserError("--output -: the figures stand on standard output; name a file")
+    if args.output and not own:
+        raise UserError(
+            "--output: means something with --text or --input only; --output_dir writes the "
+            "predictions of a task's files"
+        )
+    others = [name for name in ("data_dir", "split") if own and getattr(args, name)]
+    others += ["input"] * bool(args.text and args.input)
+    if others:
+        given = "--text" if args.text else "--input"
+        raise UserError(
+            f"{given}, --{others[0]}: both say what is to be read; leave one of them out"
+        )
+    if own and args.label_names and not args.label_column:
+        raise UserError("--label_names: means something with --label_column only; add it")
+    if args.input:
+        records.check(args.input, args.input_format)
+    return bool(own)
+
+
+@contextlib.contextmanager
+def reading(args, task):
+    """(Table, format, columns of the sentences) of --text or --input. Raises UserError where the
+    Task wants other columns."""
+    if args.text:
+        if len(args.text) != len(task.text):
+            wants = "two texts, the pair" if task.is_pair else "one text; put it in quotes"
+            raise UserError(f"--text: {task.name} wants {wants}")
+        if any("\ud800" <= letter <= "\udfff" for text in args.text for letter in text):
+            raise UserError("--text: not UTF-8; set the terminal to UTF-8, or give --input FILE")
+        names = list(task.text)
+        record = records.Record(1, dict(zip(names, args.text)))
+        yield records.Table("--text", names, [record]), "lines", names
+        return
+    form = records.format_of(args.input, args.input_format)
+    layout = records.Layout(task.columns, args.text_column or task.text)
+    with records.reading(args.input, form, layout) as table:
+        yield table, form, datasets.columns(table, task, args.text_column)
+
+
+@contextlib.contextmanager
+def writing(path):
+    """`with writing(FILE) as write:` a function of text, None to flush, that gives False once
+    nobody reads. A file appears whole at the end, standard output (None or "-") as it is
+    written."""
+    if path not in (None, records.STDIN):
+        with replacing(path) as temporary:
+            with open(temporary, "w", encoding="utf-8", newline="") as file:
+                yield lambda text: text is None or bool(file.write(text))
+        return
+    terminal_here, read = sys.stdout.isatty(), True
+
+    def write(text):
+        nonlocal read
+        if read:
+            as_bytes = text and text.encode("utf-8", "backslashreplace")
+            stream, content = (sys.stdout, text) if terminal_here else (sys.stdout.buffer, as_bytes)
+            read = _put(stream, content)
+        return read
+
+    yield write
+
+
+def _put(stream, content):
+    """Whether somebody reads what is written to a stream; None flushes it."""
+    try:
+        stream.flush() if content is None else stream.write(content)
+    except BrokenPipeError:
+        terminal.abandon(sys.stdout)
+        return False
+    except OSError as error:
+        terminal.abandon(sys.stdout)
+        raise OSError(error.errno, error.strerror, "stdout") from None
+    return True
+
+
+class Told(NamedTuple):
+    """How many texts were given, cut, and left without an answer."""
+
+    texts: int = 0
+    cut: int = 0
+    unanswered: int = 0
+
+    def notes(self, saved):
+        """What the user should know of the answers of the Artifact `saved`."""
+        if saved.manifest["random_weights"]:
+            yield "random weights: the labels mean nothing"
+        if self.cut:
+            yield f"texts cut to {saved.shape.max_seq_length} tokens: {self.cut}"
+        if self.unanswered:
+            yield f"texts without an answer, for their logits are not finite: {self.unanswered}"
+
+
+def answer(classify, args):
+    """Told: writes what a Classifier says of each text as it is computed, until nobody reads it."""
+    told = Told()
+    with reading(args, classify.task) as (table, form, columns), writing(args.output) as write:
+        writer = records.Writer(write, form, table, classify.names)
+        for chunk in chunks(table.records):
+            sentences = [datasets.sentence(record, columns, table.path) for record in chunk]
+            found, cut = classify.answers(sentences)
+            for record, one in zip(chunk, found):
+                writer.add(record, one)
+            unknown = sum(one.label is None and one.score is None for one in found)
+            told = Told(*map(sum, zip(told, (len(found), cut, unknown))))
+            if not write(None):
+                break
+    return told
+
+
+def read(args, task):
+    """(Examples, function that writes their answers to --output) of --input, all of it at once."""
+    with reading(args, task) as (table, form, columns):
+        rows = list(table.records)
+        label = args.label_column and records.column(table, [args.label_column], "--label_column")
+        indices = {name.strip().lower(): name for name in table.columns}
+        table = table._replace(records=rows)
+        task, note = datasets.labelled(task, table, label, args.label_names)
+        examples = datasets.collect(table, task, columns, label, indices)
+        examples = replace(examples, note=note)  # quotes in one's own file are meant
+
+    def write_answers(names, found):
+        with writing(args.output) as write:
+            writer = records.Writer(write, form, table, names)
+            for record, one in zip(rows, found):
+                writer.add(record, one)
+
+    return examples, write_answers

@@ -1,0 +1,251 @@
+"""The plan of a run over a corpus: its input in parts, decided and written before anything runs, so
+that every row stands in exactly one part whatever becomes of the run."""
+
+import base64
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from ..base.errors import UserError, first_line
+from ..base.files import read_json, replacing
+from . import reading
+from .reading import Span
+from .urls import Input, identity, partition
+
+# Readers of a folder of Parquet pass over names that begin with _.
+NAME = "_plan.json"
+VERSION = 2
+PART_ROWS = 32768  # a few minutes of work on a slow device, a few MB in memory
+
+
+class Part(NamedTuple):
+    """Rows of one file that become one file."""
+
+    number: int
+    input: int
+    span: Span
+
+
+class Plan(NamedTuple):
+    """`settings` is what the output depends on beside the input; `columns` are the names in each
+    file, in its order; `encoded` is the pyarrow Schema of all, in base64: what pyarrow reads of it
+    need not serialize to the same bytes."""
+
+    settings: dict
+    inputs: list
+    columns: list
+    encoded: str
+    parts: list
+
+    @property
+    def schema(self):
+        import pyarrow
+
+        return pyarrow.ipc.read_schema(pyarrow.py_buffer(base64.b64decode(self.encoded)))
+
+    @property
+    def rows(self):
+        return sum(part.span.rows for part in self.parts)
+
+    @property
+    def bytes(self):
+        return sum(known.bytes for known in self.inputs)
+
+    @property
+    def digest(self):
+        return hashlib.sha256(json.dumps(self.content(), sort_keys=True).encode()).hexdigest()
+
+    def content(self):
+        """As JSON has it."""
+        parts = [[part.number, part.input, *part.span] for part in self.parts]
+        inputs = [list(known) for known in self.inputs]
+        content = {"settings": self.settings, "inputs": inputs, "columns": self.columns}
+        return {**content, "schema": self.encoded, "parts": parts}
+
+    def path_of(self, part):
+        """Of the input that a Part is of."""
+        return self.inputs[part.input].path
+
+    def told(self, part):
+        """A Part, for messages."""
+        unit = reading.FORMATS[self.settings["format"]].unit
+        first = part.span.line or part.span.start
+        place = f"from line {first}" if unit == "line" else f"from row {first}"
+        return f"{self.path_of(part)}, {part.span.rows:,} rows {place}"
+
+    def told_row(self, part, number):
+        """A row of a Part, for messages."""
+        unit = reading.FORMATS[self.settings["format"]].unit
+        return f"{self.path_of(part)}, {unit} {number}"
+
+
+def make(inputs, form, cut):
+    """Plan of a list of Input, by a reading.Cut, without settings. Raises UserError for files
+    that cannot be read, that differ in their columns, or whose columns no Parquet file takes."""
+    import pyarrow
+
+    schema, columns, parts, kinds = None, [], [], {}
+    folders = _partitions(inputs)
+    for number, known in enumerate(inputs):
+        whole, spans = reading.scan(known, form, cut, kinds)
+        columns.append(whole.names)
+        found = pyarrow.schema([field for field in whole if field.name not in folders])
+        joined = found if schema is None or form == "jsonl" else _joined(schema, found)
+        if joined is None:
+            raise UserError(
+                f"{known.path}: has columns ({_columns(found)}), but {inputs[0].path} "
+                f"({_columns(schema)}); give files of the same columns and types to a run"
+            )
+        schema = joined
+        parts += [Part(len(parts) + i, number, span) for i, span in enumerate(spans)]
+    if not parts:
+        raise UserError(f"{inputs[0].path}: holds no row; give files that do")
+    for name, values in folders.items():
+        schema = schema.append(pyarrow.field(name, _type_of(values)))
+    _check_writable(schema, inputs[0].path)
+    encoded = base64.b64encode(schema.serialize().to_pybytes()).decode()
+    return Plan({}, inputs, columns, encoded, parts)
+
+
+def _partitions(inputs):
+    """{key: its values} of the folders of all inputs that are called key=value."""
+    found = {}
+    for known in inputs:
+        for key, value in partition(known.path).items():
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def _type_of(values):
+    """As pyarrow.dataset has it: int32 where all are such numbers."""
+    import pyarrow
+
+    try:
+        pyarrow.array(values, pyarrow.string()).cast(pyarrow.int32())
+    except pyarrow.ArrowInvalid:
+        return pyarrow.string()
+    return pyarrow.int32()
+
+
+def _joined(schema, found):
+    """The Schema of both, whose columns may stand in another order; None where there is none that
+    holds the values of both as they are."""
+    import pyarrow
+    from pyarrow import types
+
+    if set(schema.names) != set(found.names):
+        return None
+    try:
+        both = pyarrow.unify_schemas([schema, found], promote_options="permissive")
+    except pyarrow.ArrowException:
+        return None
+    pairs = [(one.field(field.name).type, field.type) for field in both for one in (schema, found)]
+    changed = (
+        types.is_integer(one) and types.is_floating(other) or one != other and _is_bytes(other)
+        for one, other in pairs
+        if not types.is_null(one)
+    )
+    return None if any(changed) else both
+
+
+def _is_bytes(column):
+    from pyarrow import types
+
+    return types.is_binary(column) or types.is_large_binary(column)
+
+
+def _columns(schema):
+    return ", ".join(f"{field.name} {field.type}" for field in schema)[:200]
+
+
+def _check_writable(schema, path):
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        parquet.ParquetWriter(pyarrow.BufferOutputStream(), schema).close()
+    except (pyarrow.ArrowException, NotImplementedError) as error:
+        raise UserError(
+            f"{path}: Parquet cannot hold its columns ({first_line(error)}); leave that one out"
+        ) from None
+
+
+def save(plan, folder):
+    """Write it, whole or not at all."""
+    content = {"version": VERSION, "sha256": plan.digest, **plan.content()}
+    with replacing(Path(folder) / NAME) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+
+
+def load(folder):
+    """The Plan in a folder; None where there is none. Raises UserError for one that was changed."""
+    path = Path(folder) / NAME
+    if not path.exists():
+        return None
+    other = "it was changed, or another version wrote it: take another --output_dir"
+    content = read_json(path, other)
+    try:
+        parts = [Part(number, file, Span(*span)) for number, file, *span in content["parts"]]
+        inputs = [Input(*known) for known in content["inputs"]]
+        plan = Plan(content["settings"], inputs, content["columns"], content["schema"], parts)
+        right = content["version"] == VERSION and content["sha256"] == plan.digest
+    except (LookupError, TypeError, ValueError):
+        right = False
+    if not right:
+        raise UserError(f"{path}: is not a plan as it was written; {other}")
+    return plan
+
+
+def check_inputs(plan, inputs):
+    """Raises UserError where the files that are there are not those of the Plan."""
+    for known, found in zip(plan.inputs, inputs):
+        if known.path == found.path and known != found:
+            raise UserError(
+                f"{found.path}: changed since the run in --output_dir was planned; put the file "
+                "back, or take another --output_dir"
+            )
+    planned, there = ({known.path for known in some} for some in (plan.inputs, inputs))
+    if planned != there:
+        path = min(planned ^ there)
+        what = "is gone since" if path in planned else "is no file of"
+        raise UserError(
+            f"{path}: {what} the run in --output_dir; give the same files, or take another "
+            "--output_dir"
+        )
+
+
+def check_settings(plan, settings):
+    """Raises UserError where the run in the folder was begun with other settings."""
+    for name, value in settings.items():
+        if plan.settings.get(name) != value:
+            raise UserError(
+                f"--output_dir holds a run with another {name} ({plan.settings.get(name)}, not "
+                f"{value}); run it as it was begun, or take another folder"
+            )
+
+
+def check_outside(inputs, folder):
+    """Raises UserError for an input that lies in the output folder: the next run would take what
+    this one wrote for more of it."""
+    inside = os.path.realpath(folder) + os.sep
+    for known in inputs:
+        if identity(known.path).startswith(inside):
+            raise UserError(
+                f"--output_dir {folder}: holds the input {known.path}; take another folder"
+            )
+
+
+def check_text(plan, columns):
+    """Raises UserError for a column of sentences that holds no text."""
+    import pyarrow
+
+    for name in columns:
+        kind = plan.schema.field(name).type
+        inner = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+        if not (pyarrow.types.is_string(inner) or pyarrow.types.is_large_string(inner)):
+            raise UserError(
+                f"{plan.inputs[0].path}: column {name!r} is {kind}, not text; name another one by "
+                "--text_column"
+            )

@@ -1,0 +1,173 @@
+"""What stands in the output of a run over a corpus: counts, accuracy, and the rows that were
+skipped. All of it is read from the files of the parts."""
+
+import contextlib
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy
+
+from ..base.files import json_text, replacing
+from ..data import datasets
+from ..data.metrics import METRICS, NONE, wilson
+from . import worker
+
+SUMMARY, SKIPPED = "_summary.json", "_skipped.tsv"
+TIMES = ("workers", "startup_seconds", "seconds", "rows_per_second")
+
+
+def counts(done):
+    """Sums over a list of corpus.Done."""
+    return {
+        "rows": sum(one.rows for one in done),
+        "rows_written": sum(one.written for one in done),
+        "skipped": sum(len(one.bad) for one in done),
+        "truncated": sum(one.cut for one in done),
+        "not_scored": sum(one.unanswered for one in done),
+    }
+
+
+def write_skipped(folder, plan, found):
+    """_skipped.tsv, file, row and why of each row that was skipped, from (Part, Done) pairs; None
+    where there is none."""
+    path = Path(folder) / SKIPPED
+    if not any(done.bad for _, done in found):
+        return None
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(b"file\trow\twhy\n")
+        for part, done in found:
+            for number, why in done.bad:
+                cells = (plan.path_of(part), str(number), why)
+                line = "\t".join(" ".join(cell.split("\t")) for cell in cells)
+                line = line.replace("\r", " ").replace("\n", " ") + "\n"
+                file.write(line.encode(errors="backslashreplace"))
+    return path
+
+
+def last_times(folder, plan):
+    """What the summary of the last run of a Plan says of its time; None where there is none."""
+    known = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads((Path(folder) / SUMMARY).read_text(encoding="utf-8"))
+    known = known if isinstance(known, dict) and known.get("plan") == plan.digest else {}
+    return {name: known.get(name) for name in TIMES}
+
+
+def write_summary(folder, summary):
+    path = Path(folder) / SUMMARY
+    with replacing(path) as temporary:
+        temporary.write_text(json_text(summary), encoding="utf-8")
+    return path
+
+
+def measured(folder, plan, task):
+    """{"accuracy", "metrics", "unlabelled"} of all rows of the output, as run_aie_eval.py has them
+    of one file; {} where no row has a label.
+
+    Labels and answers are read from the parts, in their order. Classes are counted, so that their
+    memory does not grow with the corpus; a metric other than accuracy holds 16 bytes a row."""
+    if task.regression:
+        pairs = [(a, b) for a, b in _scores(folder, plan) if a is not None]
+        columns = numpy.array(pairs, numpy.float64).reshape(-1, 2)
+        if set(columns[:, 1]) == {float(datasets.NO_LABEL)}:
+            return {}
+        return {"metrics": _metrics(task, columns[:, 1], columns[:, 0])}
+    found, unlabelled = Counter(), 0
+    for (answer, label), count in _counted(folder, plan).items():
+        number = datasets.number(label, task)
+        if number is None:  # -1: the rows of a test file have none
+            unlabelled += count
+            continue
+        known = None if answer is None else task.number(answer)
+        found[number, NONE if known is None else known] += count
+    if not found:
+        return {}
+    correct = sum(count for (label, answer), count in found.items() if label == answer)
+    total = sum(found.values())
+    accuracy = {"correct": correct, "total": total, "value": correct / total}
+    accuracy["wilson95"] = list(wilson(correct, total))
+    metrics = [name for name in task.metrics if name != "accuracy"]
+    values = {}
+    if metrics:
+        repeats = list(found.values())
+        labels, answers = (numpy.repeat(side, repeats) for side in zip(*found))
+        values = _metrics(task._replace(metrics=metrics), labels, answers)
+    return {"accuracy": accuracy, "metrics": values, "unlabelled": unlabelled}
+
+
+def _metrics(task, labels, answers):
+    return {name: METRICS[name].of(labels, answers) for name in task.metrics}
+
+
+def _columns(folder, plan):
+    """Of each part a pyarrow Table of its answers and its labels."""
+    from pyarrow import parquet
+
+    names = [plan.settings["answer_columns"][0], plan.settings["label_column"]]
+    for part in plan.parts:
+        path = worker.path_of(folder, plan, part)
+        with open(path, "rb") as file:
+            yield parquet.ParquetFile(file, page_checksum_verification=True).read(names)
+
+
+def _counted(folder, plan):
+    """{(answer, label): rows}"""
+    found = Counter()
+    for table in _columns(folder, plan):
+        names = table.column_names
+        for row in table.group_by(names).aggregate([([], "count_all")]).to_pylist():
+            found[row[names[0]], row[names[1]]] += row["count_all"]
+    return found
+
+
+def _scores(folder, plan):
+    for table in _columns(folder, plan):
+        yield from zip(
+            table.column(0).to_pylist(), (float(value) for value in table.column(1).to_pylist())
+        )
+
+
+def lines(summary):
+    """(name, text) of each line to print."""
+    yield "rows", _rows(summary)
+    if summary["rows_per_second"]:
+        yield "rate", _rate(summary)
+    accuracy = summary.get("accuracy") or {}
+    if accuracy.get("total"):
+        low, high = accuracy["wilson95"]
+        yield (
+            "accuracy",
+            f"{accuracy['value']:.4f} ({accuracy['correct']:,}/{accuracy['total']:,}), 95 % Wilson "
+            f"interval {low:.4f} to {high:.4f}"
+            + f"; {summary['unlabelled']:,} rows without a label"
+            * bool(summary["unlabelled"]),
+        )
+    told = {
+        METRICS[name].title: f"{value:.4f}" if math.isfinite(value) else "undefined"
+        for name, value in (summary.get("metrics") or {}).items()
+    }
+    if told:
+        yield "metrics", ", ".join(f"{title} {value}" for title, value in told.items())
+    for failed in summary["failed"]:
+        yield "failed", f"part {failed['part']}: {failed['what']}: {failed['why']}"
+
+
+def _rows(summary):
+    told = f"{summary['rows_written']:,} of {summary['rows_planned']:,} written"
+    for key, what in (
+        ("skipped", "skipped"),
+        ("truncated", "cut to the file's length"),
+        ("not_scored", "without an answer, for their logits are not finite"),
+    ):
+        told += f"; {summary[key]:,} {what}" * bool(summary[key])
+    return told
+
+
+def _rate(summary):
+    return (
+        f"{summary['rows_per_second']:,.1f} rows/s over {summary['seconds']:,.1f} s by "
+        f"{summary['workers']} worker{'s'[: summary['workers'] != 1]} (start-up of "
+        f"{summary['startup_seconds']:.1f} s apart)"
+    )

@@ -1,0 +1,158 @@
+"""Files by path or by any URL that pyarrow knows: found, opened, and noticed where they changed."""
+
+import contextlib
+import fnmatch
+import glob
+import io
+import itertools
+import os
+import urllib.parse
+from typing import NamedTuple
+
+from ..base.errors import UserError, first_line
+from ..base.files import check_readable
+
+BLOCK = 1 << 20  # bytes read at a time
+WILD = "*?["
+_QUOTED = {ord(sign): urllib.parse.quote(sign) for sign in "%#? "}  # in the names of a URL
+
+
+class Input(NamedTuple):
+    """A file as it was when it was planned; `mtime_ns` None where the filesystem has no times."""
+
+    path: str
+    bytes: int
+    mtime_ns: int
+
+
+def matching(pattern):
+    """Paths or URLs of the files that a path, folder or pattern names, in the order of their names;
+    of a folder all that lie in it and below. Raises UserError where there are none."""
+    if "://" not in pattern:
+        pattern = os.path.abspath(pattern)
+        if os.path.exists(pattern) or not any(sign in pattern for sign in WILD):
+            named = [pattern]
+        else:
+            named = [path for path in glob.glob(pattern, recursive=True) if not _hidden(path)]
+        found = [path for name in named for path in _below(name)]
+    else:
+        found = _matching_url(pattern)
+    if not found:
+        raise UserError(f"--input {pattern}: no file goes by that; correct the pattern")
+    return sorted(found)
+
+
+def _hidden(path):
+    """Whether readers of a folder pass over that name."""
+    return os.path.basename(path).startswith((".", "_"))
+
+
+def _below(path):
+    """The path, or of a folder those of all files below it. Raises OSError for a folder that cannot
+    be read."""
+    if not os.path.isdir(path):
+        return [path]
+    found, seen = [], set()
+    for folder, folders, names in os.walk(path, onerror=_raise, followlinks=True):
+        kept = [name for name in folders if not _hidden(name)]
+        folders[:] = [] if os.path.realpath(folder) in seen else kept  # a link may be a circle
+        seen.add(os.path.realpath(folder))
+        found += [os.path.join(folder, name) for name in names if not _hidden(name)]
+    return found
+
+
+def _raise(error):
+    raise error
+
+
+def identity(path):
+    """What all names of a file share: through links, and as path and URL."""
+    if path.startswith("file://"):
+        path = urllib.parse.unquote(path[len("file://") :])
+    return path if "://" in path else os.path.realpath(path)
+
+
+def partition(path):
+    """{key: value} of the folders of a path that are called key=value, as Hive has them; None for
+    Hive's name of no value."""
+    path = urllib.parse.unquote(path) if "://" in path else path
+    pairs = [name.partition("=") for name in path.split("/")[:-1] if name.find("=") > 0]
+    return {
+        key: None if value == "__HIVE_DEFAULT_PARTITION__" else urllib.parse.unquote(value)
+        for key, _, value in pairs
+    }
+
+
+def _matching_url(pattern):
+    """URLs of the files that a pattern names; * stays within a folder."""
+    from pyarrow import fs
+
+    scheme, _, rest = pattern.partition("://")
+    names = rest.rstrip("/").split("/")
+    fixed = list(itertools.takewhile(lambda name: not any(sign in name for sign in WILD), names))
+    where, base = _filesystem("/".join([scheme + ":/", *fixed]))
+    try:
+        top = where.get_file_info(base)
+        if len(fixed) == len(names) and top.type != fs.FileType.Directory:
+            return [pattern]
+        inside = where.get_file_info(fs.FileSelector(base, recursive=True))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--input {pattern}: cannot be listed ({first_line(error)}); correct it"
+        ) from None
+    tails = [info.path[len(base) :].strip("/").split("/") for info in inside if info.is_file]
+    wanted = names[len(fixed) :]  # that a folder goes by too, with all that lies below it
+    return [
+        "/".join([scheme + ":/", *fixed, *(name.translate(_QUOTED) for name in tail)])
+        for tail in tails
+        if len(tail) >= len(wanted)
+        and all(map(fnmatch.fnmatchcase, tail, wanted))
+        and not any(map(_hidden, tail))
+    ]
+
+
+def _filesystem(url):
+    from pyarrow import fs
+
+    try:
+        return fs.FileSystem.from_uri(url)
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise UserError(f"{url}: no filesystem ({first_line(error)}); correct the URL") from None
+
+
+def status(path):
+    """The Input of a path or URL. Raises UserError where there is no such file."""
+    if "://" not in path:
+        check_readable(path)
+        found = os.stat(path)
+        return Input(path, found.st_size, found.st_mtime_ns)
+    where, inner = _filesystem(path)
+    try:
+        found = where.get_file_info(inner)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); correct it") from None
+    if not found.is_file:
+        raise UserError(f"{path}: no such file; correct its name")
+    return Input(path, found.size, found.mtime_ns)
+
+
+def check_same(known):
+    """Raises UserError where a file is not the one that was planned."""
+    if status(known.path) != known:
+        raise UserError(
+            f"{known.path}: changed since the run was planned; put the file back, or take another "
+            "--output_dir"
+        )
+
+
+@contextlib.contextmanager
+def opened(path):
+    """A path or URL as a binary file that seeks."""
+    if "://" not in path:
+        # by Python: pyarrow takes no name that is not UTF-8
+        with open(path, "rb", buffering=BLOCK) as file:
+            yield file
+        return
+    where, inner = _filesystem(path)
+    with where.open_input_file(inner) as source, io.BufferedReader(source, BLOCK) as file:
+        yield file

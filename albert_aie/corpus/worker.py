@@ -1,0 +1,312 @@
+"""A corpus through a compiled file, every row exactly once: a part of the plan is read, answered
+and written beside its place, then renamed. What is there and whole is not run again.
+
+A Worker does this in any process: in the script's own, or as an actor of ray_workers."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import secrets
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy
+
+from ..artifact import pt_file
+from ..base.choose_shapes import choose
+from ..base.errors import UserError, first_line
+from ..base.files import replacing, sha256
+from ..data import datasets
+from ..data.records import names_beside
+from ..run.classifier import Classifier, softmax
+from ..run.evaluate import finite, warm_up
+from . import planning, reading
+
+LOCK = "_lock"
+KEY = b"albert_aie"  # of what a part's file says of itself, in its Parquet metadata
+ATTEMPTS = 3
+
+
+class Job(NamedTuple):
+    """What a worker needs to know beside the plan, which it reads from `folder`. `token` is in the
+    lock of this run there; `files` are the compiled ones, `options` their backend's settings."""
+
+    folder: str
+    token: str
+    files: list
+    label_map: object = None
+    options: dict = {}
+    skip_bad_rows: bool = False
+
+
+class Done(NamedTuple):
+    """Of a part: rows of the input and of the output, why the others are missing [[number, why]],
+    sentences that were cut to the file's length, and rows whose logits are not finite."""
+
+    rows: int
+    written: int
+    bad: list
+    cut: int
+    unanswered: int
+
+
+class Worker:
+    """Runs parts. Raises UserError where this machine does not see the run's folder, or has another
+    compiled file."""
+
+    def __init__(self, job):
+        self.job, self.folder = job, Path(job.folder)
+        _check_shared(self.folder, job.token)
+        self.plan = planning.load(job.folder)
+        saved = pt_file.open_all(job.files)
+        if saved.digest != self.plan.settings["model"]:
+            raise UserError(
+                f"{saved.path}: is another file on {platform.node()} than where the run was "
+                "started; copy it there"
+            )
+        self.classify = Classifier(saved, job.label_map, **job.options)
+        # Shapes are compiled when they are first run: that is start-up, not the rate of rows. Those
+        # of the shortest rows are what nearly all sentences take.
+        shapes = choose(saved.shapes, self.classify.runner.grid)
+        shortest = min(shape.max_seq_length for shape in shapes)
+        warm_up(self.classify.runner, [s for s in shapes if s.max_seq_length == shortest], runs=1)
+
+    def run(self, part):
+        """Done of a Part, written. Raises UserError for what would stop every part, or a bad row
+        where they are not skipped; ValueError or OSError where its input cannot be read."""
+        settings = self.plan.settings
+        known = self.plan.inputs[part.input]
+        table, numbers, bad = reading.read(
+            known,
+            settings["format"],
+            part.span,
+            self.plan.schema,
+            self.plan.columns[part.input],
+        )
+        task = self.classify.task._replace(labels=tuple(settings["labels"]))
+        sentences, wrong = _sentences(table, settings, task)
+        bad = sorted([*bad, *((numbers[i], why) for i, why in wrong.items())])
+        if bad and not self.job.skip_bad_rows:
+            raise UserError(
+                f"{self.plan.told_row(part, bad[0][0])}: {bad[0][1]}; correct it, or take "
+                "--on_bad_row skip"
+            )
+        if wrong:
+            kept = [i for i in range(table.num_rows) if i not in wrong]
+            mask = numpy.isin(numpy.arange(table.num_rows), kept)
+            table, sentences = table.filter(mask), [sentences[i] for i in kept]
+        logits, cut = numpy.zeros((0, self.classify.saved.num_labels), numpy.float32), 0
+        if sentences:
+            found = self.classify.evaluate(sentences, warmup=0)
+            logits, cut = found.logits, found.truncated
+        unanswered = int((~finite(logits)).sum())
+        done = Done(part.span.rows, table.num_rows, bad, cut, unanswered)
+        write(self.folder, self.plan, part, _answered(table, logits, self.classify, settings), done)
+        return done
+
+
+def _check_shared(folder, token):
+    """Raises UserError where the folder is not the one that the driver holds: what is written to a
+    disk of another machine would be missing."""
+    with contextlib.suppress(OSError):
+        if (folder / LOCK).read_text() == token:
+            return
+    raise UserError(
+        f"--output_dir {folder}: {platform.node()}, where a worker runs, does not see this folder; "
+        "take one on a filesystem that all nodes share"
+    )
+
+
+def _sentences(table, settings, task):
+    """(a list of the table's sentences, {row: why} of those that are none)."""
+    columns, wrong = [], {}
+    for name in settings["text_column"]:
+        columns.append(_texts(table.column(name)))
+        for i, text in enumerate(columns[-1]):
+            if text is None:
+                wrong.setdefault(i, f"no text in column {name!r}")
+    label = settings["label_column"]
+    if label:
+        numbers = {}  # labels are few; scores are not, but each is as quick to read
+        for i, value in enumerate(table.column(label).to_pylist()):
+            key = value if isinstance(value, str) else repr(value)
+            if key not in numbers:
+                numbers[key] = datasets.is_missing(value) or datasets.number(value, task)
+            if numbers[key] is None:
+                what = "a number" if task.regression else f"a class of {task.name}"
+                wrong.setdefault(i, f"label {value!r} is not {what}")
+            if task.regression:
+                numbers.clear()
+    return (columns[0] if len(columns) == 1 else list(zip(*columns))), wrong
+
+
+def _texts(column):
+    """List of str of a column of text, None where there is none."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_text(value) for value in column]
+
+
+def _text(value):
+    with contextlib.suppress(UnicodeDecodeError):
+        return value.as_py()
+
+
+def answer_columns(schema, task):
+    """[label, probability, model], or [score, model] of a regression, as they are called beside the
+    columns of a corpus."""
+    names = ["score", "model"] if task.regression else ["label", "probability", "model"]
+    return names_beside(schema.names, names)
+
+
+def _answered(table, logits, classify, settings):
+    """The table with its answers."""
+    import pyarrow
+
+    unknown = ~finite(logits)
+    if classify.task.regression:
+        values = [pyarrow.array(logits[:, 0], mask=unknown)]
+    else:
+        names = numpy.array(classify.names, object)
+        values = [
+            pyarrow.array(names[logits.argmax(1)], pyarrow.string(), mask=unknown),
+            pyarrow.array(softmax(logits).max(1).astype(numpy.float32), mask=unknown),
+        ]
+    values.append(pyarrow.array([settings["model"]] * len(logits), pyarrow.string()))
+    for name, value in zip(settings["answer_columns"], values):
+        table = table.append_column(name, value)
+    return table
+
+
+# --- the file of a part
+
+
+def path_of(folder, plan, part):
+    """Where a part is written: its name follows from the plan and its number."""
+    return Path(folder) / f"part-{part.number:06d}-{plan.digest[:8]}.parquet"
+
+
+def write(folder, plan, part, table, done):
+    """Write a part's file, whole or not at all, and then its sha256: what is cut off or damaged
+    later is noticed. Raises UserError if they cannot be written."""
+    from pyarrow import parquet
+
+    said = {"plan": plan.digest, "part": part.number, **done._asdict()}
+    table = table.replace_schema_metadata({KEY: json.dumps(said)})
+    path = path_of(folder, plan, part)
+    with replacing(path) as temporary:
+        with open(temporary, "wb") as file:
+            parquet.write_table(table, file, write_page_checksum=True)
+        digest = sha256(temporary)
+    with replacing(_digest_of(path)) as temporary:
+        temporary.write_text(f"{digest}  {path.name}\n", encoding="ascii")
+
+
+def _digest_of(path):
+    """Where the sha256 of a part's file stands, for sha256sum -c; readers of a folder of Parquet
+    pass over the name."""
+    return path.with_name(f"_{path.stem}.sha256")
+
+
+def look(folder, plan, part):
+    """Done of a part that is written; None where its file is missing, is not as it was written or
+    is not the one of this part."""
+    from pyarrow import parquet
+
+    path = path_of(folder, plan, part)
+    try:
+        digest = _digest_of(path).read_text(encoding="ascii").split()[0]
+        found = parquet.read_metadata(path)
+        said = json.loads(found.metadata[KEY])
+        right = said.pop("plan") == plan.digest and said.pop("part") == part.number
+        done = Done(**said)
+    except (OSError, LookupError, TypeError, ValueError):  # pyarrow's are ValueErrors
+        return None
+    right = right and done.rows == part.span.rows and done.written == found.num_rows
+    right = right and done.written + len(done.bad) == done.rows
+    return done if right and sha256(path) == digest else None
+
+
+# --- a run
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """`with locked(folder) as token:` no other run writes there. Raises UserError where one
+    does."""
+    path = Path(folder) / LOCK
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    except OSError as error:
+        raise UserError(
+            f"--output_dir {folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--output_dir {folder}: another run is writing there; wait for it, or choose "
+                "another folder"
+            ) from None
+        except OSError:
+            pass  # a filesystem without locks
+        token = secrets.token_hex(16)
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, token.encode(), 0)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}); free disk space, or choose another "
+                "folder"
+            ) from None
+        yield token
+    finally:
+        os.close(file)
+
+
+def attempt(function, *given):
+    """("done", its value), ("refused", why nothing can go on) or ("failed", why)."""
+    try:
+        return "done", function(*given)
+    except UserError as error:
+        return "refused", str(error)
+    except Exception as error:
+        return "failed", f"{first_line(error)} ({type(error).__name__})"
+
+
+def here(job, waiting):
+    """Run the Parts of the deque `waiting` in this process: yields (Part, outcome, value), as
+    `attempt` has them. What is added to `waiting` meanwhile is run too."""
+    worker = Worker(job)
+    with worker.classify:
+        yield None, "ready", 1
+        while waiting:
+            part = waiting.popleft()
+            yield (part, *attempt(worker.run, part))
+
+
+class Tally:
+    """What became of a run's parts so far."""
+
+    def __init__(self, parts):
+        self.left, self.tries, self.failed = parts, {}, []
+
+    def add(self, part, outcome, value, waiting):
+        """Count an outcome; a part that failed waits again, up to ATTEMPTS times. Raises UserError
+        for what stops the run."""
+        if outcome == "refused":
+            raise UserError(value)
+        if outcome == "done":
+            self.left -= 1
+            return
+        self.tries[part.number] = self.tries.get(part.number, 0) + 1
+        if self.tries[part.number] < ATTEMPTS:
+            waiting.append(part)
+        else:
+            self.left -= 1
+            self.failed.append((part, value))

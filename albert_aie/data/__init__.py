@@ -1,0 +1,3 @@
+"""Tasks, and files of examples: what is read, and what tells how good predictions are."""
+
+__all__ = ["datasets", "metrics", "records", "tasks"]

@@ -1,0 +1,133 @@
+"""report.html: an evaluation as one page that needs nothing else.
+
+Sentences are untrusted: jinja2 escapes every text, and the page's policy lets no script run but its
+own."""
+
+import base64
+import hashlib
+import math
+from pathlib import Path
+
+import numpy
+
+from ..base.encoding import texts
+from ..base.errors import UserError, need
+from ..base.files import replacing
+from ..run.evaluate import finite, right
+from . import plots
+from .figures import lines
+
+TEMPLATE = Path(__file__).with_name("page.html.jinja")
+SCRIPT = Path(__file__).with_name("page.js")
+BINS = 15  # of confidence, as in Guo et al. 2017, "On Calibration of Modern Neural Networks"
+WORST = 10  # errors that are shown
+ROWS = "means of all rows that were computed"
+
+
+def check(path):
+    """Raises UserError for a name that is no page's, and where the packages of pages are
+    missing."""
+    if path and not str(path).lower().endswith((".html", ".htm")):
+        raise UserError(f"--report {path}: is written as HTML; give it a name that ends in .html")
+    for package in ("jinja2", "matplotlib") if path else ():
+        need("--report:", package)
+
+
+def of_evaluation(result, logits, examples, compared=()):
+    """HTML text of what eval.json holds, with its logits float32 [sentences, class] and Examples;
+    `compared`: (name, text) of each line of the comparison, where there was one."""
+    single = "one_at_a_time" in result
+    timed = "from text to label" if single else "of a batch's forward"
+    drawn = [
+        plots.picture("Latency", f"{timed}, warmed up", plots.histogram, result),
+        plots.picture("Tokens in a row", ROWS, plots.padding, [("this run", result)]),
+    ]
+    summary = [*lines(result, verbose=True), *compared]
+    page = {"title": f"ALBERT on {result['task']}", "summary": summary}
+    if result["random_weights"] or examples.labels is None or examples.task.regression:
+        return render(**page, plots=drawn)
+    chances = probabilities(logits)
+    scored, correct = finite(logits), right(logits, examples.labels)
+    bins, error = calibration(chances[scored].max(1), correct[scored])
+    said = f"expected calibration error {error:.4f} in {BINS} bins, which is 0 on the line"
+    drawn.append(plots.picture("Reliability", said, plots.reliability, bins))
+    return render(
+        **page,
+        plots=drawn,
+        confusion=confusion(logits, examples),
+        errors=confident_errors(chances, correct, examples),
+    )
+
+
+def write(path, text):
+    """A page into its file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def render(**page):
+    import jinja2
+
+    script = SCRIPT.read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    known = {"table": None, "failed": (), "confusion": None, "errors": None, "plots": ()}
+    text = template.render(script=script, script_digest=digest, **{**known, **page})
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+# The figures
+
+
+def probabilities(logits):
+    """Softmax of float32 [sentences, class] as float64; NaN where logits are not finite."""
+    with numpy.errstate(all="ignore"):
+        raised = numpy.exp(logits - logits.max(1, keepdims=True), dtype=numpy.float64)
+        return raised / raised.sum(1, keepdims=True)
+
+
+def calibration(confidence, correct):
+    """([(mean confidence, share right, sentences) of each bin that holds any], the expected
+    calibration error): mean of |share right - mean confidence| over sentences, by bins of equal
+    width (Guo et al. 2017)."""
+    number = numpy.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = []
+    for bin_ in range(BINS):
+        chosen = number == bin_
+        if chosen.any():
+            values = confidence[chosen].mean(), correct[chosen].mean()
+            bins.append((*map(float, values), int(chosen.sum())))
+    gaps = sum(count * abs(share - mean) for mean, share, count in bins)
+    return bins, gaps / len(confidence) if len(confidence) else math.nan
+
+
+def confusion(logits, examples):
+    """{"classes", "rows"}: of each class of labels how many sentences were predicted as each class,
+    and last how many have no prediction."""
+    labels, predicted = numpy.asarray(examples.labels), logits.argmax(1)
+    predicted[~finite(logits)] = len(examples.classes)
+    counts = numpy.zeros((len(examples.classes), len(examples.classes) + 1), int)
+    numpy.add.at(counts, (labels, predicted), 1)
+    rows = [
+        (name, [(int(n), n / max(1, row.sum())) for n in row])
+        for name, row in zip(examples.classes, counts)
+        if row.sum()
+    ]
+    return {"classes": [*examples.classes, "none"], "rows": rows}
+
+
+def confident_errors(chances, correct, examples):
+    """The wrong predictions with the greatest probability."""
+    wrong = numpy.flatnonzero(~correct & numpy.isfinite(chances).all(1))
+    wrong = sorted(wrong, key=lambda i: -chances[i].max())[:WORST]
+    return [
+        {
+            "index": examples.indices[i],
+            "prediction": examples.classes[chances[i].argmax()],
+            "probability": f"{chances[i].max():.4f}",
+            "label": examples.classes[examples.labels[i]],
+            "text": " / ".join(texts(examples.sentences[i])),
+        }
+        for i in wrong
+    ]

@@ -1,0 +1,202 @@
+"""Token ids -> batches of one fixed shape, and their outputs back in the sentences' order."""
+
+import bisect
+import functools
+import itertools
+
+import numpy
+
+from ..base.encoding import Encoded
+from ..base.shapes import Batch
+
+WINDOW = 1024  # sentences packed together: enough for full rows, few enough that a file streams
+
+
+def batches(encoded, *shapes, streams=1):
+    """Yield Batch over `encoded`, an iterable of Encoded no longer than the longest of `shapes`:
+    several sentences in a row of the packed shapes (`pack`), numbered 1, 2, ... in attention_mask,
+    or one in the shortest plain row that holds it. With one plain shape sentences keep their order.
+    `encoded` is read WINDOW sentences at a time, so that it may be made while earlier batches are
+    computed by `streams` at a time.
+
+    Batches are whole until the sentences end; the last few take the shapes that compute the fewest
+    positions. A short batch is filled with shorter sentences that wait, then by repeating its last
+    real row: never with rows whose mask is all zero (their result differs between
+    implementations), and never dropped (the accuracy published for the 310P3 leaves out 8 of 872
+    rows).
+    """
+    plain, packed = ([s for s in shapes if bool(s.slots) == kind] for kind in (False, True))
+    numbered, waiting = enumerate(encoded), []
+    while window := list(itertools.islice(numbered, WINDOW)):
+        singles, together = _split(waiting + window, packed)
+        plan = [*_packed(together, packed, streams), *_plain(singles, plain, streams)]
+        full = [len(rows) == _most(shape, shapes) for rows, shape in plan]
+        yield from (_fill(*each) for each, whole in zip(plan, full) if whole)
+        waiting = [
+            sentence
+            for (rows, _), whole in zip(plan, full)
+            if not whole
+            for row in rows
+            for sentence in row
+        ]
+        waiting.sort(key=_number)
+    if waiting:
+        plans = [
+            [
+                *_packed(together, packed, streams),
+                *_shared(_plain(singles, plain, streams), plain),
+            ]
+            for singles, together in (
+                _split(waiting, packed),
+                _split(waiting, plain)[::-1],
+            )
+        ]
+        yield from (_fill(rows, shape) for rows, shape in min(plans, key=_positions))
+
+
+def by_batch_size(shapes):
+    """Lists of the shapes of each batch size."""
+    sizes = sorted({shape.batch_size for shape in shapes})
+    return [[shape for shape in shapes if shape.batch_size == size] for size in sizes]
+
+
+def alone(sentence, shapes):
+    """The one Batch of an Encoded that comes alone: what `batches` makes of it, in half the time:
+    the shape of each length is found once. `shapes` is a tuple."""
+    return _fill([[(0, sentence)]], _shape_alone(len(sentence.ids), shapes))
+
+
+@functools.lru_cache(maxsize=4096)
+def _shape_alone(length, shapes):
+    return next(batches([Encoded([0] * length)], *shapes)).shape
+
+
+def _number(sentence):
+    return sentence[0]
+
+
+def _length(sentence):
+    return len(sentence[1].ids)
+
+
+def _most(shape, shapes):
+    """The greatest batch of the shapes that differ from `shape` in their rows' number alone."""
+    return max(other.batch_size for other in shapes if other[1:] == shape[1:])
+
+
+def _positions(plan):
+    return sum(shape.batch_size * shape.max_seq_length for _, shape in plan)
+
+
+def _split(sentences, shapes):
+    """(the sentences that none of the shapes holds, the others)"""
+    longest = max((shape.max_seq_length for shape in shapes), default=0)
+    kept = [sentence for sentence in sentences if _length(sentence) <= longest]
+    return [sentence for sentence in sentences if _length(sentence) > longest], kept
+
+
+def _packed(sentences, shapes, streams):
+    """[(rows, Shape)], the longest rows first. A row is of the shortest packed shape that holds
+    its longest sentence, and shorter ones share it."""
+    slots = {shape.max_seq_length: shape.slots for shape in shapes}
+    groups = {}
+    for capacity, row in pack([_length(sentence) for sentence in sentences], slots):
+        groups.setdefault(capacity, []).append([sentences[i] for i in row])
+    return [
+        each
+        for capacity in sorted(groups, reverse=True)
+        for each in _cut(
+            groups[capacity], [s for s in shapes if s.max_seq_length == capacity], streams
+        )
+    ]
+
+
+def _plain(sentences, shapes, streams):
+    """[(rows, Shape)], the longest first: a sentence a row, in the shortest row that holds it."""
+    lengths = sorted({shape.max_seq_length for shape in shapes})
+    groups = {}
+    for sentence in sentences:
+        length = lengths[bisect.bisect_left(lengths, _length(sentence))]
+        groups.setdefault(length, []).append([sentence])
+    return [
+        each
+        for length in sorted(groups, reverse=True)
+        for each in _cut(groups[length], [s for s in shapes if s.max_seq_length == length], streams)
+    ]
+
+
+def _shared(plan, shapes):
+    """The same plain plan with the rows that a batch is short of taken by shorter sentences, where
+    that empties a batch of theirs, and each batch in the cheapest shape that takes it."""
+    plan = [(list(rows), shape) for rows, shape in plan]
+    for i, (rows, shape) in enumerate(plan):
+        for others, _ in plan[i + 1 :]:
+            if len(others) <= shape.batch_size - len(rows):
+                rows += others
+                others.clear()
+    return [(rows, _cheapest(rows, shapes)) for rows, _ in plan if rows]
+
+
+def _cheapest(rows, shapes):
+    longest = max(_length(sentence) for row in rows for sentence in row)
+    fits = (s for s in shapes if s.batch_size >= len(rows) and s.max_seq_length >= longest)
+    return min(fits, key=lambda shape: shape.batch_size * shape.max_seq_length)
+
+
+def _cut(rows, shapes, streams):
+    """[(rows, Shape)] of shapes of one length: the greatest batch as long as there is one for every
+    stream, then the next, so that no stream is idle for a whole batch at the end; the last may be
+    short of rows."""
+    plan, start = [], 0
+    shapes = sorted(shapes, key=lambda shape: -shape.batch_size)
+    for shape in shapes:
+        least, last = shape.batch_size * streams, shape is shapes[-1]
+        while len(rows) - start >= least or (last and start < len(rows)):
+            plan.append((rows[start : start + shape.batch_size], shape))
+            start += shape.batch_size
+    return plan
+
+
+def _fill(plan, shape):
+    """Batch of rows, each a list of (sentence number, Encoded)."""
+    ids, mask, types = numpy.zeros((3, *shape.inputs), numpy.int64)
+    for row in range(shape.batch_size):
+        start = 0
+        for number, (_, sentence) in enumerate(plan[min(row, len(plan) - 1)], 1):
+            end = start + len(sentence.ids)
+            ids[row, start:end], mask[row, start:end] = sentence.ids, number
+            if sentence.second is not None:
+                types[row, start + sentence.second : end] = 1
+            start = end
+    places = [
+        (sentence, row, slot)
+        for row, mates in enumerate(plan)
+        for slot, (sentence, _) in enumerate(mates)
+    ]
+    sentences, rows, slots = (list(column) for column in zip(*places))
+    return Batch(ids, mask, types, shape, sentences, rows, slots if shape.slots else None)
+
+
+def pack(lengths, slots):
+    """[(capacity, sentence numbers)] of rows, each sentence once. `slots` is {capacity in tokens:
+    sentences that such a row can carry}; a row has the least capacity that holds its longest
+    sentence. First-fit-decreasing (Johnson 1973): with one capacity never more than 11/9 of the
+    fewest rows, and on sentences usually equal to it."""
+    rows, capacities, left = [], sorted(slots), []  # left: (tokens, sentences) that still fit
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fits = (r for r, (room, more) in enumerate(left) if room >= lengths[i] and more)
+        r = next(fits, len(rows))
+        if r == len(rows):
+            capacity = capacities[bisect.bisect_left(capacities, lengths[i])]
+            rows.append((capacity, []))
+            left.append((capacity, slots[capacity]))
+        rows[r][1].append(i)
+        left[r] = left[r][0] - lengths[i], left[r][1] - 1
+    return rows
+
+
+def scatter(logits, batch, into):
+    """Write a batch's float32 logits, [batch, class] or packed [batch, slots, class], to the rows
+    of `into` [sentences, class] that they belong to."""
+    places = (batch.rows,) if batch.slots is None else (batch.rows, batch.slots)
+    into[batch.sentences] = logits[places]

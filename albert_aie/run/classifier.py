@@ -1,0 +1,199 @@
+"""An exported file as a function: texts -> labels and probabilities.
+
+with Classifier("albert_seq128_bs32.pt") as classify:
+    for answer in classify(["a fine film", "dull, dull, dull"]):
+        print(answer.label, answer.probability)
+"""
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple, Optional
+
+import numpy
+
+from .. import backends
+from ..artifact import pt_file
+from ..base.choose_shapes import CHOSEN, SINGLE
+from ..base.encoding import texts
+from ..base.errors import UserError
+from .evaluate import evaluate, finite
+
+CHUNK = 2048  # sentences answered together at most: enough that nearly all rows are full
+PAUSE = 0.5  # seconds without a further sentence after which those that came are answered
+
+
+class Answer(NamedTuple):
+    """`probabilities` has every class in the model's order. A regression has a `score` instead.
+    All are None, or empty, where the logits are not finite."""
+
+    label: Optional[str]
+    probability: Optional[float]
+    probabilities: dict
+    score: Optional[float] = None
+
+
+class Classifier:
+    """Loads a .pt that export_albert_aie.py wrote: `file` is its path, a list of the paths of files
+    of one model, a folder of them, or an Artifact.
+
+    `options` are the settings of its backend that are read when it runs (`streams`, `threads`,
+    `device_id`), `label_map` {number: name} names its classes. Raises UserError for a file or a
+    setting that cannot be used.
+
+    Thread-safe: calls from several threads take turns. How the texts of a call share rows is chosen
+    as choose_shapes says."""
+
+    def __init__(self, file, label_map=None, **options):
+        opened = isinstance(file, pt_file.Artifact)
+        if not opened:
+            several = isinstance(file, (list, tuple))
+            file = pt_file.open_all(file if several else [file])
+        self.saved = file
+        target = self.saved.target._replace(options=options)
+        backends.settings(target, "evaluate")
+        self.classes = self.saved.classes(label_map)
+        self.task = self.saved.task.of(self.classes)
+        self._lock, self._process = threading.Lock(), os.getpid()
+        self._tokenizer = self.saved.tokenizer.load()
+        self.runner = backends.load(self.saved, target)
+
+    def __call__(self, sentences):
+        """The Answer of one text: a str, {"text": ...} or, of a file for pairs, a tuple of two or
+        {"text": ..., "text_pair": ...}. A list of Answer, in their order, of a list, an array or an
+        iterator of such. Raises UserError, which names the row, for what is no text."""
+        pair = self.task.is_pair and isinstance(sentences, tuple) and len(sentences) == 2
+        if isinstance(sentences, (str, dict)) or (pair and isinstance(sentences[0], str)):
+            return self.answers([self._sentence(sentences, "")])[0][0]
+        if hasattr(sentences, "tolist"):  # numpy's arrays, columns of tables
+            sentences = sentences.tolist()
+        if not isinstance(sentences, (list, tuple, Iterator)):
+            raise UserError(
+                f"a {type(sentences).__name__} is neither a text nor a list of texts; give a str, "
+                "a list or an iterator of them"
+            )
+        texts = [self._sentence(one, f"row {row}: ") for row, one in enumerate(sentences)]
+        return self.answers(texts)[0]
+
+    def _sentence(self, value, where):
+        """The text, or the tuple of two, that `value` is; `where` begins the message of the
+        UserError for anything else."""
+        wants = "two texts, the pair" if self.task.is_pair else "a text"
+        if isinstance(value, dict):
+            unknown = value.keys() - {"text", "text_pair"}
+            if unknown or "text" not in value:
+                raise UserError(
+                    f"{where}{value!r:.60}: wants the keys text and text_pair, no others"
+                )
+            value = tuple(value[key] for key in ("text", "text_pair") if key in value)
+        parts = [value] if isinstance(value, str) else value
+        given = isinstance(parts, (list, tuple)) and all(isinstance(one, str) for one in parts)
+        if not given or len(parts) != len(self.task.text):
+            raise UserError(
+                f"{where}{value!r:.60} is not what a file for {self.task.name} wants: {wants}"
+            )
+        if any("\ud800" <= letter <= "\udfff" for one in parts for letter in one):
+            raise UserError(f"{where}{value!r:.60}: half of a surrogate pair is no text")
+        return tuple(parts) if len(parts) > 1 else parts[0]
+
+    def answers(self, sentences):
+        """(list of Answer, how many sentences were cut to the file's length)."""
+        if not sentences:
+            return [], 0
+        rows = SINGLE if len(sentences) == 1 else CHOSEN
+        found = self.evaluate(sentences, warmup=0, rows=rows)
+        return answers(found.logits, self.names), found.truncated
+
+    @property
+    def names(self):
+        """Of the classes, in the model's order; () for a regression."""
+        return () if self.task.regression else self.classes
+
+    def evaluate(self, sentences, **options):
+        """evaluate.Evaluation of a list of sentences, with the `options` of evaluate.evaluate."""
+        for sentence in sentences:
+            if len(texts(sentence)) != len(self.task.text):
+                wants = "pairs of texts" if self.task.is_pair else "single texts"
+                raise UserError(
+                    f"{self.saved.path}: was exported for {self.task.name}, whose sentences are "
+                    f"{wants}, not {str(sentence)[:40]!r}"
+                )
+        if self._process != os.getpid():
+            raise UserError(
+                f"{self.saved.path}: was loaded in another process, of which this one is a fork; "
+                "make the Classifier here"
+            )
+        with self._lock:
+            if self.runner is None:
+                raise UserError(f"{self.saved.path}: this Classifier is closed; make a new one")
+            return evaluate(self.runner, self.saved, self._tokenizer, sentences, **options)
+
+    def close(self):
+        """Gives the device back, when what is computed is done; it cannot be called any more."""
+        with self._lock:
+            if self.runner is not None:
+                self.runner.close()
+            self.runner = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+def answers(logits, names):
+    """List of Answer of float32 [sentences, class] logits; `names` of the classes, () for a
+    regression."""
+    if not names:
+        return [
+            Answer(None, None, {}, float(row[0]) if scored else None)
+            for row, scored in zip(logits, finite(logits))
+        ]
+    return [
+        Answer(names[row.argmax()], float(row.max()), dict(zip(names, row.tolist())))
+        if scored
+        else Answer(None, None, {})
+        for row, scored in zip(softmax(logits), finite(logits))
+    ]
+
+
+def softmax(logits):
+    """float64 [sentences, class] probabilities of float32 logits; anything where they are not
+    finite."""
+    with numpy.errstate(all="ignore"):
+        powers = numpy.exp(logits.astype(numpy.float64) - logits.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
+
+
+def chunks(items, size=CHUNK, pause=PAUSE):
+    """Lists of the items of an iterable, which another thread reads: as many as have come when
+    `size` are there or none has come for `pause` seconds. An error of the iterable is raised after
+    the items before it."""
+    waiting, end = queue.Queue(2 * size), object()
+
+    def read():
+        try:
+            for item in items:
+                waiting.put((item, None))
+            waiting.put((end, None))
+        except BaseException as error:  # raised again in the caller's thread
+            waiting.put((end, error))
+
+    threading.Thread(target=read, daemon=True).start()
+    item = error = None
+    while item is not end:
+        chunk, (item, error) = [], waiting.get()
+        while item is not end:
+            chunk.append(item)
+            if len(chunk) == size:
+                break
+            try:
+                item, error = waiting.get(timeout=pause)
+            except queue.Empty:
+                break
+        if chunk:
+            yield chunk
+    if error:
+        raise error

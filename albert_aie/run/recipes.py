@@ -1,0 +1,80 @@
+"""The search for the fastest of an engine's int8 recipes whose labels hold.
+
+Labels are not needed for that: a prediction that does not change cannot become wrong, so the share
+of flips against fp32 is the most that accuracy can lose."""
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy
+
+from .. import backends
+from ..albert import references
+from .classifier import Classifier
+from .compare import relative_error
+
+
+class Tried(NamedTuple):
+    """What a recipe did on held-out text; `rate` in sentences/s, end to end."""
+
+    recipe: str
+    flips: int
+    sentences: int
+    relative: float
+    rate: float
+
+    def holds(self, percent):
+        """Whether at most `percent` of the sentences have another label than in fp32."""
+        return 100 * self.flips <= percent * self.sentences
+
+
+def tried(recipe, got, reference, rate):
+    """Tried, from two float32 [sentences, class] arrays of logits. What is not finite flips."""
+    lost = ~numpy.isfinite(got).all(1)
+    flips = int((lost | (got.argmax(1) != reference.argmax(1))).sum())
+    return Tried(recipe, flips, len(got), relative_error(got, reference), rate)
+
+
+def search(attempt, percent, recipes):
+    """([Tried], the first of the recipes that holds or None): `attempt(recipe)` gives a Tried."""
+    found = []
+    for recipe in recipes:
+        found.append(attempt(recipe))
+        if found[-1].holds(percent):
+            return found, recipe
+    return found, None
+
+
+def table(found):
+    """Lines of the table of what was tried."""
+    lines = [f"{'in bf16':<24}{'flips':>12}{'relative':>10}{'/s':>8}"]
+    for one in found:
+        left = "-" if one.recipe == "all" else one.recipe
+        flips = f"{one.flips}/{one.sentences}"
+        lines.append(f"{left:<24}{flips:>12}{one.relative:>10.2%}{one.rate:>8.1f}")
+    return lines
+
+
+def fastest(make, name, percent, checkpoint, target, length, sentences, upstream_dir, progress):
+    """(what `make` gave for the first recipe that keeps its labels in all but `percent` % of the
+    sentences, Nones where none does; the Tried of those that were tried). `make` takes a Target and
+    gives a tuple that begins with a function of a path that saves the file, called `name`; the
+    reference is that of the comparison, on sentences cut to `length` tokens."""
+    tokenizer = checkpoint.tokenizer.load()
+    encoded = [tokenizer.encode(sentence, length) for sentence in sentences]
+    reference, _ = references.logits(checkpoint, encoded, upstream_dir, progress=progress)
+    saves = {None: (None, None, None)}
+
+    def attempt(recipe):
+        chosen = target._replace(options={**target.options, "recipe": recipe})
+        saves[recipe] = make(chosen)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            saves[recipe][0](path)
+            with Classifier(path) as classify:
+                found = classify.evaluate(sentences)
+        return tried(recipe, found.logits, reference, len(sentences) / found.end_to_end)
+
+    found, recipe = search(attempt, percent, backends.get(target.backend).RECIPES)
+    return saves[recipe], found
