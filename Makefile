@@ -42,8 +42,8 @@ $(VENV)/.ready-test: $(VENV)/.ready
 	touch $@
 
 demo: $(VENV)/.ready
-	$(PY) export_albert_aie.py --demo --save_dir $(OUT) --compare_cpu
-	$(PY) run_aie_eval.py --demo --aie_model_dir $(OUT)/albert_seq128_bs32.pt --output_dir $(OUT)
+	$(PY) export_albert_aie.py --pth_dir demo/checkpoint --data_dir demo/SST-2 --save_dir $(OUT) --compare_cpu
+	$(PY) run_aie_eval.py --data_dir demo/SST-2 --aie_model_dir $(OUT)/albert_seq128_bs32.pt --output_dir $(OUT)
 
 test: $(VENV)/.ready-test
 	$(PY) -m ruff check .
@@ -55,11 +55,11 @@ test-all: $(VENV)/.ready-test
 
 bench: $(VENV)/.ready-test
 	$(PIP) -c $(VENV)/pins.txt -e .[bench]
-	$(PY) benchmarks/peers.py --demo --data_dir $(SST2) --settings as_typed dense end_to_end
+	$(PY) -m benchmarks.peers --pth_dir demo/checkpoint --data_dir $(SST2) --settings as_typed dense end_to_end
 
 readme: $(VENV)/.ready-test
-	$(PY) benchmarks/tables.py $(RUNS) --readme README.md README.zh-CN.md
-	$(PY) benchmarks/picture.py outputs/bench.json docs/speed.svg
+	$(PY) -m benchmarks.tables $(RUNS) --readme README.md README.zh-CN.md
+	$(PY) -m benchmarks.picture outputs/bench.json docs/speed.svg
 
 fuzz: $(VENV)/.ready-test
 	$(PY) tests/fuzz.py --minutes $(MINUTES)

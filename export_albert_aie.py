@@ -17,13 +17,13 @@ from albert_aie.albert.layouts import UPSTREAM_COMMIT
 from albert_aie.base import choose_shapes, machine
 from albert_aie.base.errors import UserError
 from albert_aie.base.shapes import Shape, full_batch
-from albert_aie.cli import arguments, console
+from albert_aie.cli import arguments, console, parsing
 from albert_aie.data import datasets, tasks
-from albert_aie.run.compare import GATES, check_reference
+from albert_aie.run.compare import check_reference
 
 
 def parse_args(argv):
-    parser = arguments.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     add = parser.add_argument_group("checkpoint and data").add_argument
     arguments.add_task_name(add, "SST-2")
     add(
@@ -36,7 +36,6 @@ def parse_args(argv):
         help="the task's folder, read by --compare_cpu and --precision int8 "
         "(default: ./albert_pytorch/dataset/TASK)",
     )
-    add("--demo", action="store_true", help="take both from this repository's demo/ unless given")
     arguments.add_tokenizer(add)
     arguments.add_label_map(add)
     add(
@@ -50,41 +49,8 @@ def parse_args(argv):
         default="./",
         help="where albert_seq{S}_bs{B}.pt is written (default: %(default)s)",
     )
-    add("--verbose", action="store_true", help="print more; eval.json has it all")
-    arguments.add_quiet(add)
     arguments.add_shape(parser)
-    add = parser.add_argument_group("backend").add_argument
-    add(
-        "--backend",
-        choices=("auto", *backends.NAMES),
-        default="auto",
-        help="default: the first that runs here",
-    )
-    add("--device", choices=backends.DEVICES, help="default: the backend's")
-    add(
-        "--precision",
-        choices=tuple(GATES),
-        help="default: bf16 or fp16 where this machine computes it at least 1.1 times as fast as "
-        "fp32, which is timed",
-    )
-    add(
-        "--calibration",
-        metavar="FILE",
-        help="with int8: text for its ranges, in lines (.txt) or the task's columns (.tsv, .csv, "
-        ".jsonl), instead of train.tsv",
-    )
-    add(
-        "--max_flips",
-        type=arguments.percent,
-        metavar="P",
-        help="with int8: the fastest recipe whose labels differ from fp32's in at most P percent "
-        "of held-out sentences",
-    )
-    add(
-        "--graph",
-        choices=("upstream", "fused"),
-        help="which module is traced: albert_pytorch's or ours (default: the backend's)",
-    )
+    arguments.add_target(parser)
     arguments.add_comparison(parser)
     arguments.add_options(parser, "export")
     args = parser.parse_args(argv)
@@ -182,7 +148,7 @@ def replaced(paths, target):
 def read_checkpoint(args):
     from albert_aie.albert import checkpoint
 
-    tokenizer_file, kind = arguments.tokenizer_file(args)
+    tokenizer_file, kind = arguments.tokenizer_file(args.tokenizer)
     given = args.pth_dir, tokenizer_file, args.prefix_dir
     found = checkpoint.load(*given, shift=not args.no_shift, kind=kind)
     console.say("checkpoint", f"{found.origin}\n{found.layout} layout, sha256 {found.sha256[:12]}")

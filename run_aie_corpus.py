@@ -19,7 +19,7 @@ from albert_aie.artifact import pt_file
 from albert_aie.base import machine
 from albert_aie.base.errors import UserError, need
 from albert_aie.base.shapes import describe
-from albert_aie.cli import arguments, console
+from albert_aie.cli import arguments, console, parsing
 from albert_aie.corpus import planning, ray_workers, reading, summaries, worker
 from albert_aie.data import datasets, metrics, records
 
@@ -27,7 +27,7 @@ TOLD = 60  # seconds between two lines of progress where stderr is no terminal
 
 
 def parse_args(argv):
-    parser = arguments.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     add = parser.add_argument_group("file and data").add_argument
     arguments.add_files(add)
     add(
@@ -49,7 +49,7 @@ def parse_args(argv):
     arguments.add_label_names(add)
     add(
         "--part_rows",
-        type=arguments.at_least(1),
+        type=parsing.at_least(1),
         default=planning.PART_ROWS,
         metavar="N",
         help="most rows of a part, which bounds memory and what is run again after a kill "
@@ -63,7 +63,6 @@ def parse_args(argv):
         f"{summaries.SKIPPED} (default: fail)",
     )
     add("--dry_run", action="store_true", help="print the parts; nothing is run or written")
-    arguments.add_quiet(add)
     add = parser.add_argument_group("workers").add_argument
     add(
         "--ray",
@@ -72,7 +71,7 @@ def parse_args(argv):
     )
     add(
         "--workers",
-        type=arguments.at_least(1),
+        type=parsing.at_least(1),
         metavar="N",
         help="with --ray (default: one a card, else one a node)",
     )

@@ -11,74 +11,37 @@ import time
 from albert_aie import backends
 from albert_aie.artifact import pt_file
 from albert_aie.base import machine
-from albert_aie.base.choose_shapes import CHOSEN, PADDED, SINGLE
 from albert_aie.base.errors import UserError
-from albert_aie.cli import arguments, console, own_text
+from albert_aie.cli import arguments, console, own_text, parsing
 from albert_aie.data import datasets
 from albert_aie.run.classifier import Classifier, answers
 
 
 def parse_args(argv):
-    parser = arguments.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     add = parser.add_argument_group("file and data").add_argument
     arguments.add_files(add)
-    rows = parser.add_argument_group("how rows are made").add_mutually_exclusive_group()
-    rows.add_argument(
-        "--one_at_a_time",
-        dest="rows",
-        action="store_const",
-        const=SINGLE,
-        default=CHOSEN,
-        help="send sentences singly, and time each from text to label",
-    )
-    rows.add_argument(
-        "--padded",
-        dest="rows",
-        action="store_const",
-        const=PADDED,
-        help="one sentence in each row of the exported shape, as a card with a compiled shape "
-        "computes it (default: as docs/packing.md says, what computes least)",
-    )
     add("--data_dir", help="the task's folder (default: ./albert_pytorch/dataset/TASK)")
-    add(
-        "--demo",
-        action="store_true",
-        help="take --data_dir and --pth_dir from this repository's demo/ unless given",
-    )
     add(
         "--split",
         choices=("dev", "train", "test"),
         help="which file of it; test has no labels: predictions only (default: dev)",
     )
+    arguments.add_label_map(add)
+    arguments.add_label_names(add)
+    own_text.add_flags(parser)
+    arguments.add_rows(parser)
+    add = parser.add_argument_group("results").add_argument
     add(
         "--output_dir",
         help="write eval.json and predictions.tsv here; nothing else in the folder is touched",
     )
     add("--report", metavar="FILE.html", help="write a page of plots and errors, all in one file")
-    arguments.add_label_map(add)
-    arguments.add_label_names(add)
-    add("--verbose", action="store_true", help="print more; eval.json has it all")
     add("--json", action="store_true", help="print eval.json on standard output, nothing else")
-    arguments.add_quiet(add)
-    own_text.add_flags(parser)
-    arguments.add_comparison(parser)
-    add("--pth_dir", help="checkpoint that the file was made from, for --compare_cpu")
+    add = arguments.add_comparison(parser)
+    add("--pth_dir", help="checkpoint that the file was made from")
     arguments.add_options(parser, "evaluate")
-    known = parser.add_argument_group(
-        "known from the file", "may be left out; a value that contradicts the file is an error"
-    )
-    known.add_argument("--batch_size", type=int)
-    known.add_argument("--max_seq_length", type=int)
-    arguments.add_tokenizer(known.add_argument)
-    arguments.add_task_name(known.add_argument, "the file's")
-    inert = parser.add_argument_group("accepted for the published command line, without effect")
-    inert.add_argument("--model_type", help="a name only")
-    inert.add_argument(
-        "--model_name_or_path", help="upstream names its feature cache after it; nothing is cached"
-    )
-    inert.add_argument(
-        "--do_lower_case", action="store_true", help="the file's tokenizer knows what it does"
-    )
+    arguments.add_published(parser)
     return parser.parse_args(argv)
 
 
@@ -118,7 +81,7 @@ def measure(args, own, saved, target, task):
     examples = examples.for_model(names)
     console.note(examples.note)
     if args.compare_cpu:
-        tokenizer_file, _ = arguments.tokenizer_file(args)
+        tokenizer_file, _ = arguments.tokenizer_file(args.tokenizer)
         where = args.pth_dir, tokenizer_file, args.prefix_dir
         checkpoint, note = compare.checkpoint_of(saved, *where)
         console.note(note)
@@ -140,7 +103,7 @@ def measure(args, own, saved, target, task):
     if args.output:
         write_answers(classify.names, answers(evaluation.logits, classify.names))
         paths.append(args.output)
-    for name, line in figures.lines(result, args.verbose):
+    for name, line in figures.lines(result):
         console.say(name, line)
     if paths:
         console.say("wrote", "\n".join(map(str, paths)))
@@ -156,7 +119,7 @@ def measure(args, own, saved, target, task):
             console.bar,
         )
         code = max(code, console.conclude(made, args))
-        compared = made[0].lines(verbose=True)
+        compared = made[0].lines()
         result = {**result, "comparison": made[0].verdict()}
         if args.output_dir:
             results.write(args.output_dir, result, evaluation.logits, examples)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy
 
 from albert_aie.base.errors import UserError, need, some
-from albert_aie.cli import arguments, console
+from albert_aie.cli import console, parsing
 from albert_aie.data.metrics import METRICS
 from albert_aie.report import results
 from albert_aie.run.compare import relative_error
@@ -61,7 +61,7 @@ class Run(NamedTuple):
 
 
 def parse_args(argv):
-    parser = arguments.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("old", help="a folder that run_aie_eval.py --output_dir wrote")
     parser.add_argument("new", help="another")
     parser.add_argument(

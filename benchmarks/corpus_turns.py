@@ -31,7 +31,7 @@ from albert_aie.artifact import pt_file
 from albert_aie.base import files, process
 from albert_aie.base.errors import UserError
 from albert_aie.base.files import json_text
-from albert_aie.cli import arguments, console
+from albert_aie.cli import arguments, console, parsing
 from albert_aie.corpus import ray_workers, reading, worker
 from albert_aie.data import datasets
 from benchmarks import cells, host, readings, scaling
@@ -41,9 +41,9 @@ HEADER = ("run", "rows/s of a turn, median", "least", "most")
 
 
 def parse_args(argv):
-    parser = arguments.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     add = parser.add_argument
-    whole = {"type": arguments.at_least(1), "metavar": "N"}
+    whole = {"type": parsing.at_least(1), "metavar": "N"}
     add("--aie_model_dir", required=True, metavar="FILE.pt", help="file to run")
     add("--data_dir", required=True, help="the task's folder; rows are of its train file")
     add("--workers", default=2, help="the more (default: 2)", **whole)

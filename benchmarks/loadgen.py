@@ -21,7 +21,7 @@ import numpy
 from albert_aie.artifact import pt_file
 from albert_aie.base.choose_shapes import CHOSEN, SINGLE
 from albert_aie.base.errors import UserError, need
-from albert_aie.cli import arguments, console
+from albert_aie.cli import console, parsing
 from albert_aie.data import datasets
 from albert_aie.run.classifier import Classifier
 from albert_aie.run.evaluate import right
@@ -50,12 +50,12 @@ SCENARIOS = {
 
 
 def parse_args(argv):
-    parser = arguments.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     add = parser.add_argument
     add("--aie_model_dir", required=True, metavar="FILE.pt", help="the exported file")
     add("--data_dir", required=True, help="the task's folder")
     add("--scenarios", nargs="+", choices=tuple(SCENARIOS), default=list(SCENARIOS))
-    add("--seconds", type=arguments.at_least(1), default=60, help="of a run (default: 60)")
+    add("--seconds", type=parsing.at_least(1), default=60, help="of a run (default: 60)")
     add("--output_dir", default="outputs/loadgen", help="LoadGen's logs (default: %(default)s)")
     return parser.parse_args(argv)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Us and our peers on the same weights and sentences, in interleaved rounds of one run.
 
-    python benchmarks/peers.py --demo --data_dir ../shared/data/SST-2
+    python -m benchmarks.peers --pth_dir demo/checkpoint --data_dir ../shared/data/SST-2
 
 Settings: `dense`, one forward of full rows of 128 tokens at batch 1, 8 and 32; `end_to_end`, SST-2
 dev from text to logits; `one_at_a_time`, its sentences singly in the file's order, each timed from
@@ -25,7 +25,7 @@ from albert_aie.albert import flops
 from albert_aie.base import files
 from albert_aie.base.errors import UserError, some
 from albert_aie.base.files import json_text
-from albert_aie.cli import arguments, console
+from albert_aie.cli import arguments, console, parsing
 from albert_aie.data import datasets, tasks
 from albert_aie.report import figures
 from albert_aie.run import batching
@@ -40,10 +40,9 @@ EVERY = 8  # transformers' engines see every 8th sentence: they take minutes for
 
 
 def parse_args(argv):
-    parser = arguments.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     add = parser.add_argument
-    add("--pth_dir", help="checkpoint (see export_albert_aie.py)")
-    add("--demo", action="store_true", help="take --pth_dir from this repository's demo/")
+    add("--pth_dir", required=True, help="checkpoint (see export_albert_aie.py)")
     add("--data_dir", required=True, help="GLUE's SST-2 with train.tsv, to calibrate int8 on")
     add("--rows", type=int, help="take the first N sentences of dev (default: all)")
     add(
@@ -60,14 +59,10 @@ def parse_args(argv):
     add("--rounds", type=int, default=6, help="end to end; fewer give no 95 %% interval")
     add("--seconds", type=float, default=1, help="of a dense reading's forwards (default: 1)")
     add("--output", default="outputs/bench.json", help="every reading (default: %(default)s)")
-    args = parser.parse_args(argv)
-    args.pth_dir = args.pth_dir or (str(arguments.DEMO / "checkpoint") if args.demo else None)
-    return args
+    return parser.parse_args(argv)
 
 
 def run(args):
-    if not args.pth_dir:
-        raise UserError("name the checkpoint with --pth_dir, or take the embedded one with --demo")
     numbers = [args.rounds, args.dense_rounds, args.rows, *args.batch_sizes]
     if any(number is not None and number < 1 for number in numbers):
         raise UserError("--rounds, --dense_rounds, --batch_sizes and --rows must be 1 or more")

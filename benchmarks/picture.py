@@ -11,7 +11,7 @@ import sys
 
 from albert_aie.base import files
 from albert_aie.base.errors import UserError, need
-from albert_aie.cli import arguments, console
+from albert_aie.cli import arguments, console, parsing
 from albert_aie.report import plots
 from benchmarks import readings, sweep_page
 
@@ -21,7 +21,7 @@ BAR = 0.29  # inches
 
 
 def parse_args(argv):
-    parser = arguments.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     add = parser.add_argument
     add("readings", help="the file that peers.py or sweep.py wrote (--output)")
     add("picture", help="the SVG to write")

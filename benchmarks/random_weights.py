@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from albert_aie.albert.config import read_config
-from albert_aie.cli import arguments, console
+from albert_aie.cli import console, parsing
 
 TOKENIZERS = ("*.model", "tokenizer.json", "vocab.txt")
 # Sharp attention and a quiet FFN let a sentence's words reach [CLS].
@@ -23,11 +23,11 @@ _SCALES = (("query", 2), ("key", 2), ("ffn_output", 0.5), ("classifier", 2))
 
 
 def parse_args(argv):
-    parser = arguments.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     add = parser.add_argument
     add("--architecture", required=True, metavar="DIR", help="folder of config.json and tokenizer")
     add("--output", required=True, metavar="DIR", help="the folder to write")
-    add("--seed", type=arguments.at_least(0), default=0, help="(default: %(default)s)")
+    add("--seed", type=parsing.at_least(0), default=0, help="(default: %(default)s)")
     return parser.parse_args(argv)
 
 

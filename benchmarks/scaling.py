@@ -27,7 +27,7 @@ from albert_aie.artifact import pt_file
 from albert_aie.base import files
 from albert_aie.base.errors import UserError
 from albert_aie.base.files import json_text
-from albert_aie.cli import arguments, console
+from albert_aie.cli import arguments, console, parsing
 from albert_aie.data import datasets
 from benchmarks import cells, host
 
@@ -53,9 +53,9 @@ ALONE = Kind(1, False)
 
 
 def parse_args(argv):
-    parser = arguments.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     add = parser.add_argument
-    whole = {"type": arguments.at_least(1), "metavar": "N"}
+    whole = {"type": parsing.at_least(1), "metavar": "N"}
     add("--aie_model_dir", nargs="+", required=True, metavar="FILE.pt", help="files to run")
     add("--data_dir", required=True, help="the task's folder")
     add("--rows", nargs="+", default=ROWS, help="(default: 1000 10000 100000 1000000)", **whole)

@@ -25,7 +25,7 @@ import export_albert_aie
 from albert_aie import backends
 from albert_aie.base import files
 from albert_aie.base.errors import UserError
-from albert_aie.cli import arguments, console
+from albert_aie.cli import arguments, console, parsing
 from albert_aie.report import page, results
 from albert_aie.run import compare
 from benchmarks import cells, host, sweep_page
@@ -37,10 +37,10 @@ OWN = ("--batch_size", "--save_dir", "--compare_cpu", "--compare_output", "--pac
 
 
 def parse_args(argv):
-    parser = arguments.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.allow_abbrev = False  # --device and --batch_size are export_albert_aie.py's
     add = parser.add_argument
-    whole = {"type": arguments.at_least(1), "metavar": "N"}
+    whole = {"type": parsing.at_least(1), "metavar": "N"}
     add("--batch_sizes", nargs="+", default=SIZES, help="(default: 1 4 8 16 32 64)", **whole)
     add("--max_seq_length", nargs="+", default=[128], help="(default: 128)", **whole)
     add(

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from albert_aie.base.errors import UserError
-from albert_aie.cli import arguments, console
+from albert_aie.cli import console, parsing
 from benchmarks import readings
 from benchmarks.readings import PRECISIONS, timed
 
@@ -42,7 +42,7 @@ README = {
 
 
 def parse_args(argv):
-    parser = arguments.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     add = parser.add_argument
     add("readings", nargs="+", help="the files that peers.py wrote (--output)")
     add("--readme", nargs="+", metavar="FILE", help=f"write below {' and '.join(README)}")

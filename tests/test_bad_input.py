@@ -21,7 +21,7 @@ SMALL = {"batch_size": 2, "max_seq_length": 16}  # albert_seq16_bs2.pt
 @pytest.mark.parametrize(
     "given, words",
     [
-        ({"pth_dir": "./nowhere"}, ["nowhere: no such folder", "--demo"]),
+        ({"pth_dir": "./nowhere"}, ["nowhere: no such folder", "demo/checkpoint"]),
         ({"pth_dir": README}, ["is a file"]),
         ({"batch_size": 0}, ["--batch_size 0"]),
         ({"max_seq_length": 2}, ["--max_seq_length 2", "3 or more"]),
@@ -58,7 +58,7 @@ SMALL = {"batch_size": 2, "max_seq_length": 16}  # albert_seq16_bs2.pt
             ["--max_seq_length: on this backend", "name one --batch_size and --max_seq_length"],
         ),
         ({"pack": True, "graph": "upstream"}, ["one sentence a row"]),
-        ({"compare_cpu": True, "data_dir": "nowhere"}, ["dev.tsv: no such file", "--demo"]),
+        ({"compare_cpu": True, "data_dir": "nowhere"}, ["dev.tsv: no such file", "demo/SST-2"]),
         ({"compare_rows": 5}, ["--compare_rows", "--compare_cpu"]),
         ({"compare_output": "x.json"}, ["--compare_output", "--compare_cpu"]),
         ({"batch_size": "many"}, ["--batch_size many", "not a whole number"]),
@@ -75,7 +75,7 @@ def test_a_checkpoint_without_config_weights_or_vocabulary(tmp_path, tiny, expor
     for missing, words in (
         ("config.json", "config.json: no such file"),
         ("pytorch_model.bin", "neither model.safetensors nor"),
-        ("30k-clean.model", "--spm_model_file"),
+        ("30k-clean.model", "--tokenizer"),
     ):
         folder = tmp_path / missing
         shutil.copytree(tiny, folder)

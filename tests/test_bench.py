@@ -629,16 +629,19 @@ def test_the_files_that_are_exported_one_a_precision(monkeypatch, tmp_path):
     assert calls == [own, shaped, shaped]
 
 
+DEMO = "--pth_dir", str(ROOT / "demo" / "checkpoint")
+
+
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--data_dir", "nowhere", "--demo"], "no such file"),
+        (["--data_dir", "nowhere", *DEMO], "no such file"),
         (["--data_dir", "."], "--pth_dir"),
-        (["--data_dir", ".", "--demo", "--rounds", "0"], "must be 1 or more"),
-        (["--data_dir", ".", "--demo", "--seconds", "-1"], "--seconds -1: must be 0 or more"),
-        (["--data_dir", ".", "--demo", "--seconds", "nan"], "--seconds nan: must be 0 or more"),
-        (["--data_dir", ".", "--demo", "--engines", "ours", "nobody"], "--engines nobody: no eng"),
-        (["--data_dir", ".", "--demo", "--output", "/proc/none/b"], "/proc/none/b: cannot be writ"),
+        (["--data_dir", ".", *DEMO, "--rounds", "0"], "must be 1 or more"),
+        (["--data_dir", ".", *DEMO, "--seconds", "-1"], "--seconds -1: must be 0 or more"),
+        (["--data_dir", ".", *DEMO, "--seconds", "nan"], "--seconds nan: must be 0 or more"),
+        (["--data_dir", ".", *DEMO, "--engines", "ours", "nobody"], "--engines nobody: no eng"),
+        (["--data_dir", ".", *DEMO, "--output", "/proc/none/b"], "/proc/none/b: cannot be writ"),
     ],
 )
 def test_wrong_input_is_one_sentence(capsys, flags, words):

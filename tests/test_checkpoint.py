@@ -229,7 +229,7 @@ def test_the_sentencepiece_model_is_looked_for_in_the_tree_last(tmp_path):
     inside = tmp_path / "tree" / "prev_trained_model" / "albert_base_v2" / "30k-clean.model"
     inside.parent.mkdir(parents=True)
     shutil.move(str(folder / "30k-clean.model"), str(inside))
-    with pytest.raises(UserError, match="--spm_model_file"):
+    with pytest.raises(UserError, match="--tokenizer"):
         load(folder)
     assert load(folder, upstream_dir=tmp_path / "tree").tokenizer.path == inside
     assert load(folder, tokenizer_file=inside).tokenizer.path == inside

@@ -39,12 +39,12 @@ def test_the_checkpoint_is_albert_base_in_upstreams_layout_and_small():
 
 
 @pytest.mark.slow
-def test_demo_flags_find_everything(tmp_path, export, evaluate):
+def test_the_demo_checkpoint_has_learnt(tmp_path, export, evaluate):
     shape = {"batch_size": 8, "max_seq_length": 64}
-    run = export(demo=True, save_dir=tmp_path, backend="torchscript", **shape)
+    run = export(pth_dir=CHECKPOINT, save_dir=tmp_path, backend="torchscript", **shape)
     assert run.code == 0, run.err
     file = tmp_path / "albert_seq64_bs8.pt"
-    run = evaluate(demo=True, aie_model_dir=file, output_dir=tmp_path)
+    run = evaluate(data_dir=DATA, aie_model_dir=file, output_dir=tmp_path)
     assert run.code == 0, run.err
     accuracy = json.loads((tmp_path / "eval.json").read_text())["accuracy"]
     assert accuracy["total"] == len(datasets.read(DATA).sentences)
@@ -70,7 +70,8 @@ def test_every_precision_passes_its_gate_on_dev(tmp_path, sst2, export, engine, 
         pytest.skip("without bf16 instructions OpenVINO refuses, and torch emulates them: minutes")
     target = {"backend": engine, "precision": precision, "pack": pack}
     shape = {"batch_size": 8, "max_seq_length": 64}
-    run = export(demo=True, data_dir=sst2, save_dir=tmp_path, compare_cpu=True, **target, **shape)
+    given = {"pth_dir": CHECKPOINT, "data_dir": sst2, "save_dir": tmp_path, "compare_cpu": True}
+    run = export(**given, **target, **shape)
     print(run.out)
     assert run.code == 0 and "872 sentences" in run.out and "compare_cpu PASS" in run.out
     if precision == "fp32":

@@ -234,7 +234,7 @@ def test_the_pretrained_folder_that_fits_is_taken(tmp_path, tiny):
     shutil.copy(SPM, third)  # the same vocabulary again
     assert load(folder, upstream_dir=tree).tokenizer.path == second
     third.write_bytes(SPM.read_bytes().replace("\u2581film".encode(), "\u2581qxzj".encode()))
-    with pytest.raises(UserError, match="different ones fit it .* --spm_model_file"):
+    with pytest.raises(UserError, match="different ones fit it .* --tokenizer"):
         load(folder, upstream_dir=tree)
     assert load(folder, tokenizer_file=third, upstream_dir=tree).tokenizer.path == third
 

@@ -12,6 +12,7 @@ from glue_sets import write_model, write_set
 from helpers import ROOT, TINY, needs_nncf, refused
 from test_equalise import twin
 
+from albert_aie import backends
 from albert_aie.albert.checkpoint import load
 from albert_aie.albert.layouts import to_upstream
 from albert_aie.artifact import pt_file

@@ -1,4 +1,4 @@
-"""--json and --quiet: what other programs read, and nothing beside it."""
+"""--json: what other programs read, and nothing beside it."""
 
 import json
 
@@ -49,30 +49,11 @@ def test_json_of_a_failed_comparison(compiled, tmp_path, sentences, evaluate):
     assert told == json.loads((tmp_path / "eval.json").read_text(encoding="utf-8"))
 
 
-def test_quiet_prints_errors_only(tmp_path, tiny, sentences, export, evaluate):
-    """The files are there, and the exit code says how it went."""
-    made = tmp_path / "albert_seq32_bs4.pt"
-    given = {"pth_dir": tiny, "data_dir": sentences, "compare_cpu": True, "quiet": True}
-    run = export(save_dir=tmp_path, **given, **SMALL)
-    assert (run.code, run.out, run.err) == (0, "", "")
-    run = evaluate(aie_model_dir=made, output_dir=tmp_path / "out", **given)
-    assert (run.code, run.out, run.err) == (0, "", "")
-    assert (tmp_path / "out" / "predictions.tsv").exists()
-    run = evaluate(aie_model_dir=made, data_dir=sentences, json=True, quiet=True)
-    assert json.loads(run.out)["sentences_scored"] == 11 and run.err == ""
-    run = evaluate(aie_model_dir=made, data_dir=tmp_path, quiet=True)
-    assert refused(run, "dev.tsv") and run.out == ""
-    run = evaluate(aie_model_dir=made, data_dir=sentences)  # the next run in this process speaks
-    assert "accuracy" in run.out
-
-
-def test_own_text_with_json_and_quiet(compiled, evaluate):
-    """Of own text the figures; quiet leaves its answers, which are what was asked for."""
+def test_own_text_with_json(compiled, evaluate):
+    """The figures of it, and no answers."""
     run = evaluate(aie_model_dir=compiled, text="a fine film", json=True)
     told = json.loads(run.out)
     assert told["sentences_total"] == 1 and "accuracy" not in told and told["data"] == "--text"
-    run = evaluate(aie_model_dir=compiled, text="a fine film", quiet=True)
-    assert run.code == 0 and run.out.count("\n") == 1 and run.err == ""
     run = evaluate(aie_model_dir=compiled, text="a fine film", json=True, output="-")
     assert refused(run, "--output -: the figures stand on standard output")
 

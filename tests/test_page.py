@@ -107,7 +107,7 @@ def test_the_page_of_an_evaluation(made, tmp_path, sentences, evaluate):
     folder.mkdir()
     rows += [f"{EVIL} {i}\t{i % 2}" for i in range(20)]
     (folder / "dev.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    run = evaluate(aie_model_dir=made, data_dir=folder, report=file, verbose=True)
+    run = evaluate(aie_model_dir=made, data_dir=folder, report=file)
     assert run.code == 0 and str(file) in run.out, run.err
     text = file.read_text(encoding="utf-8")
     assert len(text) < 1e6 and outside(text) == [] and text.count("<script>") == 1

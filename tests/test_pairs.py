@@ -326,17 +326,13 @@ def test_a_vocabulary_elsewhere_is_named_by_its_flag(tmp_path, export, evaluate)
     elsewhere = (folder / "vocab.txt").rename(tmp_path / "other.txt")
     given = {"task_name": "lcqmc", "pth_dir": folder, "save_dir": tmp_path}
     shape = {"backend": "torchscript", "batch_size": 1, "max_seq_length": 16}
-    assert refused(export(**given, **shape), "vocab.txt", "--vocab_file")
-    run = export(**given, **shape, vocab_file=elsewhere)
+    assert refused(export(**given, **shape), "vocab.txt", "--tokenizer")
+    run = export(**given, **shape, tokenizer=elsewhere)
     assert run.code == 0, run.err
-    words = "--spm_model_file, --vocab_file"
-    assert refused(export(**given, **shape, vocab_file=elsewhere, spm_model_file=SPM), words)
-    words = "--vocab_file, --tokenizer json: contradict each other"
-    assert refused(export(**given, **shape, vocab_file=elsewhere, tokenizer="json"), words)
     file = tmp_path / "albert_seq16_bs1.pt"
-    assert evaluate(aie_model_dir=file, text=["你好", "您好"], vocab_file=elsewhere).code == 0
-    run = evaluate(aie_model_dir=file, text=["你好", "您好"], vocab_file=SPM)
-    assert refused(run, "--vocab_file", "holds the wordpiece tokenizer")
+    assert evaluate(aie_model_dir=file, text=["你好", "您好"], tokenizer=elsewhere).code == 0
+    run = evaluate(aie_model_dir=file, text=["你好", "您好"], tokenizer=SPM)
+    assert refused(run, "--tokenizer", "holds the wordpiece tokenizer")
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def test_one_sentence_at_a_time_takes_the_shortest_row(tmp_path, tiny, sentences
     export(pth_dir=tiny, save_dir=tmp_path, batch_size=4, max_seq_length=64, **ON)
     (file,) = tmp_path.glob("*.pt")
     given = {"aie_model_dir": file, "data_dir": sentences, "output_dir": tmp_path}
-    run = evaluate(one_at_a_time=True, verbose=True, **given)
+    run = evaluate(one_at_a_time=True, **given)
     assert run.code == 0 and "ms a sentence, from text" in run.said
     assert "throughput" not in run.said and "ms a batch" not in run.said
     made = json.loads((tmp_path / "eval.json").read_text())
@@ -356,7 +356,7 @@ def test_files_of_compiled_shapes_that_belong_together(tmp_path, tiny, sentences
     first = static(free, folder / "a.pt", Shape(4, 64))
     short = static(free, folder / "b.pt", Shape(1, 8))
     bulk = static(free, folder / "c.pt", packed(2, 64))
-    done = run(folder, output_dir=tmp_path, verbose=True)
+    done = run(folder, output_dir=tmp_path)
     assert done.code == 0 and done.said.count(".pt") == 3, done.err
     made = json.loads((tmp_path / "eval.json").read_text())
     assert made["rows"] == "compiled" and len(made["more_files"]) == 2

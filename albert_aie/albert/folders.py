@@ -27,8 +27,8 @@ def find(source):
         return _from_hub(str(source))
     raise UserError(
         f"{path}: no such folder; --pth_dir wants a fine-tuned checkpoint: albert_pytorch's "
-        'output folder, a Hugging Face folder, or a hub id such as org/name (README, "Your own '
-        'checkpoint"); --demo takes the checkpoint in this repository'
+        'output folder, a Hugging Face folder, or a hub id such as org/name (README, "The real '
+        'job"); this repository has one in demo/checkpoint'
     )
 
 

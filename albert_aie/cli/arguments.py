@@ -1,77 +1,17 @@
 """The flags that scripts share, and what they come to: folders, options, the file to measure. What
 contradicts itself or the file is refused here, before the work."""
 
-import argparse
-import re
 from pathlib import Path
 
 from .. import backends
-from ..base.choose_shapes import PADDED, SINGLE
+from ..base.choose_shapes import CHOSEN, PADDED, SINGLE
 from ..base.errors import UserError, some
 from ..base.files import check_writable, sha256
-from ..base.shapes import TOKENS, Shape, packed
+from ..base.shapes import Shape, packed
 from ..data import tasks
 from ..run import compare
 from ..text.tokenizer_file import KINDS
-
-DEMO = Path(__file__).resolve().parents[2] / "demo"
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises UserError where argparse would print its usage and exit."""
-
-    def __init__(self, description):
-        form = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, formatter_class=form)
-
-    def error(self, message):
-        message = re.sub(r"^argument (\S+): ", r"\1 ", message)
-        for flag, reason in RETIRED.items():
-            if message.startswith(f"unrecognized arguments: {flag}"):
-                raise UserError(f"{flag}: {reason}")
-        raise UserError(f"{message}; --help lists the flags")
-
-
-def at_least(minimum):
-    """The type of a flag that takes whole numbers from `minimum` on."""
-
-    def whole_number(value):
-        try:
-            number = int(value)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{value}: not a whole number") from None
-        if number < minimum:
-            raise argparse.ArgumentTypeError(f"{value}: must be {minimum} or more")
-        return number
-
-    return whole_number
-
-
-def percent(value):
-    """The type of --max_flips: a share in percent."""
-    try:
-        number = float(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{value}: not a number") from None
-    if not 0 <= number <= 100:
-        raise argparse.ArgumentTypeError(f"{value}: must be 0 to 100 (percent)")
-    return number
-
-
-LONGEST = 128  # tokens, the default of --max_seq_length
-# What flags were until file format 4, and what has become of it.
-ITSELF = "on openvino and torchscript the file chooses its rows by itself, on aie"
-RETIRED = {
-    "--slots": f"{ITSELF} a row carries one sentence for every 4 tokens; leave the flag out",
-    "auto": f"{ITSELF} name the lengths, such as 16 32 64 128",
-}
-
-
-def length(value):
-    """The type of --max_seq_length: a whole number from batching.TOKENS on."""
-    if value == "auto":
-        raise argparse.ArgumentTypeError(f"{value}: {RETIRED[value]}")
-    return at_least(TOKENS)(value)
+from . import parsing
 
 
 def add_shape(parser):
@@ -84,7 +24,7 @@ def add_shape(parser):
     add(
         "--batch_size",
         nargs="+",
-        type=at_least(1),
+        type=parsing.at_least(1),
         default=[32],
         metavar="N",
         help="times --max_seq_length the most tokens that one call computes (default: 32)",
@@ -92,16 +32,53 @@ def add_shape(parser):
     add(
         "--max_seq_length",
         nargs="+",
-        type=length,
-        default=[LONGEST],
+        type=parsing.length,
+        default=[parsing.LONGEST],
         metavar="N",
-        help=f"tokens at which a sentence is cut, [CLS] and [SEP] included (default: {LONGEST})",
+        help="tokens at which a sentence is cut, [CLS] and [SEP] included (default: "
+        f"{parsing.LONGEST})",
     )
     add(
         "--pack",
         action="store_true",
         help="where the shape is compiled: rows that carry several sentences each, in "
         "albert_seq{S}_bs{B}_packed.pt",
+    )
+
+
+def add_target(parser):
+    """What export_albert_aie.py compiles for, and how."""
+    add = parser.add_argument_group("backend").add_argument
+    add(
+        "--backend",
+        choices=("auto", *backends.NAMES),
+        default="auto",
+        help="default: the first that runs here",
+    )
+    add("--device", choices=backends.DEVICES, help="default: the backend's")
+    add(
+        "--precision",
+        choices=tuple(compare.GATES),
+        help="default: bf16 or fp16 where this machine computes it at least 1.1 times as fast as "
+        "fp32, which is timed",
+    )
+    add(
+        "--calibration",
+        metavar="FILE",
+        help="with int8: text for its ranges, in lines (.txt) or the task's columns (.tsv, .csv, "
+        ".jsonl), instead of train.tsv",
+    )
+    add(
+        "--max_flips",
+        type=parsing.percent,
+        metavar="P",
+        help="with int8: the fastest recipe whose labels differ from fp32's in at most P percent "
+        "of held-out sentences",
+    )
+    add(
+        "--graph",
+        choices=("upstream", "fused"),
+        help="which module is traced: albert_pytorch's or ours (default: the backend's)",
     )
 
 
@@ -135,20 +112,6 @@ def check_length(shapes, config):
         )
 
 
-def label_map(value):
-    """The type of --label_map: "1=POSITIVE,0=NEGATIVE" -> {1: "POSITIVE", 0: "NEGATIVE"}."""
-    names = {}
-    for part in value.split(","):
-        number, _, name = part.partition("=")
-        number, name = number.strip(), name.strip()
-        if not (number.isdecimal() and name):
-            raise argparse.ArgumentTypeError(f"{part!r}: not NUMBER=NAME, such as 0=negative")
-        if int(number) in names:
-            raise argparse.ArgumentTypeError(f"{value}: names class {int(number)} twice")
-        names[int(number)] = name
-    return names
-
-
 def add_files(add):
     """--aie_model_dir, which artifact.open_all opens."""
     add(
@@ -173,7 +136,7 @@ def add_text_column(add):
 def add_label_map(add):
     add(
         "--label_map",
-        type=label_map,
+        type=parsing.label_map,
         metavar="0=NAME,1=NAME",
         help="what the model's classes are called, where its own names are not those of the data",
     )
@@ -182,7 +145,7 @@ def add_label_map(add):
 def add_label_names(add):
     add(
         "--label_names",
-        type=label_map,
+        type=parsing.label_map,
         metavar="0=NAME,1=NAME",
         help="which classes the numbers in the data's label column are (default: the task's; "
         "Hugging Face's where the columns are label and idx)",
@@ -198,45 +161,60 @@ def add_task_name(add, default):
     )
 
 
-TOKENIZER_FILES = {"spm_model_file": "spm", "vocab_file": "wordpiece"}  # flag: its kind
-
-
 def add_tokenizer(add):
-    """The flags that tokenizer_file reads."""
-    add(
-        "--spm_model_file",
-        help="sentencepiece model (default: in --pth_dir, else in "
-        "--prefix_dir/prev_trained_model/*/)",
-    )
-    add("--vocab_file", help="the same for the vocab.txt of a WordPiece tokenizer")
+    """--tokenizer, which `tokenizer_file` reads; published as --spm_model_file."""
     add(
         "--tokenizer",
-        choices=tuple(KINDS),
-        help="sentencepiece model, tokenizer.json or vocab.txt (default: json where a Hugging Face "
-        "folder has it, else the one that is there)",
+        "--spm_model_file",
+        metavar="KIND|FILE",
+        help=f"which of the folder's ({', '.join(KINDS)}), or a file elsewhere: a sentencepiece "
+        "model, tokenizer.json or vocab.txt (default: a Hugging Face folder's tokenizer.json, else "
+        "the one in --pth_dir, else in --prefix_dir/prev_trained_model/*/)",
     )
 
 
-def tokenizer_file(args):
-    """(path, kind) of the tokenizer that the flags name, None where they do not say. Raises
-    UserError for flags that contradict each other."""
-    given = [(flag, kind) for flag, kind in TOKENIZER_FILES.items() if getattr(args, flag)]
-    if len(given) > 1:
-        raise UserError(
-            "--spm_model_file, --vocab_file: a checkpoint has one; leave one of them out"
-        )
-    for flag, kind in given:
-        if args.tokenizer not in (None, kind):
-            raise UserError(
-                f"--{flag}, --tokenizer {args.tokenizer}: contradict each other; leave one of "
-                "them out"
-            )
-        return getattr(args, flag), kind
-    return None, args.tokenizer
+def tokenizer_file(asked):
+    """(path, kind) of what --tokenizer asks for, None where it does not say."""
+    if asked is None or asked in KINDS:
+        return None, asked
+    return asked, {".json": "json", ".txt": "wordpiece"}.get(Path(asked).suffix, "spm")
 
 
-def add_quiet(add):
-    add("--quiet", action="store_true", help="print errors only; files and exit code say the rest")
+def add_rows(parser):
+    """How run_aie_eval.py makes rows: args.rows, of choose_shapes."""
+    add = parser.add_argument_group("how rows are made").add_mutually_exclusive_group().add_argument
+    add(
+        "--one_at_a_time",
+        dest="rows",
+        action="store_const",
+        const=SINGLE,
+        default=CHOSEN,
+        help="send sentences singly, and time each from text to label",
+    )
+    add(
+        "--padded",
+        dest="rows",
+        action="store_const",
+        const=PADDED,
+        help="one sentence in each row of the exported shape, as a card with a compiled shape "
+        "computes it (default: as docs/packing.md says, what computes least)",
+    )
+
+
+def add_published(parser):
+    """What the published evaluation names and the file knows by itself."""
+    group = parser.add_argument_group(
+        "names of the published command, which may be left out; what contradicts the file is an "
+        "error, and the last three are without effect"
+    )
+    add = group.add_argument
+    add("--batch_size", type=int)
+    add("--max_seq_length", type=int)
+    add_tokenizer(add)
+    add_task_name(add, "the file's")
+    add("--model_type", help="a name only")
+    add("--model_name_or_path", help="upstream's feature cache has its name; nothing is cached")
+    add("--do_lower_case", action="store_true", help="the file's tokenizer knows what it does")
 
 
 def add_options(parser, when):
@@ -264,20 +242,14 @@ UPSTREAM = "./albert_pytorch"
 
 
 def folders(args, task, pth_dir=None):
-    """Fills in --pth_dir and --data_dir where they were left out: the demo's, else albert_pytorch's
-    for the Task (`pth_dir` None: no checkpoint)."""
-    defaults = pth_dir and pth_dir.format(task.name), f"{UPSTREAM}/dataset/{task.name}"
-    if args.demo and task == tasks.SST2:
-        defaults = DEMO / "checkpoint", DEMO / "SST-2"
-    elif args.demo:
-        raise UserError(
-            f"--demo: this repository's data is SST-2's, not {task.name}'s; leave it out"
-        )
-    args.pth_dir, args.data_dir = args.pth_dir or defaults[0], args.data_dir or defaults[1]
+    """Fills in --pth_dir and --data_dir where they were left out: albert_pytorch's for the Task
+    (`pth_dir` None: no checkpoint)."""
+    args.pth_dir = args.pth_dir or (pth_dir and pth_dir.format(task.name))
+    args.data_dir = args.data_dir or f"{UPSTREAM}/dataset/{task.name}"
 
 
 def add_comparison(parser):
-    """The flags of --compare_cpu."""
+    """The flags of --compare_cpu; what adds another to their group."""
     add = parser.add_argument_group("comparison").add_argument
     add(
         "--compare_cpu",
@@ -286,7 +258,7 @@ def add_comparison(parser):
     )
     add(
         "--compare_rows",
-        type=at_least(1),
+        type=parsing.at_least(1),
         metavar="N",
         help="compare the first N sentences instead of all",
     )
@@ -297,6 +269,7 @@ def add_comparison(parser):
         help="albert_pytorch checkout with albert.patch applied: the reference where there is one, "
         "and needed by --graph upstream (default: %(default)s)",
     )
+    return add
 
 
 def check_comparison(args):
@@ -318,7 +291,6 @@ def check_known(args, saved):
     facts = {
         "batch_size": sorted({shape.batch_size for shape in saved.shapes}),
         "max_seq_length": [saved.shape.max_seq_length],  # the length that sentences are cut to
-        "tokenizer": [saved.tokenizer.kind],
     }
     for flag, known in facts.items():
         given = getattr(args, flag)
@@ -327,18 +299,15 @@ def check_known(args, saved):
                 f"--{flag} {given}: {saved.path} was compiled for {some(map(str, known))}; leave "
                 f"the flag out, or export a file for {given}"
             )
-    for flag in TOKENIZER_FILES:
-        path, known = getattr(args, flag), saved.tokenizer
-        if path and not Path(path).is_file():
-            raise UserError(
-                f"{path}: no such file; leave --{flag} out, the .pt holds its tokenizer"
-            )
-        if path and sha256(path) != known.sha256:
-            raise UserError(
-                f"--{flag} {path}: sha256 {sha256(path)[:12]}, but {saved.path} holds the "
-                f"{known.kind} tokenizer {known.sha256[:12]}; leave the flag out, or export with "
-                "this file"
-            )
+    (path, kind), own = tokenizer_file(args.tokenizer), saved.tokenizer
+    if path and not Path(path).is_file():
+        raise UserError(f"{path}: no such file; leave --tokenizer out, the .pt holds its tokenizer")
+    if path and sha256(path) != own.sha256 or kind not in (None, own.kind):
+        digest = f" (sha256 {sha256(path)[:12]})" if path else ""
+        raise UserError(
+            f"--tokenizer {args.tokenizer}{digest}: {saved.path} holds the {own.kind} tokenizer "
+            f"{own.sha256[:12]}; leave the flag out, or export with this one"
+        )
     task = args.task_name or saved.task
     if task.trained_as != saved.task.name:
         raise UserError(

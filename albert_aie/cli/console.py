@@ -21,7 +21,7 @@ FIXES = {
     errno.EAGAIN: "close other programs or raise the limit of processes (ulimit -u)",
     errno.ENOMEM: "free memory or take a smaller --batch_size",
 }
-_hushed = set()  # of "results", "notes": what this run of a script does not print
+_hushed = set()  # "results" where this run of a script prints JSON alone
 
 
 def main(parse_args, run, argv=None):
@@ -33,8 +33,6 @@ def main(parse_args, run, argv=None):
         given = sys.argv[1:] if argv is None else argv
         args = parse_args(given)
         args.command = [sys.argv[0], *given]
-        if getattr(args, "quiet", False):
-            _hushed.update(("results", "notes"))
         if getattr(args, "json", False):
             _hushed.add("results")
         return run(args)
@@ -89,7 +87,7 @@ def print_json(value):
 
 def note(text):
     """What the user should know beside the results, on stderr; nothing where there is nothing."""
-    if text and "notes" not in _hushed:
+    if text:
         _write(sys.stderr, "note".ljust(NAME) + terminal.one_line(text))
 
 
@@ -97,7 +95,7 @@ def bar(steps=None, **options):
     """A progress bar on stderr around an iterable; silent where that is no terminal."""
     from tqdm import tqdm
 
-    return tqdm(steps, disable="notes" in _hushed or None, leave=False, **options)
+    return tqdm(steps, disable=None, leave=False, **options)
 
 
 def conclude(comparisons, args, names=("",)):
@@ -106,7 +104,7 @@ def conclude(comparisons, args, names=("",)):
     for comparison, name in zip(comparisons, names):
         if len(comparisons) > 1:
             say("compared", name)
-        for title, text in comparison.lines(args.verbose):
+        for title, text in comparison.lines():
             say(title, text)
     worst = min(comparisons, key=lambda each: (each.passed, -each.flips, -each.relative))
     if worst.precision == "int8" and not worst.passed:

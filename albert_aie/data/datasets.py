@@ -186,7 +186,7 @@ def _check_there(path, task):
         f"--data_dir wants the folder of GLUE's {task.name} ({', '.join(task.files.values())}; "
         "docs/tasks.md says where to download it)"
     )
-    demo = "; --demo takes this repository's own" if task == SST2 else ""
+    demo = "; this repository has one in demo/SST-2" if task == SST2 else ""
     raise UserError(
         f"{path}: no such file; "
         + (f"of {some(others)} there, give the right one this name" if others else wanted + demo)

@@ -47,13 +47,13 @@ class Scored(NamedTuple):
 
 class Figure(NamedTuple):
     """`values` makes keys of eval.json from a Scored, `line` the text to print from all of
-    eval.json, "" where there is nothing to say. Rows that are `verbose` are printed with --verbose
-    only."""
+    eval.json, "" where there is nothing to say. Lines of rows that are `detail` stand on the page
+    of --report alone."""
 
     name: str
     values: Callable
     line: Callable
-    verbose: bool = False
+    detail: bool = False
 
 
 def _file(s):
@@ -341,7 +341,7 @@ FIGURES = (
         "runs",
         lambda s: {},
         _runs_line,
-        verbose=True,
+        detail=True,
     ),
     Figure(
         "stages",
@@ -351,7 +351,7 @@ FIGURES = (
             "{forward:.2f}, "
             "copy out {copy_out:.3f}, end to end {end_to_end:.2f} s"
         ).format(**r["seconds"]),
-        verbose=True,
+        detail=True,
     ),
     Figure(
         "padding",
@@ -360,7 +360,7 @@ FIGURES = (
             f"{100 * r['padding']:.1f} % of {r['positions']:,} token positions "
             f"({r['sentences_per_row']:.2f} sentences a row)"
         ),
-        verbose=True,
+        detail=True,
     ),
     Figure(
         "compute",
@@ -369,9 +369,9 @@ FIGURES = (
             f"{r['nominal_gflop_per_second']:.0f} GFLOP/s nominal "
             f"({r['nominal_gflop_per_row']:.2f} GFLOP a row, the mean)"
         ),
-        verbose=True,
+        detail=True,
     ),
-    Figure("machine", lambda s: s.host, _machine_line, verbose=True),
+    Figure("machine", lambda s: s.host, _machine_line, detail=True),
     Figure("digests", _digests, lambda r: ""),
 )
 
@@ -385,9 +385,9 @@ def report(scored):
     return {**result, "manifest": scored.saved.manifest}
 
 
-def lines(report, verbose=False):
-    """(name, text) of each line to print."""
-    shown = [(f.name, f.line(report)) for f in FIGURES if verbose or not f.verbose]
+def lines(report, detail=False):
+    """(name, text) of each line to print, or of all lines."""
+    shown = [(f.name, f.line(report)) for f in FIGURES if detail or not f.detail]
     return [(name, line) for name, line in shown if line]
 
 

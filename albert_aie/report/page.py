@@ -42,7 +42,7 @@ def of_evaluation(result, logits, examples, compared=()):
         plots.picture("Latency", f"{timed}, warmed up", plots.histogram, result),
         plots.picture("Tokens in a row", ROWS, plots.padding, [("this run", result)]),
     ]
-    summary = [*lines(result, verbose=True), *compared]
+    summary = [*lines(result, detail=True), *compared]
     page = {"title": f"ALBERT on {result['task']}", "summary": summary}
     if result["random_weights"] or examples.labels is None or examples.task.regression:
         return render(**page, plots=drawn)

@@ -92,7 +92,7 @@ class Comparison:
         allowed = {"allowed_flips": self.allowed_flips, "allowed_ties": self.allowed_ties}
         return {**verdict, **allowed}
 
-    def lines(self, verbose=False):
+    def lines(self):
         """(name, text) of each line to print."""
         gate = GATES[self.precision]
         relative = "none" if math.isinf(gate.relative) else f"{gate.relative:.0e}"
@@ -111,12 +111,6 @@ class Comparison:
                 "ties",
                 f"{self.ties} more labels differ where the reference's own two largest logits are "
                 f"as good as equal (gate {self.allowed_ties})",
-            )
-        if verbose:
-            yield (
-                "",
-                f"max abs {self.max_abs:.2e}, mean abs {self.mean_abs:.2e}, "
-                f"worst cosine {self.worst_cosine:.6f}",
             )
         if self.not_finite:
             yield "not finite", f"{self.not_finite} of the sentences; each counts as a label flip"

@@ -45,13 +45,13 @@ def find(folder, rows, huggingface, tokenizer_file=None, upstream_dir=None, kind
         raise UserError(
             f"{files[0].path}: has {files[0].load().vocab_size} pieces, but the "
             f"checkpoint's vocab_size is {rows}; give the tokenizer that it was trained with "
-            "(--spm_model_file names a sentencepiece model, --vocab_file a vocab.txt)"
+            "(--tokenizer names a file)"
         )
     if len({file.data for file in fitting}) > 1:
         raise UserError(
             f"{folder}: has no tokenizer, and different ones fit it "
             f"({some(str(file.path) for file in fitting)}); name the one it was trained with by "
-            "--spm_model_file or --vocab_file"
+            "--tokenizer"
         )
     other = [kind for kind in KINDS if kind != fitting[0].kind]
     with contextlib.suppress(UserError):  # one that is of no use cannot disagree
@@ -94,8 +94,8 @@ def _none_here(folder, kinds, upstream_dir):
     where = f" or in {upstream_dir}/prev_trained_model/*/" if upstream_dir else ""
     other = " (--tokenizer json takes its tokenizer.json)" if _files(folder, ("json",)) else ""
     return (
-        f"{folder}: no {names} here{where}; name the sentencepiece model with --spm_model_file or "
-        f"the vocab.txt with --vocab_file{other}"
+        f"{folder}: no {names} here{where}; name the sentencepiece model or the vocab.txt by "
+        f"--tokenizer{other}"
     )
 
 
