@@ -27,22 +27,39 @@ from . import (
 PACKAGES = ("torch_aie", "mindietorch")
 TITLE = "Ascend (--backend aie)"
 PRECISIONS = {"fp16": "FP16", "fp32": "FP32"}  # names of the package's PrecisionPolicy
-INPUT_DTYPES = ("int32", "int64")
 LOADS = "torch"
 GRAPH = "upstream"  # albert_pytorch's model is what is known to compile on a 310P3
 BLOBS = ()
+# {setting of the compiler: {as the flag has it: value}}, the first the default. A batch of int64 is
+# narrowed to input_dtype; require_full_compilation fails rather than leave an operator to the host.
+COMPILER = {
+    "optimization_level": {"0": 0, "1": 1, "2": 2},
+    "input_dtype": {"int32": "int32", "int64": "int64"},
+    "require_full_compilation": {"false": False, "true": True},
+}
+
+
+def compiler_settings(text):
+    """{name: value} of COMPILER from the value of --aie_compile, with its defaults."""
+    found = {name: next(iter(values.values())) for name, values in COMPILER.items()}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if value not in COMPILER.get(name, ()):
+            known = ", ".join(f"{name}={'|'.join(values)}" for name, values in COMPILER.items())
+            raise UserError(f"--aie_compile {part}: is none of {known}")
+        found[name] = COMPILER[name][value]
+    return found
+
+
 OPTIONS = (
     Option("device_id", "number of the card", ("export", "evaluate"), 0, minimum=0),
     Option("soc_version", "chip to compile for", default="Ascend310P3", type=str),
-    Option("optimization_level", "of the compiler", default=0, choices=(0, 1, 2)),
     Option(
-        "aie_input_dtype",
-        "what the compiled program takes; a batch of int64 is narrowed to it",
-        default="int32",
-        type=str,
-        choices=INPUT_DTYPES,
+        "aie_compile",
+        "NAME=VALUE,...: settings of its compiler, of optimization_level 0 to 2, input_dtype int32 "
+        "or int64, require_full_compilation true",
+        type=compiler_settings,
     ),
-    Option("require_full_compilation", "fail rather than leave an operator to the host", type=bool),
     Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=1),
 )
 LOGS = (
@@ -80,13 +97,16 @@ def compile(module, inputs, target, calibration=None):
 
     chosen = settings(target, "export")
     aie = _use(chosen["device_id"])
-    dtype = getattr(torch, chosen["aie_input_dtype"])
+    compiler = chosen["aie_compile"] or compiler_settings("")
+    input_dtype = compiler["input_dtype"]
+    dtype = getattr(torch, input_dtype)
     program = graph.trace(module, tuple(tensor.to(dtype) for tensor in inputs))
     operators = graph.operators(program)
-    options = {name: chosen[name] for name in ("soc_version", "optimization_level")}
-    if chosen["require_full_compilation"]:
+    options = {"soc_version": chosen["soc_version"]}
+    options["optimization_level"] = compiler["optimization_level"]
+    if compiler["require_full_compilation"]:
         options["require_full_compilation"] = True
-    if chosen["aie_input_dtype"] == "int64":
+    if input_dtype == "int64":
         options["truncate_long_and_double"] = True
     nd = aie.TensorFormat.ND
     try:
@@ -104,7 +124,7 @@ def compile(module, inputs, target, calibration=None):
         operators,
         {aie.__name__: getattr(aie, "__version__", "unknown")},
         requires=[aie.__name__],
-        options={**options, "input_dtype": chosen["aie_input_dtype"]},
+        options={**options, "input_dtype": input_dtype},
     )
 
 
@@ -144,7 +164,7 @@ class Runner:
         self._torch, self._artifact, self._aie = torch, artifact, aie
         self.device = f"npu:{device_id}"
         dtype = artifact.manifest["options"].get("input_dtype")
-        if dtype not in INPUT_DTYPES:
+        if dtype not in tuple(COMPILER["input_dtype"]):
             raise contradiction(artifact, f"inputs of {dtype}, which no program takes")
         self._dtype = getattr(torch, dtype)
         self._program = artifact.program(None).eval()
