@@ -6,7 +6,7 @@ this project, and the ceiling. Each is made from a plan.Engine in a process of i
     dense(batch_size)  seconds of one forward of batch_size full rows of LENGTH tokens
     flops(lengths)     matrix-product FLOPs that one pass over sentences of these lengths executes
 
-All hold the same weights, read by albert_aie.checkpoint, and the same tokenizer.
+All hold the same weights, read by albert_aie.albert.checkpoint, and the same tokenizer.
 """
 
 import copy

@@ -25,6 +25,7 @@ from albert_aie.albert import flops
 from albert_aie.base import files
 from albert_aie.base.errors import UserError, some
 from albert_aie.base.files import json_text
+from albert_aie.base.shapes import slots_of
 from albert_aie.cli import arguments, console, parsing
 from albert_aie.data import datasets, tasks
 from albert_aie.report import figures
@@ -130,7 +131,7 @@ def facts(args, sentences):
     """Tokens of each sentence, FLOPs of a nominal row, and sentences that a packed one holds."""
     checkpoint, tokenizer = plan.load(args.pth_dir)
     lengths = [len(tokenizer.encode(sentence, plan.LENGTH).ids) for sentence in sentences]
-    packed = batching.pack(lengths, {plan.LENGTH: batching.slots_of(plan.LENGTH)})
+    packed = batching.pack(lengths, {plan.LENGTH: slots_of(plan.LENGTH)})
     nominal = flops.flops_per_row(vars(checkpoint.config), plan.LENGTH)
     per_row = len(lengths) / len(packed)
     return dict(lengths=lengths, nominal_flops_per_row=nominal, sentences_per_row=per_row)

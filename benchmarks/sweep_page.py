@@ -1,5 +1,5 @@
 """The page of a sweep: throughput and latency against the batch size, accuracy against speed with
-the gates, tokens in a row. Colours and frame are those of albert_aie/plots.py and page.py."""
+the gates, tokens in a row. Colours and frame are those of albert_aie/report."""
 
 import numpy
 

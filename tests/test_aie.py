@@ -21,7 +21,7 @@ from helpers import (
     traced,
 )
 
-from albert_aie.albert import graph, references
+from albert_aie.albert import fused, graph, references
 from albert_aie.albert.checkpoint import load
 from albert_aie.backends.aie import form
 from albert_aie.base.shapes import Shape
@@ -90,8 +90,11 @@ def test_export_compares_in_a_fresh_process_and_all_872_rows_are_scored(flow):
 
 SWAP = """
 import sys, numpy
-from albert_aie import UserError, artifact, backends, batching, text
-saved = artifact.open_pt(sys.argv[1])
+from albert_aie import backends
+from albert_aie.artifact import pt_file
+from albert_aie.base.errors import UserError
+from albert_aie.run import batching
+saved = pt_file.open_pt(sys.argv[1])
 runner = backends.get("aie").load(saved, backends.Target("aie", "npu", "fp16"))
 encode = saved.tokenizer.load().encode
 encoded = [encode(t, 64) for t in ("a fine film .", "dull and long", "no") * 11][:32]
@@ -201,9 +204,8 @@ def test_options_pass_the_comparison_and_stand_in_the_manifest(tmp_path, tiny, s
 def test_a_wrong_constant_fails_the_comparison(tmp_path, tiny, sentences):
     """A mask of finfo.min is infinite in fp16 and makes NaN of every logit: exit 1, not a file that
     looks fine."""
-    change = (
-        "import torch; from albert_aie import graph; graph.MASKED = torch.finfo(torch.float).min"
-    )
+    change = "import torch; from albert_aie.albert import fused; "
+        "fused.MASKED = torch.finfo(torch.float).min"
     given = {"backend": "aie", "graph": "fused", "compare_cpu": True, **SMALL}
     folders = {"pth_dir": tiny, "save_dir": tmp_path, "data_dir": sentences}
     run = changed(change, EXPORT, **folders, **given)
@@ -226,7 +228,7 @@ def test_every_product_with_a_weight_has_two_dimensions(tiny, monkeypatch):
         ranks.append(x.dim())
         return real(x, *weights)
 
-    monkeypatch.setattr(graph.F, "linear", linear)
+    monkeypatch.setattr(fused.F, "linear", linear)
     module = graph.build(checkpoint, "fused", Shape(4, 32), form=form("fp16"))
     module(*graph.example_inputs(checkpoint.config, Shape(4, 32)))
     assert len(ranks) == 4 * checkpoint.config.num_hidden_layers + 2 and set(ranks) == {2}
@@ -235,13 +237,13 @@ def test_every_product_with_a_weight_has_two_dimensions(tiny, monkeypatch):
 def test_the_mask_is_expanded_once(tiny, monkeypatch):
     """To [batch, 1, seq, seq] by one addition, as the vendor's ONNX route has it; every layer but
     the last adds that."""
-    checkpoint, real, masks, additions = load(tiny), graph.FusedAlbert._layer, [], []
+    checkpoint, real, masks, additions = load(tiny), fused.FusedAlbert._layer, [], []
 
     def layer(*given):
         masks.append([*map(int, given[-2].shape)])
         return real(*given)
 
-    monkeypatch.setattr(graph.FusedAlbert, "_layer", layer)
+    monkeypatch.setattr(fused.FusedAlbert, "_layer", layer)
     for written in (graph.PLAIN, form("fp16")):
         program = traced(checkpoint, Shape(4, 32), form=written)
         additions.append(graph.operators(program)["aten::add"])
@@ -263,7 +265,7 @@ def test_the_upstream_graph_returns_the_reference_s_logits_bare(tiny, sentences)
 
 
 TUPLE = """
-from albert_aie.upstream import UpstreamAlbert
+from albert_aie.albert.upstream import UpstreamAlbert
 bare = UpstreamAlbert.forward
 UpstreamAlbert.forward = lambda *inputs: (bare(*inputs),)
 """

@@ -557,7 +557,7 @@ def test_a_temporary_that_is_another_writers_is_never_opened(tmp_path, monkeypat
 
 WRITER = """
 import sys, time
-from albert_aie.files import replacing
+from albert_aie.base.files import replacing
 with replacing(sys.argv[1]) as temporary:
     temporary.write_bytes(b"half")
     print(temporary.name, flush=True)

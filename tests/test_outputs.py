@@ -69,7 +69,7 @@ WRITERS = {  # all that writes a user's FILE ends in files.replacing
     "page": lambda path: page.write(path, "text"),
     "sweep": lambda path: sweep.save(path, "text"),
     "comparison": lambda path: console.conclude(
-        [SimpleNamespace(lines=lambda _: (), passed=True, flips=0, relative=0, precision="fp32",
+        [SimpleNamespace(lines=lambda: (), passed=True, flips=0, relative=0, precision="fp32",
                          verdict=lambda: {"text": 1})],
         SimpleNamespace(compare_output=path),
     ),
@@ -170,7 +170,7 @@ def test_what_finds_no_room_names_its_file_and_leaves_the_old_one(tmp_path, expo
 
 TO_STDOUT = """
 import sys
-from albert_aie.files import check_writable, replacing
+from albert_aie.base.files import check_writable, replacing
 print("before", flush=True)
 check_writable(sys.argv[1])
 with replacing(sys.argv[1]) as temporary:

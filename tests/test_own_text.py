@@ -516,7 +516,7 @@ def test_an_openvino_file_answers_without_torch(tiny, tmp_path, export):
     )
     code = """
 import sys
-from albert_aie.classifier import Classifier
+from albert_aie import Classifier
 with Classifier(sys.argv[1]) as classify:
     print(classify(["a fine film"])[0].label)
 print([name for name in ("torch", "transformers", "sklearn", "scipy") if name in sys.modules])
@@ -688,7 +688,7 @@ def test_what_is_no_text_is_named_by_its_row(exported, given, words):
 
 def test_a_closed_classifier_and_that_of_another_process_say_so(exported, monkeypatch):
     classify = Classifier(exported)
-    monkeypatch.setattr("albert_aie.classifier.os.getpid", lambda: 1)  # as in a forked child
+    monkeypatch.setattr("albert_aie.run.classifier.os.getpid", lambda: 1)  # as in a forked child
     with pytest.raises(UserError, match="loaded in another process, of which this one is a fork"):
         classify("a fine film")
     monkeypatch.undo()

@@ -7,6 +7,7 @@ from helpers import SPM, logits, tokens, traced
 
 from albert_aie.albert import graph, references
 from albert_aie.albert.checkpoint import load
+from albert_aie.albert.fused import Form
 from albert_aie.base.encoding import Encoded
 from albert_aie.base.shapes import Shape, packed
 from albert_aie.run.batching import batches, pack
@@ -90,7 +91,7 @@ def test_an_ordinary_mask_gives_the_ordinary_answer_in_slot_1(tiny, sst2):
 @pytest.mark.parametrize("free_sizes", [False, True])
 def test_positions_are_exact_in_bf16_beyond_256(tiny, free_sizes):
     """bf16 counts 256, 256, 258: the count is taken in float32 whatever the module's dtype."""
-    form = graph.Form(free_sizes=free_sizes)
+    form = Form(free_sizes=free_sizes)
     module = graph.build(load(tiny), "fused", packed(1, 512), form=form).to(torch.bfloat16)
     for length in (512, 200) if free_sizes else (512,):
         counts = length - 112, 100, 12

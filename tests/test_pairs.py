@@ -131,7 +131,7 @@ def test_other_segments_of_the_same_ids_fail_the_comparison(monkeypatch):
         monkeypatch.setattr(
             references, "tokenizer", lambda *_, theirs=theirs: (lambda *_: theirs, "")
         )
-        checkpoint = SimpleNamespace(tokenizer=None, random=False)
+        checkpoint = SimpleNamespace(tokenizer=None, config=SimpleNamespace(random_weights=False))
         (made,) = compare.against_reference([logits], saved, checkpoint, given, None, len)
         assert (made.other_ids, made.passed) == (int(not passed), passed)
 

@@ -21,7 +21,7 @@ from albert_aie.base.errors import UserError
 SMALL = {"batch_size": 4, "max_seq_length": 32}
 FILE = "albert_seq32_bs4.pt"
 SIGNALS = [signal.SIGKILL, signal.SIGTERM]
-HELD = "import sys, time; from albert_aie import process; print('begun', flush=True); "
+HELD = "import sys, time; from albert_aie.base import process; print('begun', flush=True); "
 
 
 def running(session):
@@ -110,7 +110,7 @@ def test_each_half_of_end_with_parent_is_enough(half):
         "prctl": "process.threading.Thread.start = lambda self: None; ",
         "thread": "process.sys = type('', (), {'platform': 'elsewhere'}); ",
     }
-    code = f"from albert_aie import process; {without[half]}process.end_with_parent(); "
+    code = f"from albert_aie.base import process; {without[half]}process.end_with_parent(); "
     arguments = (f"{code}print('ready', flush=True); import time; time.sleep(600)",)
     child = f"Process(target=exec, args={arguments!r})"
     caller = start(

@@ -35,7 +35,9 @@ def compiled(**changed):
 def test_every_key_of_a_manifest(tiny):
     found = checkpoint.load(tiny).named(TASKS["SST-2"])
     target = Target("aie", "npu", "fp16", {"level": 1})
-    model = SimpleNamespace(checkpoint=found, graph_name="fused", free_sizes=False)
+    model = SimpleNamespace(
+        checkpoint=found, graph_name="fused", free_sizes=False, upstream_commit=None
+    )
     ratios = {"fp16": 2.5, "fp32": 1.0}
     made = describe(model, compiled(), target, Shape(4, 32, 8), ratios, TASKS["SST-2"])
     created = made.pop("created")
@@ -79,7 +81,9 @@ def test_every_key_of_a_manifest(tiny):
 def test_a_path_that_is_not_utf8_is_written_as_far_as_it_can_be(tiny):
     found = checkpoint.load(tiny).named(TASKS["SST-2"])
     found = replace(found, origin="a\udcffb")
-    model = SimpleNamespace(checkpoint=found, graph_name="fused", free_sizes=True)
+    model = SimpleNamespace(
+        checkpoint=found, graph_name="fused", free_sizes=True, upstream_commit=None
+    )
     made = describe(model, compiled(), Target("torchscript", "cpu", "fp32"), Shape(1, 8))
     assert made["free_sizes"] is True and made["measured"] is None and made["slots"] == 0
     assert made["source"]["checkpoint"] == "a\\udcffb"
@@ -88,7 +92,9 @@ def test_a_path_that_is_not_utf8_is_written_as_far_as_it_can_be(tiny):
 def test_a_manifest_names_upstreams_commit_and_the_task_of_the_model(tiny):
     found = checkpoint.load(tiny).named(TASKS["SST-2"])
     target = Target("torchscript", "cpu", "fp32")
-    model = SimpleNamespace(checkpoint=found, graph_name="upstream", free_sizes=False)
+    model = SimpleNamespace(
+        checkpoint=found, graph_name="upstream", free_sizes=False, upstream_commit="46de9ec"
+    )
     made = describe(model, compiled(), target, Shape(1, 8), task=TASKS["MNLI-MM"])
     assert made["source"]["upstream_commit"] == "46de9ec"
     assert made["task"] == "MNLI" and made["slots"] == 0
@@ -211,7 +217,7 @@ def test_no_reference_is_one_sentence_before_the_work(tiny, monkeypatch, tmp_pat
     )
     run = export(pth_dir=tiny, save_dir=tmp_path, compare_cpu=True, prefix_dir=tmp_path)
     assert refused(run, words) and not list(tmp_path.iterdir())
-    references.check(ROOT / "tests" / "stub_upstream")
+    compare.check_reference(ROOT / "tests" / "stub_upstream")
 
 
 def test_a_fresh_process_loads_runs_and_closes(monkeypatch):
@@ -234,7 +240,7 @@ def test_a_fresh_process_loads_runs_and_closes(monkeypatch):
             raise UserError("b")
         return SimpleNamespace(logits=len(shapes))
 
-    monkeypatch.setattr(evaluate.artifact, "open_all", lambda paths: {"a.pt": saved}[paths[0]])
+    monkeypatch.setattr(evaluate.pt_file, "open_all", lambda paths: {"a.pt": saved}[paths[0]])
     monkeypatch.setattr(evaluate.backends, "load", load)
     monkeypatch.setattr(evaluate, "evaluate", run)
     wanted = [("batch 1 x 8 tokens", 1), ("batch 2 x 8 16 tokens", 2)]

@@ -12,7 +12,7 @@ from albert_aie.backends import Output
 from albert_aie.base.choose_shapes import SINGLE, Grid
 from albert_aie.base.encoding import Encoded
 from albert_aie.base.errors import UserError
-from albert_aie.base.shapes import Shape, packed
+from albert_aie.base.shapes import Shape, describe, packed
 from albert_aie.cli import arguments
 from albert_aie.run import batching, evaluate
 
@@ -296,8 +296,8 @@ def test_shapes_from_their_flags():
     assert shapes([4, 1], [7], pack=True) == (Shape(1, 7, 2), Shape(4, 7, 2))
     several = (Shape(1, 16), Shape(8, 16), Shape(1, 64), Shape(8, 64))
     assert shapes([8, 1, 8], [64, 16, 16]) == several
-    assert batching.describe(several) == "batch 1 8 x 16 64 tokens"
-    assert batching.describe([packed(4, 8)]) == "batch 4 x 8 tokens, up to 2 sentences a row"
+    assert describe(several) == "batch 1 8 x 16 64 tokens"
+    assert describe([packed(4, 8)]) == "batch 4 x 8 tokens, up to 2 sentences a row"
     assert (str(Shape(4, 8)), Shape(4, 8).inputs) == ("batch 4 x 8 tokens", (4, 8))
     with pytest.raises(UserError, match="^--pack: a packed row has one length"):
         shapes([4], [64, 128], pack=True)

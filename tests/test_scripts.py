@@ -10,7 +10,7 @@ import torch
 from helpers import ROOT, flags, python, write_checkpoint
 
 from albert_aie import backends
-from albert_aie.albert import graph
+from albert_aie.albert import fused, graph
 from albert_aie.base.errors import UserError
 from albert_aie.run.evaluate import logits_in_fresh_process
 from benchmarks import random_weights
@@ -165,12 +165,12 @@ def test_the_published_program_is_held_to_the_gate_too(
 ):
     """Of a file whose chosen rows, or whose program for torch.jit.load, computes something else."""
     methods = {"Rows": "rows_and_places", "FusedAlbert": "forward"}
-    real = getattr(graph.FusedAlbert, methods[wrong])
+    real = getattr(fused.FusedAlbert, methods[wrong])
 
     def shifted(self, ids, mask, types):
         return real(self, ids, mask, 1 - types)
 
-    monkeypatch.setattr(graph.FusedAlbert, methods[wrong], shifted)
+    monkeypatch.setattr(fused.FusedAlbert, methods[wrong], shifted)
     told = tmp_path / "it.json"
     given = {"pth_dir": tiny, "data_dir": sentences, "compare_cpu": True, "compare_output": told}
     run = export(save_dir=tmp_path, backend=engine, precision="fp32", **given, **SMALL)

@@ -65,7 +65,7 @@ def test_a_closed_stream_is_no_file_that_is_opened_later(tmp_path, tiny):
     library writes to stderr."""
     code = """
 import os, sys
-from albert_aie import terminal
+from albert_aie.base import terminal
 terminal.prepare()
 with open(sys.argv[1], "w") as file:
     os.write(2, b"a library's message")
@@ -121,9 +121,8 @@ def test_wrong_flags_are_one_line_without_usage(export, evaluate):
 
 
 def test_warnings_are_shown_to_who_asks(tmp_path):
-    code = (
-        "from albert_aie import terminal; import warnings; terminal.prepare(); warnings.warn('x')"
-    )
+    code = "from albert_aie.base import terminal; import warnings; "
+        "terminal.prepare(); warnings.warn('x')"
     for options, shown in (([], False), (["-W", "default"], True)):
         done = subprocess.run(
             [sys.executable, *options, "-c", code], cwd=ROOT, capture_output=True, text=True

@@ -175,7 +175,7 @@ def hyphens(tmp_path):
     "flags, used, other, who",
     [
         ({}, "json", "spm", "by transformers' PreTrainedTokenizerFast"),
-        ({"tokenizer": "spm"}, "spm", "json", "by albert_aie/text.py"),
+        ({"tokenizer": "spm"}, "spm", "json", "by albert_aie/text"),
     ],
 )
 def test_of_two_files_that_disagree_an_example_and_the_one_used_are_named(
@@ -323,7 +323,7 @@ def test_the_reference_tokenizes_by_the_code_that_knows_how(saved_by, tiny, tmp_
     """By albert_pytorch where there is a checkout, by transformers where there is a tokenizer.json,
     else by our own code."""
     stub = ROOT / "tests" / "stub_upstream"
-    own = "albert_aie/text.py, not compared with other code"
+    own = "albert_aie/text, not compared with other code"
     for folder, upstream_dir, who in (
         (tiny, stub, f"albert_pytorch in {stub}"),
         (tiny, tmp_path, own),

@@ -18,7 +18,7 @@ def flops_per_row(config, max_seq_length):
 
 def executed_flops_per_row(config, shape):
     """Matrix-product FLOPs that the fused graph executes for a row of `shape`: all layers but the
-    first and the last in full (see graph.FusedAlbert). 20.15 GFLOP for ALBERT-base at 128."""
+    first and the last in full (see fused.FusedAlbert). 20.15 GFLOP for ALBERT-base at 128."""
     h, s, n = config["hidden_size"], shape.max_seq_length, shape.slots or 1
     layer = 4 * h * h + 2 * h * config["intermediate_size"]
     full = config["num_hidden_layers"] - 1

@@ -52,7 +52,7 @@ class FusedAlbert(nn.Module):
     mean nothing.
 
     `forward` is the program of the shape that the module was made for. With free sizes that is
-    always the plain one, and `rows` is the packed one; K follows from S (batching.slots_of).
+    always the plain one, and `rows` is the packed one; K follows from S (shapes.slots_of).
 
     Shapes at line ends: B rows, S tokens of a row, K sentences of a row (1 unless packed), E
     embedding size, H hidden size, N heads of D numbers each."""

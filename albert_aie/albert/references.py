@@ -28,7 +28,7 @@ def tokenizer(file, upstream_dir=None):
         return upstream_tokenizer(file, upstream_dir), f"albert_pytorch in {upstream_dir}"
     if file.kind == "wordpiece":
         return bert_tokenizer(file), "transformers' BertTokenizer"
-    return file.load().encode, "albert_aie/text.py, not compared with other code"
+    return file.load().encode, "albert_aie/text, not compared with other code"
 
 
 def as_upstream(file):

@@ -9,7 +9,7 @@ unavailable(device) -> Unavailable or None      why this machine cannot run it t
 candidates(device) -> tuple    precisions that may be the default, the first if it is faster than
                                the last by as much as `FASTER` says
 check(target)                  raises UserError, before any work, for what it cannot compile
-form(precision) -> graph.Form  how our fused graph is written down for it, and whether one program
+form(precision) -> fused.Form  how our fused graph is written down for it, and whether one program
                                serves every shape
 grid(precision)                choose_shapes.Grid, where it does
 compile(module, inputs, target, calibration) -> Compiled

@@ -164,7 +164,7 @@ class Runner:
         self._torch, self._artifact, self._aie = torch, artifact, aie
         self.device = f"npu:{device_id}"
         dtype = artifact.manifest["options"].get("input_dtype")
-        if dtype not in tuple(COMPILER["input_dtype"]):
+        if dtype not in COMPILER["input_dtype"]:
             raise contradiction(artifact, f"inputs of {dtype}, which no program takes")
         self._dtype = getattr(torch, dtype)
         self._program = artifact.program(None).eval()

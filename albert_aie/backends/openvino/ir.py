@@ -31,7 +31,7 @@ def read(xml, weights):
 
 
 def specialised(model, shape):
-    """A copy of the model for one batching.Shape: int64 [rows, length] three times -> float32
+    """A copy of the model for one Shape: int64 [rows, length] three times -> float32
     [rows, slots, class]. Where each row carries one sentence, of one slot, its places are
     constants, and what they would be computed from falls away. Raises RuntimeError where the model
     does not take the shape."""

@@ -1,0 +1,82 @@
+"""The parser of every script and benchmark, and the types of its flags' values."""
+
+import argparse
+import re
+
+from ..base.errors import UserError
+from ..base.shapes import TOKENS
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UserError where argparse would print its usage and exit."""
+
+    def __init__(self, description):
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=form, allow_abbrev=False)
+
+    def error(self, message):
+        message = re.sub(r"^argument (\S+): ", r"\1 ", message)
+        for flag, reason in RETIRED.items():
+            if message.startswith(f"unrecognized arguments: {flag}"):
+                raise UserError(f"{flag}: {reason}")
+        raise UserError(f"{message}; --help lists the flags")
+
+
+def at_least(minimum):
+    """The type of a flag that takes whole numbers from `minimum` on."""
+
+    def whole_number(value):
+        try:
+            number = int(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{value}: not a whole number") from None
+        if number < minimum:
+            raise argparse.ArgumentTypeError(f"{value}: must be {minimum} or more")
+        return number
+
+    return whole_number
+
+
+def percent(value):
+    """The type of --max_flips: a share in percent."""
+    try:
+        number = float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value}: not a number") from None
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{value}: must be 0 to 100 (percent)")
+    return number
+
+
+LONGEST = 128  # tokens, the default of --max_seq_length
+
+
+# What flags were until file format 4, and what has become of it.
+ITSELF = "on openvino and torchscript the file chooses its rows by itself, on aie"
+
+
+RETIRED = {
+    "--slots": f"{ITSELF} a row carries one sentence for every 4 tokens; leave the flag out",
+    "auto": f"{ITSELF} name the lengths, such as 16 32 64 128",
+}
+
+
+def length(value):
+    """The type of --max_seq_length: a whole number from batching.TOKENS on."""
+    if value == "auto":
+        raise argparse.ArgumentTypeError(f"{value}: {RETIRED[value]}")
+    return at_least(TOKENS)(value)
+
+
+def label_map(value):
+    """The type of --label_map: "1=POSITIVE,0=NEGATIVE" -> {1: "POSITIVE", 0: "NEGATIVE"}."""
+    names = {}
+    for part in value.split(","):
+        number, _, name = part.partition("=")
+        number, name = number.strip(), name.strip()
+        if not (number.isdecimal() and name):
+            raise argparse.ArgumentTypeError(f"{part!r}: not NUMBER=NAME, such as 0=negative")
+        if int(number) in names:
+            raise argparse.ArgumentTypeError(f"{value}: names class {int(number)} twice")
+        names[int(number)] = name
+    return names
