@@ -121,8 +121,9 @@ def test_wrong_flags_are_one_line_without_usage(export, evaluate):
 
 
 def test_warnings_are_shown_to_who_asks(tmp_path):
-    code = "from albert_aie.base import terminal; import warnings; "
-        "terminal.prepare(); warnings.warn('x')"
+    code = (
+        "from albert_aie.base import terminal as t; import warnings as w; t.prepare(); w.warn('x')"
+    )
     for options, shown in (([], False), (["-W", "default"], True)):
         done = subprocess.run(
             [sys.executable, *options, "-c", code], cwd=ROOT, capture_output=True, text=True
