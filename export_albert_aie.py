@@ -17,7 +17,7 @@ from albert_aie.albert.layouts import UPSTREAM_COMMIT
 from albert_aie.base import choose_shapes, machine
 from albert_aie.base.errors import UserError
 from albert_aie.base.shapes import Shape, full_batch
-from albert_aie.cli import arguments, console, parsing
+from albert_aie.cli import arguments, console, export_arguments, parsing
 from albert_aie.data import datasets, tasks
 from albert_aie.run.compare import check_reference
 
@@ -49,8 +49,8 @@ def parse_args(argv):
         default="./",
         help="where albert_seq{S}_bs{B}.pt is written (default: %(default)s)",
     )
-    arguments.add_shape(parser)
-    arguments.add_target(parser)
+    export_arguments.add_shape(parser)
+    export_arguments.add_target(parser)
     arguments.add_comparison(parser)
     arguments.add_options(parser, "export")
     args = parser.parse_args(argv)
@@ -72,9 +72,9 @@ def run(args):
     engine = backends.get(target.backend)
     graph_name = graph.choose(args.graph, engine.GRAPH, args.pack, args.prefix_dir)
     free_sizes = graph.has_free_sizes(graph_name, engine.form(target.precision))
-    shapes = arguments.shapes(args, free_sizes)
+    shapes = export_arguments.shapes(args, free_sizes)
     checkpoint = read_checkpoint(args).named(task, args.label_map)
-    arguments.check_length(shapes, checkpoint.config)
+    export_arguments.check_length(shapes, checkpoint.config)
     for shape in shapes:
         machine.check_memory(shape, target.device, checkpoint.config.intermediate_size)
     sentences, held_out = [], []

@@ -53,7 +53,7 @@ def run(args):
     task = arguments.check_known(args, saved)
     for shape in saved.shapes:
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
-    timed = not own or own_text.measured(args)
+    timed = not own or own_text.wants_figures(args)
     console.note(backends.note_speed(saved, timed))
     if timed:
         return measure(args, own, saved, target, task)
@@ -62,30 +62,10 @@ def run(args):
 
 def measure(args, own, saved, target, task):
     """Predictions and figures of a task's files, or of the user's `own` text."""
-    from albert_aie.data import metrics
     from albert_aie.report import figures, page, results
-    from albert_aie.run import compare
-    from albert_aie.text.tokenizer_file import disagreement
 
-    arguments.folders(args, task)
-    if args.compare_cpu and not args.pth_dir:
-        raise UserError(
-            "--compare_cpu: name the checkpoint that the file was made from with --pth_dir"
-        )
-    metrics.check(task)
-    names = saved.classes(args.label_map)
-    if own:
-        examples, write_answers = own_text.read(args, task.of(names))
-    else:
-        examples = datasets.read(args.data_dir, args.split or "dev", task, args.label_names)
-    examples = examples.for_model(names)
-    console.note(examples.note)
-    if args.compare_cpu:
-        tokenizer_file, _ = arguments.tokenizer_file(args.tokenizer)
-        where = args.pth_dir, tokenizer_file, args.prefix_dir
-        checkpoint, note = compare.checkpoint_of(saved, *where)
-        console.note(note)
-        console.note(disagreement(checkpoint.tokenizer, examples.sentences))
+    examples, write_answers = read_examples(args, own, saved, task)
+    checkpoint = read_checkpoint(args, saved, examples) if args.compare_cpu else None
     outputs = results.paths(args.output_dir)
     page.check(args.report)
     arguments.check_outputs(*outputs, args.compare_output, args.output, args.report)
@@ -97,30 +77,20 @@ def measure(args, own, saved, target, task):
         host = figures.hosted(target.device, args.command)
         scored = figures.Scored(evaluation, saved, classify.runner, examples, load, host)
         result = figures.report(scored)
-    paths = []
     if args.output_dir:  # before anything is printed: a terminal may fail
-        paths = results.write(args.output_dir, result, evaluation.logits, examples)
+        results.write(args.output_dir, result, evaluation.logits, examples)
     if args.output:
         write_answers(classify.names, answers(evaluation.logits, classify.names))
-        paths.append(args.output)
+        outputs.append(args.output)
     for name, line in figures.lines(result):
         console.say(name, line)
-    if paths:
-        console.say("wrote", "\n".join(map(str, paths)))
-    compared = []
-    code = 0 if result["sentences_scored"] == result["sentences_total"] else 1
-    if args.compare_cpu:
-        made = compare.against_reference(
-            [evaluation.logits[: args.compare_rows]],
-            saved,
-            checkpoint,
-            examples.first(args.compare_rows),
-            args.prefix_dir,
-            console.bar,
-        )
-        code = max(code, console.conclude(made, args))
-        compared = made[0].lines()
-        result = {**result, "comparison": made[0].verdict()}
+    if outputs:
+        console.say("wrote", "\n".join(map(str, outputs)))
+    code, compared = 0 if result["sentences_scored"] == result["sentences_total"] else 1, []
+    if checkpoint:
+        comparison, failed = compare_cpu(args, saved, checkpoint, examples, evaluation.logits)
+        code, compared = max(code, failed), comparison.lines()
+        result = {**result, "comparison": comparison.verdict()}
         if args.output_dir:
             results.write(args.output_dir, result, evaluation.logits, examples)
     if args.report:
@@ -131,19 +101,63 @@ def measure(args, own, saved, target, task):
     return code
 
 
+def read_examples(args, own, saved, task):
+    """(Examples of the task's files or of the user's `own` text, function that writes their
+    answers to --output)."""
+    from albert_aie.data import metrics
+
+    arguments.folders(args, task)
+    metrics.check(task)
+    names, write_answers = saved.classes(args.label_map), None
+    if own:
+        examples, write_answers = own_text.read(args, task.of(names))
+    else:
+        examples = datasets.read(args.data_dir, args.split or "dev", task, args.label_names)
+    examples = examples.for_model(names)
+    console.note(examples.note)
+    return examples, write_answers
+
+
+def read_checkpoint(args, saved, examples):
+    """The Checkpoint that the file was made from, to compare with."""
+    from albert_aie.run import compare
+    from albert_aie.text.tokenizer_file import disagreement
+
+    if not args.pth_dir:
+        raise UserError(
+            "--compare_cpu: name the checkpoint that the file was made from with --pth_dir"
+        )
+    tokenizer_file, _ = arguments.tokenizer_file(args.tokenizer)
+    checkpoint, note = compare.checkpoint_of(saved, args.pth_dir, tokenizer_file, args.prefix_dir)
+    console.note(note)
+    console.note(disagreement(checkpoint.tokenizer, examples.sentences))
+    return checkpoint
+
+
+def compare_cpu(args, saved, checkpoint, examples, logits):
+    """(Comparison of the logits with the reference's, 1 where the gate fails, else 0)."""
+    from albert_aie.run import compare
+
+    given = saved, checkpoint, examples.first(args.compare_rows), args.prefix_dir, console.bar
+    (comparison,) = compare.against_reference([logits[: args.compare_rows]], *given)
+    return comparison, console.conclude([comparison], args)
+
+
 def answer(args, saved, target):
     """Labels of a user's own text, each as soon as it is known."""
     to_file = args.output not in (None, "-")
     arguments.check_outputs(args.output if to_file else None)
     started = time.perf_counter()
     with Classifier(saved, args.label_map, **target.options) as classify:
-        told = own_text.answer(classify, args)
+        counts = own_text.answer(classify, args)
     seconds = time.perf_counter() - started
     if to_file:
-        console.say("wrote", f"{args.output} (texts: {told.texts}, {seconds:.1f} s, load included)")
-    for line in told.notes(saved):
+        console.say(
+            "wrote", f"{args.output} (texts: {counts.texts}, {seconds:.1f} s, load included)"
+        )
+    for line in counts.notes(saved):
         console.note(line)
-    return 1 if told.unanswered else 0
+    return 1 if counts.unanswered else 0
 
 
 def main(argv=None):
