@@ -8,8 +8,8 @@ python run_aie_eval.py --aie_model_dir=albert_seq128_bs32.pt --text "a fine film
 import sys
 import time
 
-from albert_aie import backends
 from albert_aie.artifact import pt_file
+from albert_aie.backends import speed
 from albert_aie.base import machine
 from albert_aie.base.errors import UserError
 from albert_aie.cli import arguments, console, own_text, parsing
@@ -54,7 +54,7 @@ def run(args):
     for shape in saved.shapes:
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
     timed = not own or own_text.wants_figures(args)
-    console.note(backends.note_speed(saved, timed))
+    console.note(speed.note_speed(saved, timed))
     if timed:
         return measure(args, own, saved, target, task)
     return answer(args, saved, target)

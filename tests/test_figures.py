@@ -775,7 +775,7 @@ def test_openvino_is_read_back(monkeypatch, tmp_path):
         manifest={"precision": "bf16", "options": {}},
     )
     target = Target("openvino", "cpu", "bf16", {"threads": 2, "streams": 2})
-    runner = openvino.Runner(saved, target)
+    runner = openvino.OpenVinoRunner(saved, target)
     said = runner.precision, runner.threads, runner.streams, runner.precision_is
     assert said == ("fp32", 1, 1, "read back")
 

@@ -103,6 +103,7 @@ def _engine(s):
     return {
         "backend": s.saved.manifest["backend"],
         **{name: getattr(s.runner, name) for name in names},
+        **({"providers": s.runner.providers} if getattr(s.runner, "providers", None) else {}),
     }
 
 
@@ -302,6 +303,7 @@ FIGURES = (
         lambda r: (
             f"{r['backend']} on {r['device']}, precision {r['precision']} ({r['precision_is']})\n"
             f"{r['threads']} thread(s), {r['streams']} stream(s)"
+            + "".join(f", {name}" for name in r.get("providers", ()))
         ),
     ),
     Figure(
