@@ -14,6 +14,7 @@ from albert_aie import backends
 from albert_aie.albert.checkpoint import load
 from albert_aie.artifact import pt_file
 from albert_aie.backends import runner
+from albert_aie.backends.openvino import runner as openvino_runner
 from albert_aie.base import choose_shapes, machine
 from albert_aie.base.choose_shapes import CALL, CHOSEN, PADDED, SINGLE, Grid, choose
 from albert_aie.base.encoding import Encoded
@@ -282,14 +283,13 @@ def test_one_sentence_at_a_time_takes_the_shortest_row(tmp_path, tiny, sentences
 def test_an_engine_is_not_asked_while_it_computes(tmp_path, tiny, export, monkeypatch):
     """OpenVINO answers for its settings when no batch is in work: asked once a batch, two streams
     computed 0.89 times as many sentences."""
-    from albert_aie.backends import openvino
 
     export(pth_dir=tiny, save_dir=tmp_path, batch_size=2, max_seq_length=16, **ON)
     with Classifier(tmp_path / "albert_seq16_bs2.pt", streams=2) as classify:
         texts = ["a fine film", "dull"] * 20
         before = classify.evaluate(texts)
         monkeypatch.setattr(
-            openvino.OpenVinoRunner, "_any", lambda runner: pytest.fail("asked again")
+            openvino_runner.OpenVinoRunner, "_any", lambda runner: pytest.fail("asked again")
         )
         after = classify.evaluate(texts)
         assert classify.runner.streams == 2 and after.shapes == before.shapes

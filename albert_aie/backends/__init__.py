@@ -37,9 +37,7 @@ from typing import NamedTuple, Optional
 
 import numpy
 
-from ..base import choose_shapes, machine
 from ..base.errors import UserError
-from ..base.shapes import full_batch, slots_of
 
 __all__ = [
     "Compiled",

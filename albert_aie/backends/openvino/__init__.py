@@ -12,28 +12,13 @@ import contextlib
 import importlib
 import importlib.util
 import io
-import queue
 import sys
-import threading
-import time
-from functools import cached_property
-
-import numpy
 
 from ...base import machine
-from ...base.choose_shapes import SINGLE, Grid, choose, octave
-from ...base.errors import UserError, first_line, last_line
+from ...base.choose_shapes import Grid
+from ...base.errors import UserError, first_line
 from ...base.machine import THREADS
-from .. import (
-    Compiled,
-    Option,
-    Output,
-    Runner,
-    Unavailable,
-    check_precision,
-    manifest_mismatch,
-    settings,
-)
+from .. import Compiled, Option, Unavailable, check_precision
 from . import int8, ir
 
 # OpenVINO and NNCF tell Google Analytics what they are used for, from a process that importing them
