@@ -747,6 +747,7 @@ def test_openvino_is_read_back(monkeypatch, tmp_path):
         from openvino.runtime import opset13 as ops
 
     from albert_aie.backends import Target, openvino
+    from albert_aie.backends.openvino import runner as openvino_runner
 
     real = ov.Core()
     given = [ops.parameter([2, 3], numpy.int64) for _ in openvino.INPUTS]
@@ -775,7 +776,7 @@ def test_openvino_is_read_back(monkeypatch, tmp_path):
         manifest={"precision": "bf16", "options": {}},
     )
     target = Target("openvino", "cpu", "bf16", {"threads": 2, "streams": 2})
-    runner = openvino.OpenVinoRunner(saved, target)
+    runner = openvino_runner.OpenVinoRunner(saved, target)
     said = runner.precision, runner.threads, runner.streams, runner.precision_is
     assert said == ("fp32", 1, 1, "read back")
 
