@@ -102,10 +102,12 @@ def run(args):
     if not args.compare_cpu:
         return 0
     saved = pt_file.open_all(paths)
-    results = evaluate.logits_in_fresh_process(paths, target, examples.sentences)
-    names, logits = zip(*results)
-    given = saved, checkpoint, examples, args.prefix_dir, console.bar
-    return console.conclude(compare.against_reference(logits, *given), args, names)
+    with evaluate.logits_in_fresh_process(paths, target, examples.sentences) as answer:
+        given = saved, checkpoint, examples, args.prefix_dir, console.bar
+        reference = compare.reference_of(*given)  # meanwhile
+        names, logits = zip(*answer())
+    compared = compare.against_reference(logits, reference, saved, examples)
+    return console.conclude(compared, args, names)
 
 
 def choose_target(args):

@@ -590,11 +590,14 @@ def test_a_comparison_with_the_reference(monkeypatch, labels, random):
     monkeypatch.setattr(references, "logits", reference_logits)
     monkeypatch.setattr(references, "tokenizer", lambda *given: (theirs, f"{given}"))
     saved = SimpleNamespace(
-        shape=Shape(1, 8), tokenizer=SimpleNamespace(load=Ours), manifest={"precision": "int8"}
+        shape=Shape(1, 8),
+        tokenizer=SimpleNamespace(load=Ours),
+        manifest={"precision": "int8", "random_weights": random},
     )
-    checkpoint = SimpleNamespace(tokenizer="file", config=SimpleNamespace(random_weights=random))
+    checkpoint = SimpleNamespace(tokenizer="file")
     given = Examples(SST2, "dev.tsv", ["ab", "abc"], labels, [0, 1], SST2.classes)
-    (made,) = compare.against_reference([logits], saved, checkpoint, given, "tree", len)
+    reference = compare.reference_of(saved, checkpoint, given, "tree", len)
+    (made,) = compare.against_reference([logits], reference, saved, given)
     wanted = [Encoded([2, 2, 8, 3]), Encoded([2, 3, 8, 4])]
     assert asked == [((checkpoint, wanted, "tree"), {"progress": len})]
     assert (made.precision, made.reference, made.tokenizer) == (

@@ -232,14 +232,17 @@ def union(intervals):
     return total
 
 
+@contextlib.contextmanager
 def logits_in_fresh_process(paths, target, sentences):
-    """[(what, float32 [sentences, class])] of saved files of one model, loaded and run by a process
-    that knows nothing but the files. Of a file of free sizes: all sentences in chosen rows, and the
-    first PUBLISHED of them through the program that torch.jit.load gives. Of compiled files: an
-    entry for each batch size, since of several the greatest would take nearly all."""
+    """Gives a function that waits for [(what, float32 [sentences, class])] of saved files of one
+    model, loaded and run by a process that knows nothing but the files. Of a file of free sizes:
+    all sentences in chosen rows, and the first PUBLISHED of them through the program that
+    torch.jit.load gives. Of compiled files: an entry for each batch size, since of several the
+    greatest would take nearly all."""
     names = [str(path) for path in paths]
     try:
-        return process.call(_logits, names, target, sentences)
+        with process.calling(_logits, names, target, sentences) as answer:
+            yield answer
     except process.Died as how:
         raise UserError(
             f"{' '.join(names)}: the process that ran it for the comparison {how}; it is written: "
