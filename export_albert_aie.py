@@ -64,12 +64,13 @@ def run(args):
     from albert_aie.albert import graph
     from albert_aie.artifact import pt_file
     from albert_aie.data import metrics
-    from albert_aie.run import compare, evaluate
+    from albert_aie.run import compare, evaluate, om_kit
     from albert_aie.text.tokenizer_file import disagreement
 
     arguments.check_comparison(args)
     task = args.task_name
     target = choose_target(args)
+    om_kit.check(args.om_kit, target, args.soc_version)
     engine = backends.get(target.backend)
     graph_name = graph.choose(args.graph, engine.GRAPH, args.pack, args.prefix_dir)
     free_sizes = graph.has_free_sizes(graph_name, engine.form(target.precision))
@@ -82,8 +83,9 @@ def run(args):
     sentences, held_out = read_calibration(args, target, may_miss=random_weights)
     if args.compare_cpu:
         metrics.check(task)
-        examples = datasets.read(args.data_dir, task=task).for_model(checkpoint.config.label_names)
-        examples = examples.first(args.compare_rows)
+    if args.compare_cpu or args.om_kit:
+        whole = datasets.read(args.data_dir, task=task).for_model(checkpoint.config.label_names)
+        examples = whole.first(args.compare_rows)
         console.note(examples.note)
         console.note(disagreement(checkpoint.tokenizer, examples.sentences))
     paths = [Path(args.save_dir) / pt_file.file_name(shape) for shape in shapes]
@@ -99,9 +101,14 @@ def run(args):
             console.note(f"{path} is not written: {error}")
             return 1
         chosen = True  # files that belong together have one precision
-    if not args.compare_cpu:
+    if not (args.compare_cpu or args.om_kit):
         return 0
     saved = pt_file.open_all(paths)
+    if args.om_kit:
+        kit = saved, checkpoint, whole, args.soc_version, args.prefix_dir
+        console.say("om kit", om_kit.write(args.om_kit, *kit))
+    if not args.compare_cpu:
+        return 0
     with evaluate.logits_in_fresh_process(paths, target, examples.sentences) as answer:
         given = saved, checkpoint, examples, args.prefix_dir, console.bar
         reference = compare.reference_of(*given)  # meanwhile

@@ -11,6 +11,7 @@ import time
 from albert_aie.artifact import pt_file
 from albert_aie.backends import speed
 from albert_aie.base import machine
+from albert_aie.base.choose_shapes import CHOSEN
 from albert_aie.base.errors import UserError
 from albert_aie.cli import arguments, console, own_text, parsing
 from albert_aie.data import datasets
@@ -31,6 +32,11 @@ def parse_args(argv):
     arguments.add_label_names(add)
     own_text.add_flags(parser)
     arguments.add_rows(parser)
+    add(
+        "--om_results",
+        metavar="DIR",
+        help="score what ais_bench has written in a kit of --om_kit, instead of running the file",
+    )
     add = parser.add_argument_group("results").add_argument
     add(
         "--output_dir",
@@ -48,13 +54,16 @@ def parse_args(argv):
 def run(args):
     arguments.check_comparison(args)
     own = own_text.check(args)
+    if args.om_results and (own or args.rows != CHOSEN):
+        raise UserError("--om_results: holds the answers of a task's file; leave other rows out")
     saved = pt_file.open_all(args.aie_model_dir)
     target = arguments.target(args, saved)
     task = arguments.check_known(args, saved)
     for shape in saved.shapes:
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
     timed = not own or own_text.wants_figures(args)
-    console.note(speed.note_speed(saved, timed))
+    if not args.om_results:
+        console.note(speed.note_speed(saved, timed))
     if timed:
         return measure(args, own, saved, target, task)
     return answer(args, saved, target)
@@ -63,6 +72,7 @@ def run(args):
 def measure(args, own, saved, target, task):
     """Predictions and figures of a task's files, or of the user's `own` text."""
     from albert_aie.report import figures, page, results
+    from albert_aie.run import om_kit
 
     examples, write_answers = read_examples(args, own, saved, task)
     checkpoint = read_checkpoint(args, saved, examples) if args.compare_cpu else None
@@ -71,9 +81,11 @@ def measure(args, own, saved, target, task):
     arguments.check_outputs(*outputs, args.compare_output, args.output, args.report)
 
     started = time.perf_counter()
-    with Classifier(saved, args.label_map, **target.options) as classify:
+    runner = args.om_results and om_kit.Outputs(args.om_results, saved, examples)
+    with Classifier(saved, args.label_map, runner, **target.options) as classify:
         load = time.perf_counter() - started
-        evaluation = classify.evaluate(examples.sentences, progress=console.bar, rows=args.rows)
+        how = {"progress": console.bar, "rows": args.rows, **({"warmup": 0} if runner else {})}
+        evaluation = classify.evaluate(examples.sentences, **how)
         host = figures.hosted(target.device, args.command)
         scored = figures.Scored(evaluation, saved, classify.runner, examples, load, host)
         result = figures.report(scored)

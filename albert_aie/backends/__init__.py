@@ -53,6 +53,7 @@ __all__ = [
     "load",
     "options",
     "pick",
+    "runner",
     "settings",
     "speed",
 ]

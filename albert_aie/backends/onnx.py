@@ -47,6 +47,7 @@ OPTIONS = (
         type=str,
         choices=("int64", "int32"),
     ),
+    Option("soc_version", "chip to compile for", default="Ascend310P3", type=str),
     Option("onnx_file", "write the ONNX file beside the .pt, under its name", type=bool),
     Option("device_id", "number of the card", ("evaluate",), 0, minimum=0, devices=("cuda", "npu")),
     Option(

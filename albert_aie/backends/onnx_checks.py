@@ -27,20 +27,20 @@ def check(model, opset):
     check that fails, with the reason."""
     import onnx
 
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    if versions.get("", 0) != opset:
+        raise UserError(f"the ONNX file is of opset {versions.get('')}, not {opset}")
     try:
         onnx.checker.check_model(model, full_check=True)
         options = {"check_type": True, "strict_mode": True, "data_prop": True}
         inferred = onnx.shape_inference.infer_shapes(model, **options)
     except Exception as error:  # of onnx's own kinds, and RuntimeError
         raise UserError(f"the ONNX file is not valid: {first_line(error)}") from None
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    if versions.get("", 0) != opset:
-        raise UserError(f"the ONNX file is of opset {versions.get('')}, not {opset}")
+    check_operators(model.graph, opset)
     if symbolic := symbolic_sizes(inferred.graph):
         raise UserError(f"the ONNX file has sizes that are not numbers: {', '.join(symbolic[:3])}")
     if twice := repeated(model.graph):
         raise UserError(f"the ONNX file has weights twice: {', '.join(map(str, twice[:3]))}")
-    check_operators(model.graph, opset)
     pieces, left = partition(model.graph)
     if (pieces, len(left)) != (1, 0):
         raise UserError(
@@ -296,25 +296,32 @@ def scale_norms(graph, powers):
     the same quotient, of smaller squares."""
     import onnx
 
-    by_output = {name: node for node in graph.node for name in node.output}
-    roots = [node for node in graph.node if node.op_type == "Sqrt"]
+    nodes = list(graph.node)
+    by_output = {name: node for node in nodes for name in node.output}
+    roots = [node for node in nodes if node.op_type == "Sqrt"]
     if len(roots) != len(powers):
         raise ValueError(f"{len(roots)} LayerNorms in the ONNX file, {len(powers)} in the module")
-    nodes = list(graph.node)
     for number, (root, power) in enumerate(zip(roots, powers)):
-        total = by_output[root.input[0]]
+        total = by_output[root.input[0]]  # mean of squares + epsilon
+        epsilon = float(onnx.numpy_helper.to_array(by_output[total.input[1]].attribute[0].t))
+        total.input[1] = _constant(graph, f"epsilon_{number}", max(epsilon / 4**power, LEAST))
+        if not power:
+            continue
         squares = by_output[by_output[total.input[0]].input[0]]
         deviations, scaled = squares.input[0], f"scaled_{number}"
         for node in nodes:
             if node is squares or (node.op_type == "Div" and node.input[0] == deviations):
                 node.input[0] = scaled
-        epsilon = onnx.numpy_helper.to_array(by_output[total.input[1]].attribute[0].t)
-        epsilon = numpy.float32(max(float(epsilon) / 4**power, LEAST))
-        total.input[1] = f"epsilon_{number}"
-        factor = numpy.float32(2.0**-power)
-        graph.initializer.append(onnx.numpy_helper.from_array(epsilon, total.input[1]))
-        graph.initializer.append(onnx.numpy_helper.from_array(factor, f"factor_{number}"))
-        multiply = onnx.helper.make_node("Mul", [deviations, f"factor_{number}"], [scaled])
-        place = nodes.index(by_output[deviations]) + 1
-        nodes.insert(place, multiply)
-    _replace(graph.node, nodes)
+        factor = _constant(graph, f"factor_{number}", 2.0**-power)
+        multiply = onnx.helper.make_node("Mul", [deviations, factor], [scaled])
+        nodes.insert(nodes.index(by_output[deviations]) + 1, multiply)
+    read = {name for node in nodes for name in node.input}
+    _replace(graph.node, [n for n in nodes if n.op_type != "Constant" or n.output[0] in read])
+
+
+def _constant(graph, name, value):
+    """The name of a new float32 initialiser."""
+    import onnx
+
+    graph.initializer.append(onnx.numpy_helper.from_array(numpy.float32(value), name))
+    return name

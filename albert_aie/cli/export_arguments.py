@@ -73,6 +73,12 @@ def add_target(parser):
         choices=("upstream", "fused"),
         help="which module is traced: albert_pytorch's or ours (default: the backend's)",
     )
+    add(
+        "--om_kit",
+        metavar="DIR",
+        help="with --backend onnx: write a folder with which the owner of an Ascend card makes an "
+        "OM and runs it on --data_dir's dev set; run_aie_eval.py --om_results scores it",
+    )
 
 
 def shapes(args, free_sizes):
