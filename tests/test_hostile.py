@@ -649,7 +649,6 @@ FLAGS = {
         "label_column": WORDS,
         "output": WORDS,
         "label_map": st.sampled_from(["1=POSITIVE,0=NEGATIVE", "0=x", "2=negative", "=", "a\nb"]),
-        "compare_rows": NUMBERS,
         "compare_output": WORDS,
         "pth_dir": WORDS,
         "do_lower_case": st.just(True),
