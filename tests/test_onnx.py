@@ -2,12 +2,25 @@
 card. Nothing here ran on one."""
 
 import json
+import os
+import subprocess
 from types import SimpleNamespace
 
 import numpy
 import pytest
 import torch
-from helpers import TINY, logits, refused, rewrite, tokens, traced, write_checkpoint
+from helpers import (
+    ROOT,
+    TINY,
+    Run,
+    flags,
+    logits,
+    refused,
+    rewrite,
+    tokens,
+    traced,
+    write_checkpoint,
+)
 
 from albert_aie import backends
 from albert_aie.albert import checkpoint, graph
@@ -133,6 +146,20 @@ def test_a_session_that_falls_back_is_refused(onnx_files, monkeypatch):
     assert given["options"].get_session_config_entry(key) == "1"
     own = {"device_id": "1", "precision_mode": "must_keep_origin_dtype"}
     assert given["providers"] == [("CANNExecutionProvider", own)] and not given["enable_fallback"]
+
+
+@pytest.mark.cann
+def test_the_real_cann_provider_without_cann_is_refused_by_us(onnx_files, tmp_path):
+    """It is listed as available, and ONNX Runtime would go on with its CPU."""
+    python = os.environ.get("ALBERT_CANN_PYTHON")
+    if not python:
+        pytest.skip("name a Python that has onnxruntime-cann, numpy<2, sentencepiece and tqdm")
+    path = rewrite(onnx_files["fp16"], tmp_path / "x.pt", {"device": "npu"})
+    given = flags(aie_model_dir=path, text="a fine film")
+    command = [python, str(ROOT / "run_aie_eval.py"), *given]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert refused(Run(done.returncode, done.stdout, done.stderr), "libascendcl.so", "set_env.sh")
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(
