@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from albert_aie import backends
 from albert_aie.albert.layouts import UPSTREAM_COMMIT
+from albert_aie.backends import speed
 from albert_aie.base import choose_shapes, machine
 from albert_aie.base.errors import UserError
 from albert_aie.base.shapes import Shape, full_batch
-from albert_aie.cli import arguments, console, parsing
+from albert_aie.cli import arguments, console, export_arguments, parsing
 from albert_aie.data import datasets, tasks
 from albert_aie.run.compare import check_reference
 
@@ -49,8 +50,8 @@ def parse_args(argv):
         default="./",
         help="where albert_seq{S}_bs{B}.pt is written (default: %(default)s)",
     )
-    arguments.add_shape(parser)
-    arguments.add_target(parser)
+    export_arguments.add_shape(parser)
+    export_arguments.add_target(parser)
     arguments.add_comparison(parser)
     arguments.add_options(parser, "export")
     args = parser.parse_args(argv)
@@ -63,30 +64,28 @@ def run(args):
     from albert_aie.albert import graph
     from albert_aie.artifact import pt_file
     from albert_aie.data import metrics
-    from albert_aie.run import calibration, compare, evaluate
+    from albert_aie.run import compare, evaluate, om_kit
     from albert_aie.text.tokenizer_file import disagreement
 
     arguments.check_comparison(args)
     task = args.task_name
     target = choose_target(args)
+    om_kit.check(args.om_kit, target, args.soc_version)
     engine = backends.get(target.backend)
     graph_name = graph.choose(args.graph, engine.GRAPH, args.pack, args.prefix_dir)
     free_sizes = graph.has_free_sizes(graph_name, engine.form(target.precision))
-    shapes = arguments.shapes(args, free_sizes)
+    shapes = export_arguments.shapes(args, free_sizes)
     checkpoint = read_checkpoint(args).named(task, args.label_map)
-    arguments.check_length(shapes, checkpoint.config)
+    export_arguments.check_length(shapes, checkpoint.config)
     for shape in shapes:
         machine.check_memory(shape, target.device, checkpoint.config.intermediate_size)
-    sentences, held_out = [], []
-    if target.precision == "int8":
-        sentences, held_out, note = calibration.read(
-            args.data_dir, task, args.calibration, args.max_flips is not None
-        )
-        console.note(note)
+    random_weights = checkpoint.config.random_weights
+    sentences, held_out = read_calibration(args, target, may_miss=random_weights)
     if args.compare_cpu:
         metrics.check(task)
-        examples = datasets.read(args.data_dir, task=task).for_model(checkpoint.config.label_names)
-        examples = examples.first(args.compare_rows)
+    if args.compare_cpu or args.om_kit:
+        whole = datasets.read(args.data_dir, task=task).for_model(checkpoint.config.label_names)
+        examples = whole.first(args.compare_rows)
         console.note(examples.note)
         console.note(disagreement(checkpoint.tokenizer, examples.sentences))
     paths = [Path(args.save_dir) / pt_file.file_name(shape) for shape in shapes]
@@ -96,17 +95,26 @@ def run(args):
     model = Model(checkpoint, graph_name, free_sizes, sentences, held_out, args.prefix_dir)
     chosen = args.precision
     for path, shape in zip(paths, shapes):
-        target = export(path, model, target, shape, args, chosen)
-        if target is None:
+        try:
+            target = export(path, model, target, shape, args, chosen)
+        except backends.Unfit as error:
+            console.note(f"{path} is not written: {error}")
             return 1
         chosen = True  # files that belong together have one precision
-    if not args.compare_cpu:
+    if not (args.compare_cpu or args.om_kit):
         return 0
     saved = pt_file.open_all(paths)
-    results = evaluate.logits_in_fresh_process(paths, target, examples.sentences)
-    names, logits = zip(*results)
-    given = saved, checkpoint, examples, args.prefix_dir, console.bar
-    return console.conclude(compare.against_reference(logits, *given), args, names)
+    if args.om_kit:
+        kit = saved, checkpoint, whole, args.soc_version, args.prefix_dir
+        console.say("om kit", om_kit.write(args.om_kit, *kit))
+    if not args.compare_cpu:
+        return 0
+    with evaluate.logits_in_fresh_process(paths, target, examples.sentences) as answer:
+        given = saved, checkpoint, examples, args.prefix_dir, console.bar
+        reference = compare.reference_of(*given)  # meanwhile
+        names, logits = zip(*answer())
+    compared = compare.against_reference(logits, reference, saved, examples)
+    return console.conclude(compared, args, names)
 
 
 def choose_target(args):
@@ -119,10 +127,14 @@ def choose_target(args):
     target = backends.Target(backend, device, args.precision or default, options)
     backends.settings(target, "export")
     engine.check(target)
-    for flag in ("calibration", "max_flips"):
-        if getattr(args, flag) is not None and target.precision != "int8":
-            raise UserError(f"--{flag}: means something with --precision int8 only; leave it out")
+    if args.calibration and target.precision not in engine.CALIBRATED:
+        raise UserError(
+            "--calibration: means something with --precision int8 or --backend onnx only; leave it "
+            "out"
+        )
     if args.max_flips is not None:
+        if target.precision != "int8":
+            raise UserError("--max_flips: means something with --precision int8 only; leave it out")
         if args.task_name.regression:
             raise UserError("--max_flips: a regression has no labels to flip; leave it out")
         check_reference(args.prefix_dir)
@@ -143,6 +155,24 @@ def replaced(paths, target):
                 old, new = (f"{t.precision} ({t.backend} on {t.device})" for t in (held, wanted))
                 return f"{path}: is {old} and is replaced by {new}; --save_dir keeps both"
     return ""
+
+
+def read_calibration(args, target, may_miss):
+    """(sentences, held-out sentences) where the engine takes real ones for the target's precision.
+    It can do without for fp32, and where `may_miss` says so."""
+    from albert_aie.run import calibration
+
+    if target.precision not in backends.get(target.backend).CALIBRATED:
+        return [], []
+    given = args.data_dir, args.task_name, args.calibration, args.max_flips is not None
+    try:
+        sentences, held_out, note = calibration.read(*given)
+    except UserError:
+        if args.calibration or not (may_miss or target.precision == "fp32"):
+            raise
+        return [], []
+    console.note(note if target.precision == "int8" else "")
+    return sentences, held_out
 
 
 def read_checkpoint(args):
@@ -172,52 +202,72 @@ class Model(NamedTuple):
         return UPSTREAM_COMMIT if self.graph_name == "upstream" else None
 
 
-def export(path, model, target, shape, args, chosen):
-    """Build, trace, compile and save. The Target that was compiled for, or None where --max_flips
-    finds no recipe and no file was written; `chosen`: in the target's precision, else in that which
-    is fastest."""
-    from albert_aie.run import recipes
+class Build(NamedTuple):
+    """What was compiled of a Model for a Target, and is not yet written; `faster` is what
+    speed.faster has measured, if it was asked."""
 
+    model: Model
+    target: backends.Target
+    shape: Shape
+    task: object
+    compiled: backends.Compiled
+    faster: dict
+
+    def save(self, path):
+        from albert_aie.artifact import manifest, pt_file
+
+        given = self.model, self.compiled, self.target, self.shape, self.faster, self.task
+        tokenizer = self.model.checkpoint.tokenizer
+        pt_file.save(path, self.compiled, manifest.describe(*given), tokenizer)
+
+
+def export(path, model, target, shape, args, chosen):
+    """Build, trace, compile and save. The Target that was compiled for; `chosen`: in the target's
+    precision, else in that which is fastest. Raises backends.Unfit where no file is to be
+    written."""
     started = time.perf_counter()
-    make = partial(compile_file, model, shape=shape, task=args.task_name, chosen=chosen)
+    make = partial(build, model, shape=shape, task=args.task_name, chosen=chosen)
     with console.bar(total=2, desc="trace and compile", unit="step") as steps:
-        if args.max_flips is None:
-            save, target, faster = make(target)
-        else:
-            held = shape.max_seq_length, model.held_out, args.prefix_dir, console.bar
-            (save, target, faster), tried = recipes.fastest(
-                make, path.name, args.max_flips, model.checkpoint, target, *held
-            )
-            console.say("tried", "\n".join(recipes.table(tried)))
-            if save is None:
-                console.note(
-                    f"no recipe keeps flips at {args.max_flips:g} % or less: {path} is not "
-                    "written; allow more by --max_flips, or take --precision bf16 or fp32"
-                )
-                return None
+        made = make(target) if args.max_flips is None else find_recipe(make, path, target, args)
         steps.update()
-        save(path)
+        made.save(path)
     seconds = time.perf_counter() - started
+    target, compiled, faster = made.target, made.compiled, made.faster
     if faster:
         times = ", ".join(f"{name} {ratio:.2f}" for name, ratio in faster.items())
-        rest = backends.fastest(faster, target.precision)
+        rest = speed.fastest(faster, target.precision)
         floating = f", the rest in {rest}" * (target.precision == "int8")
         console.say("precision", f"{target.precision}{floating} (speed on this machine: {times})")
-    console.say(
-        "compiled", f"{model.graph_name} graph, {target.precision}, {shape}, {seconds:.1f} s"
-    )
-    console.say("wrote", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    graph = f"{model.graph_name} graph, {target.precision}, {shape}"
+    console.say("compiled", f"{graph}, {seconds:.1f} s")
+    for name, text in compiled.lines:
+        console.say(name, text)
+    for each in (path, *map(path.with_suffix, compiled.files)):
+        console.say("wrote", f"{each} ({each.stat().st_size / 1e6:.1f} MB)")
     if model.checkpoint.config.random_weights:
         console.note("random weights: this file measures speed; no accuracy is printed for it")
     return target
 
 
-def compile_file(model, target, shape, task, chosen):
-    """(a function of a path that saves the file, its Target, what backends.faster has measured or
-    None). Not `chosen`, its precision is that which this machine computes fast enough of those that
-    may be the default; what int8 leaves in floating point is always chosen so."""
-    from albert_aie.artifact import manifest, pt_file
+def find_recipe(make, path, target, args):
+    """The Build of the fastest int8 recipe that keeps to --max_flips."""
+    from albert_aie.run import recipes
 
+    model, length = make.args[0], make.keywords["shape"].max_seq_length
+    held = length, model.held_out, args.prefix_dir, console.bar
+    found, tried = recipes.fastest(make, path.name, args.max_flips, model.checkpoint, target, *held)
+    console.say("tried", "\n".join(recipes.table(tried)))
+    if found is None:
+        raise backends.Unfit(
+            f"no recipe keeps flips at {args.max_flips:g} % or less; allow more by --max_flips, or "
+            "take --precision bf16 or fp32"
+        )
+    return found
+
+
+def build(model, target, shape, task, chosen):
+    """Build. Not `chosen`, its precision is that which this machine computes fast enough of those
+    that may be the default; what int8 leaves in floating point is always chosen so."""
     names, faster = backends.get(target.backend).candidates(target.device), None
     if target.precision == "int8":
         compiled = dict.fromkeys(names, compile_model(model, target, shape))
@@ -229,17 +279,13 @@ def compile_file(model, target, shape, task, chosen):
     best = names[0]
     if len(names) > 1:
         batch = full_batch(choose_shapes.timed(shape, model.free_sizes))
-        faster = backends.faster(target.backend, compiled, target.device, batch)
-        best = backends.fastest(faster, target.precision)
-    result = compiled[best]
+        faster = speed.faster(target.backend, compiled, target.device, batch)
+        best = speed.fastest(faster, target.precision)
     if target.precision == "int8":
-        result.options["floating"] = best
+        compiled[best].options["floating"] = best
     else:
         target = target._replace(precision=best)
-    description = manifest.describe(model, result, target, shape, faster, task)
-    tokenizer = model.checkpoint.tokenizer
-    save = partial(pt_file.save, compiled=result, manifest=description, tokenizer=tokenizer)
-    return save, target, faster
+    return Build(model, target, shape, task, compiled[best], faster)
 
 
 def compile_model(model, target, shape):

@@ -14,8 +14,8 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from albert_aie import backends
 from albert_aie.artifact import pt_file
+from albert_aie.backends import speed
 from albert_aie.base import machine
 from albert_aie.base.errors import UserError, need
 from albert_aie.base.shapes import describe
@@ -84,7 +84,7 @@ def run(args):
     check(args)
     saved = pt_file.open_all(args.aie_model_dir)
     target = arguments.target(args, saved)
-    console.note(backends.note_speed(saved, timed=False))
+    console.note(speed.note_speed(saved, timed=False))
     for shape in saved.shapes:
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
     inputs, form = reading.find(args.input, args.input_format, console.note)

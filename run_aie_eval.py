@@ -8,9 +8,10 @@ python run_aie_eval.py --aie_model_dir=albert_seq128_bs32.pt --text "a fine film
 import sys
 import time
 
-from albert_aie import backends
 from albert_aie.artifact import pt_file
+from albert_aie.backends import speed
 from albert_aie.base import machine
+from albert_aie.base.choose_shapes import CHOSEN
 from albert_aie.base.errors import UserError
 from albert_aie.cli import arguments, console, own_text, parsing
 from albert_aie.data import datasets
@@ -31,6 +32,11 @@ def parse_args(argv):
     arguments.add_label_names(add)
     own_text.add_flags(parser)
     arguments.add_rows(parser)
+    add(
+        "--om_results",
+        metavar="DIR",
+        help="score what ais_bench has written in a kit of --om_kit, instead of running the file",
+    )
     add = parser.add_argument_group("results").add_argument
     add(
         "--output_dir",
@@ -48,13 +54,16 @@ def parse_args(argv):
 def run(args):
     arguments.check_comparison(args)
     own = own_text.check(args)
+    if args.om_results and (own or args.rows != CHOSEN):
+        raise UserError("--om_results: holds the answers of a task's file; leave other rows out")
     saved = pt_file.open_all(args.aie_model_dir)
     target = arguments.target(args, saved)
     task = arguments.check_known(args, saved)
     for shape in saved.shapes:
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
-    timed = not own or own_text.measured(args)
-    console.note(backends.note_speed(saved, timed))
+    timed = not own or own_text.wants_figures(args)
+    if not args.om_results:
+        console.note(speed.note_speed(saved, timed))
     if timed:
         return measure(args, own, saved, target, task)
     return answer(args, saved, target)
@@ -62,65 +71,38 @@ def run(args):
 
 def measure(args, own, saved, target, task):
     """Predictions and figures of a task's files, or of the user's `own` text."""
-    from albert_aie.data import metrics
     from albert_aie.report import figures, page, results
-    from albert_aie.run import compare
-    from albert_aie.text.tokenizer_file import disagreement
+    from albert_aie.run import om_kit
 
-    arguments.folders(args, task)
-    if args.compare_cpu and not args.pth_dir:
-        raise UserError(
-            "--compare_cpu: name the checkpoint that the file was made from with --pth_dir"
-        )
-    metrics.check(task)
-    names = saved.classes(args.label_map)
-    if own:
-        examples, write_answers = own_text.read(args, task.of(names))
-    else:
-        examples = datasets.read(args.data_dir, args.split or "dev", task, args.label_names)
-    examples = examples.for_model(names)
-    console.note(examples.note)
-    if args.compare_cpu:
-        tokenizer_file, _ = arguments.tokenizer_file(args.tokenizer)
-        where = args.pth_dir, tokenizer_file, args.prefix_dir
-        checkpoint, note = compare.checkpoint_of(saved, *where)
-        console.note(note)
-        console.note(disagreement(checkpoint.tokenizer, examples.sentences))
+    examples, write_answers = read_examples(args, own, saved, task)
+    checkpoint = read_checkpoint(args, saved, examples) if args.compare_cpu else None
     outputs = results.paths(args.output_dir)
     page.check(args.report)
     arguments.check_outputs(*outputs, args.compare_output, args.output, args.report)
 
     started = time.perf_counter()
-    with Classifier(saved, args.label_map, **target.options) as classify:
+    runner = args.om_results and om_kit.Outputs(args.om_results, saved, examples)
+    with Classifier(saved, args.label_map, runner, **target.options) as classify:
         load = time.perf_counter() - started
-        evaluation = classify.evaluate(examples.sentences, progress=console.bar, rows=args.rows)
+        how = {"progress": console.bar, "rows": args.rows, **({"warmup": 0} if runner else {})}
+        evaluation = classify.evaluate(examples.sentences, **how)
         host = figures.hosted(target.device, args.command)
         scored = figures.Scored(evaluation, saved, classify.runner, examples, load, host)
         result = figures.report(scored)
-    paths = []
     if args.output_dir:  # before anything is printed: a terminal may fail
-        paths = results.write(args.output_dir, result, evaluation.logits, examples)
+        results.write(args.output_dir, result, evaluation.logits, examples)
     if args.output:
         write_answers(classify.names, answers(evaluation.logits, classify.names))
-        paths.append(args.output)
+        outputs.append(args.output)
     for name, line in figures.lines(result):
         console.say(name, line)
-    if paths:
-        console.say("wrote", "\n".join(map(str, paths)))
-    compared = []
-    code = 0 if result["sentences_scored"] == result["sentences_total"] else 1
-    if args.compare_cpu:
-        made = compare.against_reference(
-            [evaluation.logits[: args.compare_rows]],
-            saved,
-            checkpoint,
-            examples.first(args.compare_rows),
-            args.prefix_dir,
-            console.bar,
-        )
-        code = max(code, console.conclude(made, args))
-        compared = made[0].lines()
-        result = {**result, "comparison": made[0].verdict()}
+    if outputs:
+        console.say("wrote", "\n".join(map(str, outputs)))
+    code, compared = 0 if result["sentences_scored"] == result["sentences_total"] else 1, []
+    if checkpoint:
+        comparison, failed = compare_cpu(args, saved, checkpoint, examples, evaluation.logits)
+        code, compared = max(code, failed), comparison.lines()
+        result = {**result, "comparison": comparison.verdict()}
         if args.output_dir:
             results.write(args.output_dir, result, evaluation.logits, examples)
     if args.report:
@@ -131,19 +113,65 @@ def measure(args, own, saved, target, task):
     return code
 
 
+def read_examples(args, own, saved, task):
+    """(Examples of the task's files or of the user's `own` text, function that writes their
+    answers to --output)."""
+    from albert_aie.data import metrics
+
+    arguments.folders(args, task)
+    metrics.check(task)
+    names, write_answers = saved.classes(args.label_map), None
+    if own:
+        examples, write_answers = own_text.read(args, task.of(names))
+    else:
+        examples = datasets.read(args.data_dir, args.split or "dev", task, args.label_names)
+    examples = examples.for_model(names)
+    console.note(examples.note)
+    return examples, write_answers
+
+
+def read_checkpoint(args, saved, examples):
+    """The Checkpoint that the file was made from, to compare with."""
+    from albert_aie.run import compare
+    from albert_aie.text.tokenizer_file import disagreement
+
+    if not args.pth_dir:
+        raise UserError(
+            "--compare_cpu: name the checkpoint that the file was made from with --pth_dir"
+        )
+    tokenizer_file, _ = arguments.tokenizer_file(args.tokenizer)
+    checkpoint, note = compare.checkpoint_of(saved, args.pth_dir, tokenizer_file, args.prefix_dir)
+    console.note(note)
+    console.note(disagreement(checkpoint.tokenizer, examples.sentences))
+    return checkpoint
+
+
+def compare_cpu(args, saved, checkpoint, examples, logits):
+    """(Comparison of the logits with the reference's, 1 where the gate fails, else 0)."""
+    from albert_aie.run import compare
+
+    examples = examples.first(args.compare_rows)
+    given = saved, checkpoint, examples, args.prefix_dir, console.bar
+    logits, reference = [logits[: args.compare_rows]], compare.reference_of(*given)
+    (comparison,) = compare.against_reference(logits, reference, saved, examples)
+    return comparison, console.conclude([comparison], args)
+
+
 def answer(args, saved, target):
     """Labels of a user's own text, each as soon as it is known."""
     to_file = args.output not in (None, "-")
     arguments.check_outputs(args.output if to_file else None)
     started = time.perf_counter()
     with Classifier(saved, args.label_map, **target.options) as classify:
-        told = own_text.answer(classify, args)
+        counts = own_text.answer(classify, args)
     seconds = time.perf_counter() - started
     if to_file:
-        console.say("wrote", f"{args.output} (texts: {told.texts}, {seconds:.1f} s, load included)")
-    for line in told.notes(saved):
+        console.say(
+            "wrote", f"{args.output} (texts: {counts.texts}, {seconds:.1f} s, load included)"
+        )
+    for line in counts.notes(saved):
         console.note(line)
-    return 1 if told.unanswered else 0
+    return 1 if counts.unanswered else 0
 
 
 def main(argv=None):

@@ -15,6 +15,7 @@ from benchmarks import host, readings
 from benchmarks.readings import PRECISIONS
 
 LENGTH = 128
+ROW = 64  # of compiled packed rows: SST-2 dev's longest sentence has 60 tokens
 BOTH, TEXT, DENSE = ("dense", "end_to_end"), ("end_to_end",), ("dense",)
 SINGLE, TYPED = ("one_at_a_time",), ("as_typed",)
 SETTINGS = (*BOTH, *SINGLE, *TYPED)
@@ -32,7 +33,8 @@ class Engine:
     settings: tuple
     sorted: bool = False  # batches of sorted sentences, padded to their longest; else to LENGTH
     typed: bool = False  # by its own defaults: in the file's order, padded to a batch's longest
-    packed: bool = False  # dense rows of several sentences
+    packed: bool = False  # rows of several sentences: dense, or as compiled
+    backend: str = ""  # of ours, where it is not the usual one
     batch_size: int = 8
     multiple: int = 1  # sorted sentences are padded to the next multiple of this
     streams: int = 1
@@ -109,6 +111,9 @@ def ours(precision):
     common = {"device": device, "batch_size": 32, "streams": 0}  # 0: the engine's choice
     yield Engine("ours", f"ours {precision}", precision, (*BOTH, *SINGLE), **common)
     yield Engine("ours", f"ours {precision}, packed", precision, DENSE, packed=True, **common)
+    if precision == "fp32":
+        common = {**common, "batch_size": 8, "packed": True, "backend": "onnx"}
+        yield Engine("ours", "ours ONNX Runtime fp32, packed", precision, TEXT, **common)
 
 
 def engines(args, folder):
@@ -200,9 +205,11 @@ def export(args, folder, engine):
     """Path of the file that export_albert_aie.py writes; made once for all that run it."""
     flags = []
     if not engine.typed:
-        backend = "torchscript" if engine.device == "cuda" else "openvino"
-        flags += [f"--backend={backend}", f"--device={engine.device}"]
+        usual = "torchscript" if engine.device == "cuda" else "openvino"
+        flags += [f"--backend={engine.backend or usual}", f"--device={engine.device}"]
         flags += [f"--precision={engine.precision}"]
+    if engine.backend == "onnx":  # a shape is compiled: that of most of dev's sentences
+        flags += ["--pack", f"--batch_size={engine.batch_size}", f"--max_seq_length={ROW}"]
     made = folder / "".join(["ours", *flags])
     if not list(made.glob("*.pt")):
         flags += [f"--pth_dir={args.pth_dir}", f"--data_dir={args.data_dir}", f"--save_dir={made}"]

@@ -97,6 +97,21 @@ def compiled(made_by):
 
 
 @pytest.fixture(scope="session")
+def onnx_files(tmp_path_factory, tiny, sentences):
+    """{name: a good .pt of backend onnx} of 4 x 32, which is not to be changed; the ONNX file lies
+    beside it."""
+    made = {}
+    for name in ("fp32", "fp32 packed", "fp16", "fp16 packed"):
+        precision, *packed = name.split()
+        given = {"backend": "onnx", "precision": precision, "pack": bool(packed)}
+        given |= {"batch_size": 4, "max_seq_length": 32, "onnx_file": True, "data_dir": sentences}
+        folder = tmp_path_factory.mktemp("onnx")
+        assert export_albert_aie.main(flags(pth_dir=tiny, save_dir=folder, **given)) == 0
+        (made[name],) = folder.glob("*.pt")
+    return made
+
+
+@pytest.fixture(scope="session")
 def saved_by(tmp_path_factory):
     """Function of "version/name" -> that checkpoint's folder, which is not to be changed."""
     folder = tmp_path_factory.mktemp("transformers")

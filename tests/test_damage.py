@@ -17,11 +17,11 @@ import pytest
 import torch
 from helpers import ROOT, SPM, logits, refused, rewrite, tokens, write_checkpoint
 
-from albert_aie import backends
 from albert_aie.albert import checkpoint, weights
 from albert_aie.artifact import pt_file
 from albert_aie.artifact.manifest import digest
 from albert_aie.artifact.pt_file import open_pt
+from albert_aie.backends import runner
 from albert_aie.base import files
 from albert_aie.base.archive import Archive
 from albert_aie.base.errors import UserError
@@ -417,10 +417,10 @@ def test_a_manifest_that_is_not_that_of_its_program_is_refused_before_the_work(
 
 def test_logits_of_another_shape_are_refused_though_they_are_as_many(compiled):
     saved = open_pt(compiled["torchscript"])
-    backends.check_logits(numpy.zeros((4, 2)), saved, Shape(4, 32))
+    runner.check_logits(numpy.zeros((4, 2)), saved, Shape(4, 32))
     for shape in ((2, 4), (4, 2, 1), (4, 1), (8,)):
         with pytest.raises(UserError, match="its manifest says logits of"):
-            backends.check_logits(numpy.zeros(shape), saved, Shape(4, 32))
+            runner.check_logits(numpy.zeros(shape), saved, Shape(4, 32))
 
 
 def test_a_file_that_is_replaced_after_it_was_verified_is_refused(tmp_path, compiled):
@@ -443,7 +443,7 @@ def test_an_input_dtype_that_no_program_takes_is_refused(compiled):
 
     saved = open_pt(compiled["torchscript"])
     with pytest.raises(UserError, match="its manifest says inputs of None"):
-        aie.Runner(saved, None, 0)
+        aie.AieRunner(saved, None, 0)
 
 
 # A checkpoint's zip

@@ -590,11 +590,14 @@ def test_a_comparison_with_the_reference(monkeypatch, labels, random):
     monkeypatch.setattr(references, "logits", reference_logits)
     monkeypatch.setattr(references, "tokenizer", lambda *given: (theirs, f"{given}"))
     saved = SimpleNamespace(
-        shape=Shape(1, 8), tokenizer=SimpleNamespace(load=Ours), manifest={"precision": "int8"}
+        shape=Shape(1, 8),
+        tokenizer=SimpleNamespace(load=Ours),
+        manifest={"precision": "int8", "random_weights": random},
     )
-    checkpoint = SimpleNamespace(tokenizer="file", config=SimpleNamespace(random_weights=random))
+    checkpoint = SimpleNamespace(tokenizer="file")
     given = Examples(SST2, "dev.tsv", ["ab", "abc"], labels, [0, 1], SST2.classes)
-    (made,) = compare.against_reference([logits], saved, checkpoint, given, "tree", len)
+    reference = compare.reference_of(saved, checkpoint, given, "tree", len)
+    (made,) = compare.against_reference([logits], reference, saved, given)
     wanted = [Encoded([2, 2, 8, 3]), Encoded([2, 3, 8, 4])]
     assert asked == [((checkpoint, wanted, "tree"), {"progress": len})]
     assert (made.precision, made.reference, made.tokenizer) == (
@@ -747,6 +750,7 @@ def test_openvino_is_read_back(monkeypatch, tmp_path):
         from openvino.runtime import opset13 as ops
 
     from albert_aie.backends import Target, openvino
+    from albert_aie.backends.openvino import runner as openvino_runner
 
     real = ov.Core()
     given = [ops.parameter([2, 3], numpy.int64) for _ in openvino.INPUTS]
@@ -775,7 +779,7 @@ def test_openvino_is_read_back(monkeypatch, tmp_path):
         manifest={"precision": "bf16", "options": {}},
     )
     target = Target("openvino", "cpu", "bf16", {"threads": 2, "streams": 2})
-    runner = openvino.Runner(saved, target)
+    runner = openvino_runner.OpenVinoRunner(saved, target)
     said = runner.precision, runner.threads, runner.streams, runner.precision_is
     assert said == ("fp32", 1, 1, "read back")
 

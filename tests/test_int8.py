@@ -207,9 +207,9 @@ def test_the_rate_of_a_recipe_is_that_of_the_wall_clock(monkeypatch, tiny):
     monkeypatch.setattr(recipes.references, "logits", lambda *_, **__: (logits, "by hand"))
     target = Target("openvino", "cpu", "int8", {})
     given = load(tiny), target, 32, ["a", "b", "c"], None, iter
-    made = (lambda path: None), "target", None
-    save, (one,) = recipes.fastest(lambda _: made, "a.pt", 1.0, *given)
-    assert save[0] and (one.rate, one.sentences, one.flips) == (1.5, 3, 0)
+    made = SimpleNamespace(save=lambda path: None)
+    found, (one,) = recipes.fastest(lambda _: made, "a.pt", 1.0, *given)
+    assert found is made and (one.rate, one.sentences, one.flips) == (1.5, 3, 0)
 
 
 def test_what_was_seen_of_an_activation_is_of_all_batches_and_both_signs():

@@ -122,7 +122,7 @@ def test_other_segments_of_the_same_ids_fail_the_comparison(monkeypatch):
     saved = SimpleNamespace(
         shape=Shape(1, 8),
         tokenizer=SimpleNamespace(load=lambda: own),
-        manifest={"precision": "fp32"},
+        manifest={"precision": "fp32", "random_weights": False},
     )
     monkeypatch.setattr(references, "logits", lambda *_, **__: (logits, ""))
     given = datasets.Examples(tasks.TASKS["RTE"], "dev.tsv", [("a", "b")], None, [0], ("x", "y"))
@@ -131,8 +131,9 @@ def test_other_segments_of_the_same_ids_fail_the_comparison(monkeypatch):
         monkeypatch.setattr(
             references, "tokenizer", lambda *_, theirs=theirs: (lambda *_: theirs, "")
         )
-        checkpoint = SimpleNamespace(tokenizer=None, config=SimpleNamespace(random_weights=False))
-        (made,) = compare.against_reference([logits], saved, checkpoint, given, None, len)
+        checkpoint = SimpleNamespace(tokenizer=None)
+        reference = compare.reference_of(saved, checkpoint, given, None, len)
+        (made,) = compare.against_reference([logits], reference, saved, given)
         assert (made.other_ids, made.passed) == (int(not passed), passed)
 
 

@@ -13,6 +13,7 @@ from albert_aie.albert.checkpoint import load
 from albert_aie.artifact import pt_file
 from albert_aie.backends import Compiled, Target
 from albert_aie.backends import openvino as openvino_backend
+from albert_aie.backends import speed as chosen
 from albert_aie.backends import torchscript as torchscript_backend
 from albert_aie.base import choose_shapes, machine
 from albert_aie.base.shapes import Shape, full_batch
@@ -88,8 +89,8 @@ def test_calls_take_turns_until_the_time_is_over():
     [(0.53, "fp32"), (1.0, "fp32"), (1.05, "fp32"), (1.1, "bf16"), (1.3, "bf16")],
 )
 def test_a_narrow_precision_must_be_worth_its_error(bf16, taken):
-    assert backends.fastest({"bf16": bf16, "fp32": 1.0}) == taken
-    assert backends.fastest({"fp16": bf16, "fp32": 1.0})[2:] == taken[2:]
+    assert chosen.fastest({"bf16": bf16, "fp32": 1.0}) == taken
+    assert chosen.fastest({"fp16": bf16, "fp32": 1.0})[2:] == taken[2:]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -190,7 +191,7 @@ def test_a_file_that_was_timed_on_another_processor(monkeypatch, given, timed, r
     file = saved(**given)
     own = given.get("floating") or given.get("precision", "fp32")
     wanted = "" if note is None else CHOSEN_ELSEWHERE.format(own) + note
-    assert backends.note_speed(file, timed) == wanted
+    assert chosen.note_speed(file, timed) == wanted
     assert calls == ([("openvino", ["bf16", "fp32"], "cpu", Shape(4, 64, 16))] if ratios else [])
 
 

@@ -1,6 +1,7 @@
 """What an export writes down about itself, and what a comparison takes from it; each value by
 hand."""
 
+import contextlib
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -257,13 +258,19 @@ def test_a_fresh_process_loads_runs_and_closes(monkeypatch):
 
 
 def test_a_fresh_process_that_dies_is_told(monkeypatch, tmp_path):
-    def call(function, *given):
+    @contextlib.contextmanager
+    def calling(function, *given):
         assert (function, given) == (evaluate._logits, ([str(tmp_path)], "target", ["a"]))
-        raise process.Died("was killed")
 
-    monkeypatch.setattr(evaluate.process, "call", call)
+        def answer():
+            raise process.Died("was killed")
+
+        yield answer
+
+    monkeypatch.setattr(evaluate.process, "calling", calling)
     with pytest.raises(UserError) as error:
-        evaluate.logits_in_fresh_process([tmp_path], "target", ["a"])
+        with evaluate.logits_in_fresh_process([tmp_path], "target", ["a"]) as answer:
+            answer()
     assert str(error.value) == (
         f"{tmp_path}: the process that ran it for the comparison was killed; it is written: "
         "compare it with run_aie_eval.py --compare_cpu, or take a smaller --batch_size"

@@ -13,7 +13,7 @@ from albert_aie.base.choose_shapes import SINGLE, Grid
 from albert_aie.base.encoding import Encoded
 from albert_aie.base.errors import UserError
 from albert_aie.base.shapes import Shape, describe, packed
-from albert_aie.cli import arguments
+from albert_aie.cli import export_arguments
 from albert_aie.run import batching, evaluate
 
 NAN, INF = math.nan, math.inf
@@ -289,7 +289,7 @@ def test_packing_is_first_fit_decreasing(lengths, slots, rows):
 def test_shapes_from_their_flags():
     def shapes(batch_size, max_seq_length, pack=False, free_sizes=False):
         flags = {"batch_size": batch_size, "max_seq_length": max_seq_length, "pack": pack}
-        return arguments.shapes(SimpleNamespace(**flags), free_sizes)
+        return export_arguments.shapes(SimpleNamespace(**flags), free_sizes)
 
     assert shapes([4], [128], free_sizes=True) == (Shape(4, 128, 0),) == (Shape(4, 128),)
     assert shapes([4], [128], pack=True) == (Shape(4, 128, 32),) == (packed(4, 128),)

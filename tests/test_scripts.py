@@ -233,7 +233,8 @@ def test_a_comparison_whose_process_was_killed_is_not_a_failed_one(tmp_path, tin
     assert run.code == 0
     target = backends.Target("torchscript", "cpu", "fp32")
     with pytest.raises(UserError, match="ended with exit code 9"):
-        logits_in_fresh_process([tmp_path / FILE], target, [Killer()])
+        with logits_in_fresh_process([tmp_path / FILE], target, [Killer()]) as answer:
+            answer()
 
 
 BARE = """

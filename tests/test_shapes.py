@@ -13,6 +13,8 @@ from helpers import refused, static, write_checkpoint
 from albert_aie import backends
 from albert_aie.albert.checkpoint import load
 from albert_aie.artifact import pt_file
+from albert_aie.backends import runner
+from albert_aie.backends.openvino import runner as openvino_runner
 from albert_aie.base import choose_shapes, machine
 from albert_aie.base.choose_shapes import CALL, CHOSEN, PADDED, SINGLE, Grid, choose
 from albert_aie.base.encoding import Encoded
@@ -244,14 +246,14 @@ def test_a_runner_takes_the_shapes_of_its_file(shape, free_sizes, fits):
     artifact = SimpleNamespace(own_shapes=(own,), shape=own, has_free_sizes=free_sizes)
     (batch,) = batches(encoded(3), shape)
     if fits:
-        backends.check_shape(batch, artifact)
+        runner.check_shape(batch, artifact)
         wrong = {"ids": batch.input_ids[:, 1:], "int32": batch.input_ids.astype(numpy.int32)}
         for array in wrong.values():
             with pytest.raises(ValueError, match="for a file of"):
-                backends.check_shape(batch._replace(token_type_ids=array), artifact)
+                runner.check_shape(batch._replace(token_type_ids=array), artifact)
         return
     with pytest.raises(ValueError, match="for a file of"):
-        backends.check_shape(batch, artifact)
+        runner.check_shape(batch, artifact)
 
 
 # Through the scripts
@@ -281,13 +283,14 @@ def test_one_sentence_at_a_time_takes_the_shortest_row(tmp_path, tiny, sentences
 def test_an_engine_is_not_asked_while_it_computes(tmp_path, tiny, export, monkeypatch):
     """OpenVINO answers for its settings when no batch is in work: asked once a batch, two streams
     computed 0.89 times as many sentences."""
-    from albert_aie.backends import openvino
 
     export(pth_dir=tiny, save_dir=tmp_path, batch_size=2, max_seq_length=16, **ON)
     with Classifier(tmp_path / "albert_seq16_bs2.pt", streams=2) as classify:
         texts = ["a fine film", "dull"] * 20
         before = classify.evaluate(texts)
-        monkeypatch.setattr(openvino.Runner, "_any", lambda runner: pytest.fail("asked again"))
+        monkeypatch.setattr(
+            openvino_runner.OpenVinoRunner, "_any", lambda runner: pytest.fail("asked again")
+        )
         after = classify.evaluate(texts)
         assert classify.runner.streams == 2 and after.shapes == before.shapes
         assert (before.logits == after.logits).all()

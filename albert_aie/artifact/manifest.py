@@ -20,7 +20,7 @@ def describe(model, compiled, target, shape, faster=None, task=SST2):
     """The JSON object that describes a file exported for `shape`; docs/file-format.md says what its
     keys mean. `model` has a checkpoint, a graph_name, free_sizes and
     the upstream_commit of albert_pytorch's graph; `faster` is what
-    backends.faster has measured, if it was asked."""
+    backends.speed.faster has measured, if it was asked."""
     import torch
 
     checkpoint, graph_name = model.checkpoint, model.graph_name

@@ -36,8 +36,8 @@ def file_name(shape):
 
 
 def save(path, compiled, manifest, tokenizer):
-    """Write the .pt. It appears under `path` whole or not at all: written beside it, flushed,
-    renamed.
+    """Write the .pt, and what the backend wants beside it. Each appears under its name whole or not
+    at all: written beside it, flushed, renamed.
 
     `tokenizer`: the checkpoint's TokenizerFile. The manifest comes last, with the digests of all
     that stands before it. Raises UserError if the folder cannot be written or the disk is full."""
@@ -59,6 +59,9 @@ def save(path, compiled, manifest, tokenizer):
         with open(temporary, "wb") as file, buffer.getbuffer() as view:
             file.write(view)
         seal(temporary, manifest)
+    for suffix, content in compiled.files.items():
+        with replacing(Path(path).with_suffix(suffix)) as temporary:
+            temporary.write_bytes(content)
 
 
 def seal(path, manifest):

@@ -12,23 +12,15 @@ import importlib.util
 import time
 
 from ..base.errors import UserError, first_line, last_line
-from . import (
-    Compiled,
-    Option,
-    Output,
-    Unavailable,
-    check_logits,
-    check_precision,
-    check_shape,
-    contradiction,
-    settings,
-)
+from . import Compiled, Option, Output, Unavailable, check_precision, settings
+from .runner import Runner, manifest_mismatch
 
 PACKAGES = ("torch_aie", "mindietorch")
 TITLE = "Ascend (--backend aie)"
 PRECISIONS = {"fp16": "FP16", "fp32": "FP32"}  # names of the package's PrecisionPolicy
 LOADS = "torch"
 GRAPH = "upstream"  # albert_pytorch's model is what is known to compile on a 310P3
+CALIBRATED = ()
 BLOBS = ()
 # {setting of the compiler: {as the flag has it: value}}, the first the default. A batch of int64 is
 # narrowed to input_dtype; require_full_compilation fails rather than leave an operator to the host.
@@ -148,42 +140,33 @@ def load(artifact, target):
             f"{artifact.path}: was compiled by {' '.join(wanted)}, but {aie.__name__} is what is "
             "installed here; export the file again"
         )
-    return Runner(artifact, aie, device_id)
+    return AieRunner(artifact, aie, device_id)
 
 
-class Runner:
+class AieRunner(Runner):
     # the engine cannot be asked what it computes in: it is the policy of the file
     precision_is = "as compiled"
-    streams = 1
-    grid = None
-    threads = 1
 
     def __init__(self, artifact, aie, device_id):
         import torch
 
-        self._torch, self._artifact, self._aie = torch, artifact, aie
-        self.device = f"npu:{device_id}"
+        super().__init__(artifact, f"npu:{device_id}")
+        self._torch, self._aie = torch, aie
         dtype = artifact.manifest["options"].get("input_dtype")
         if dtype not in COMPILER["input_dtype"]:
-            raise contradiction(artifact, f"inputs of {dtype}, which no program takes")
+            raise manifest_mismatch(artifact, f"inputs of {dtype}, which no program takes")
         self._dtype = getattr(torch, dtype)
         self._program = artifact.program(None).eval()
         self._stream = self._try(lambda: aie.npu.Stream(self.device))
         self.precision = artifact.manifest["precision"]
 
-    def prepare(self, shapes):
-        """Nothing to do: the file's program is compiled."""
-
-    def run(self, batch):
+    def _run(self, batch):
         """One stream, synchronised before each reading of the clock and before the result is
         read."""
-        check_shape(batch, self._artifact)
         tensors = [self._torch.from_numpy(array) for array in batch.inputs]
-        output = self._try(lambda: self._run(tensors))
-        check_logits(output.logits, self._artifact, batch.shape)
-        return output
+        return self._try(lambda: self._compute(tensors))
 
-    def _run(self, tensors):
+    def _compute(self, tensors):
         start = time.perf_counter()
         with self._torch.no_grad(), self._aie.npu.stream(self._stream):
             inputs = [tensor.to(self._dtype).to(self.device) for tensor in tensors]
@@ -206,9 +189,6 @@ class Runner:
                 "its manifest: export it "
                 f"again on this machine, and for the engine's own log {LOGS}"
             ) from None
-
-    def close(self):
-        self._program = None
 
 
 def _use(device_id):

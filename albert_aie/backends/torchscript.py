@@ -8,23 +8,14 @@ from ..base import machine
 from ..base.choose_shapes import CALL, Grid
 from ..base.errors import UserError, last_line
 from ..base.machine import THREADS, lacks_memory
-from . import (
-    Compiled,
-    Option,
-    Output,
-    Unavailable,
-    check_logits,
-    check_precision,
-    check_read_back,
-    check_shape,
-    contradiction,
-    settings,
-)
+from . import Compiled, Option, Output, Unavailable, check_precision, settings
+from .runner import Runner, check_read_back, manifest_mismatch
 
 TITLE = "TorchScript"
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 LOADS = "torch"
 GRAPH = "fused"
+CALIBRATED = ()
 BLOBS = ()  # a program has one precision
 OPTIONS = (
     Option(
@@ -110,18 +101,15 @@ def load(artifact, target):
         import torch
 
         torch.set_num_threads(threads)
-    return Runner(artifact, target.device)
+    return TorchRunner(artifact, target.device)
 
 
-class Runner:
-    precision_is = "read back"
-    streams = 1
-
+class TorchRunner(Runner):
     def __init__(self, artifact, device):
         import torch
 
+        super().__init__(artifact, device)
         self._torch = torch
-        self._artifact, self.device = artifact, device
         self._program = artifact.program(device).eval()
         self._wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
         self.precision = _precision_of(self._program)
@@ -130,26 +118,17 @@ class Runner:
         prepare(self._program, device, self.precision)
         self.threads = torch.get_num_threads() if device == "cpu" else 1
 
-    def prepare(self, shapes):
-        """Nothing to do: the file's program is compiled."""
-
-    def run(self, batch):
-        check_shape(batch, self._artifact)
+    def _run(self, batch):
+        inputs = [self._torch.from_numpy(array) for array in batch.inputs]
         with self._torch.inference_mode():
-            tensors = [self._torch.from_numpy(array) for array in batch.inputs]
-            output = self._run(tensors, batch.shape)
-        check_logits(output.logits, self._artifact, batch.shape)
-        return output
-
-    def _run(self, inputs, shape):
-        start = time.perf_counter()
-        inputs = [tensor.to(self.device) for tensor in inputs]
-        self._wait()
-        copied = time.perf_counter()
-        logits = self._answer(inputs, shape)
-        self._wait()
-        done = time.perf_counter()
-        logits = logits.to("cpu").numpy()
+            start = time.perf_counter()
+            inputs = [tensor.to(self.device) for tensor in inputs]
+            self._wait()
+            copied = time.perf_counter()
+            logits = self._answer(inputs, batch.shape)
+            self._wait()
+            done = time.perf_counter()
+            logits = logits.to("cpu").numpy()
         return Output(logits, copied - start, done - copied, time.perf_counter() - done, copied)
 
     def _answer(self, inputs, shape):
@@ -159,12 +138,9 @@ class Runner:
             if lacks_memory(error):
                 raise
             reason = last_line(error)
-            raise contradiction(
+            raise manifest_mismatch(
                 self._artifact, f"{shape}, which its program refuses ({reason})"
             ) from None
-
-    def close(self):
-        self._program = None
 
 
 LINEAR = """

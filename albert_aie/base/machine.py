@@ -88,7 +88,8 @@ CARDS = {"npu": ("npu-smi", "info"), "cuda": ("nvidia-smi", "-L")}
 ISA = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16")
 ISA += ("amx_tile", "amx_bf16", "amx_int8", "asimd", "sve", "bf16", "i8mm")
 PACKAGES = ("torch", "torch_aie", "mindietorch", "torch_npu", "numpy", "transformers")
-PACKAGES += ("sentencepiece", "tokenizers", "openvino", "nncf", "onnxruntime")
+PACKAGES += ("sentencepiece", "tokenizers", "openvino", "nncf", "onnx")
+PACKAGES += ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann")  # one module, of one of them
 
 
 def describe(devices=tuple(CARDS)):

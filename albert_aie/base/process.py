@@ -1,5 +1,6 @@
 """A call in a fresh process, which never outlives this one."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -19,32 +20,44 @@ class Died(Exception):
 
 
 def call(function, *arguments):
-    """function(*arguments), of a module's function and what can be pickled. Raises Died, or the
-    UserError that `function` raised."""
+    """What `calling` gives."""
+    with calling(function, *arguments) as answer:
+        return answer()
+
+
+@contextlib.contextmanager
+def calling(function, *arguments):
+    """Begins function(*arguments), of a module's function and what can be pickled, and gives a
+    function that waits for its value: it raises Died, or the UserError that `function` raised."""
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, function, arguments))
     # Ctrl-C reaches every process of a terminal: the child inherits that it is ignored, and the
     # parent answers
-    answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process.start()
     finally:
-        signal.signal(signal.SIGINT, answer)
+        signal.signal(signal.SIGINT, interrupt)
         sender.close()
+
+    def answer():
+        try:
+            outcome, value = receiver.recv()
+            process.join(GRACE)
+        except EOFError:
+            process.join()
+            raise Died(_how(process.exitcode)) from None
+        if outcome == "done":
+            return value
+        raise {"refused": UserError, "failed": Died}[outcome](value)
+
     try:
-        outcome, value = receiver.recv()
-        process.join(GRACE)
-    except EOFError:
-        process.join()
-        raise Died(_how(process.exitcode)) from None
+        yield answer
     finally:
         process.kill()
         process.join()
         receiver.close()
-    if outcome == "done":
-        return value
-    raise {"refused": UserError, "failed": Died}[outcome](value)
 
 
 def _how(exit_code):

@@ -1,3 +1,3 @@
 """The only room that sees flags and the terminal."""
 
-__all__ = ["arguments", "console", "own_text", "parsing"]
+__all__ = ["arguments", "console", "export_arguments", "own_text", "parsing"]

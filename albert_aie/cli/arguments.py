@@ -7,109 +7,10 @@ from .. import backends
 from ..base.choose_shapes import CHOSEN, PADDED, SINGLE
 from ..base.errors import UserError, some
 from ..base.files import check_writable, sha256
-from ..base.shapes import Shape, packed
 from ..data import tasks
 from ..run import compare
 from ..text.tokenizer_file import KINDS
 from . import parsing
-
-
-def add_shape(parser):
-    """--batch_size, --max_seq_length and --pack, which `shapes` reads."""
-    add = parser.add_argument_group(
-        "shape",
-        "openvino and torchscript choose their rows when the sentences are there, within this "
-        "shape; aie and --graph upstream compile it: a file for each of several values",
-    ).add_argument
-    add(
-        "--batch_size",
-        nargs="+",
-        type=parsing.at_least(1),
-        default=[32],
-        metavar="N",
-        help="times --max_seq_length the most tokens that one call computes (default: 32)",
-    )
-    add(
-        "--max_seq_length",
-        nargs="+",
-        type=parsing.length,
-        default=[parsing.LONGEST],
-        metavar="N",
-        help="tokens at which a sentence is cut, [CLS] and [SEP] included (default: "
-        f"{parsing.LONGEST})",
-    )
-    add(
-        "--pack",
-        action="store_true",
-        help="where the shape is compiled: rows that carry several sentences each, in "
-        "albert_seq{S}_bs{B}_packed.pt",
-    )
-
-
-def add_target(parser):
-    """What export_albert_aie.py compiles for, and how."""
-    add = parser.add_argument_group("backend").add_argument
-    add(
-        "--backend",
-        choices=("auto", *backends.NAMES),
-        default="auto",
-        help="default: the first that runs here",
-    )
-    add("--device", choices=backends.DEVICES, help="default: the backend's")
-    add(
-        "--precision",
-        choices=tuple(compare.GATES),
-        help="default: bf16 or fp16 where this machine computes it at least 1.1 times as fast as "
-        "fp32, which is timed",
-    )
-    add(
-        "--calibration",
-        metavar="FILE",
-        help="with int8: text for its ranges, in lines (.txt) or the task's columns (.tsv, .csv, "
-        ".jsonl), instead of train.tsv",
-    )
-    add(
-        "--max_flips",
-        type=parsing.percent,
-        metavar="P",
-        help="with int8: the fastest recipe whose labels differ from fp32's in at most P percent "
-        "of held-out sentences",
-    )
-    add(
-        "--graph",
-        choices=("upstream", "fused"),
-        help="which module is traced: albert_pytorch's or ours (default: the backend's)",
-    )
-
-
-def shapes(args, free_sizes):
-    """Tuple of Shape from the flags of add_shape, the largest last: a file each. Raises UserError
-    for flags that contradict each other, or that mean nothing where the program has `free_sizes`
-    and chooses its rows."""
-    lengths, sizes = sorted(set(args.max_seq_length)), sorted(set(args.batch_size))
-    several = {"--max_seq_length": lengths, "--batch_size": sizes}
-    if free_sizes:
-        flags = [flag for flag, values in several.items() if len(values) > 1]
-        for flag in ["--pack"] * args.pack + flags:
-            raise UserError(
-                f"{flag}: on this backend the file chooses its rows by itself, packed ones and all "
-                "lengths; leave --pack out, and name one --batch_size and --max_seq_length"
-            )
-    elif args.pack and len(lengths) > 1:
-        raise UserError(
-            "--pack: a packed row has one length, for short sentences share it; name one "
-            "--max_seq_length, and export a second file for single sentences"
-        )
-    return tuple(packed(b, s) if args.pack else Shape(b, s) for s in lengths for b in sizes)
-
-
-def check_length(shapes, config):
-    """Raises UserError for a length that the checkpoint has no positions for."""
-    longest, limit = shapes[-1].max_seq_length, config.max_position_embeddings
-    if longest > limit:
-        raise UserError(
-            f"--max_seq_length {longest}: the checkpoint has {limit} positions; use {limit} or less"
-        )
 
 
 def add_files(add):

@@ -40,7 +40,7 @@ def add_flags(parser):
     )
 
 
-def measured(args):
+def wants_figures(args):
     """Whether figures of own text are asked for, and not only its answers."""
     asked = args.label_column, args.compare_cpu, args.output_dir, args.json, args.report
     return any(asked) or args.rows != CHOSEN
@@ -52,7 +52,7 @@ def check(args):
     for name in ("input_format", "text_column", "label_column"):
         if getattr(args, name) and not args.input:
             raise UserError(f"--{name}: means something with --input only; add --input FILE")
-    if args.output == records.STDIN and measured(args):
+    if args.output == records.STDIN and wants_figures(args):
         raise UserError("--output -: the figures stand on standard output; name a file")
     if args.output and not own:
         raise UserError(
@@ -129,7 +129,7 @@ def _put(stream, content):
     return True
 
 
-class Told(NamedTuple):
+class AnswerCounts(NamedTuple):
     """How many texts were given, cut, and left without an answer."""
 
     texts: int = 0
@@ -147,8 +147,9 @@ class Told(NamedTuple):
 
 
 def answer(classify, args):
-    """Told: writes what a Classifier says of each text as it is computed, until nobody reads it."""
-    told = Told()
+    """AnswerCounts. Writes what a Classifier says of each text once it is computed, until nobody
+    reads it."""
+    counts = AnswerCounts()
     with reading(args, classify.task) as (table, form, columns), writing(args.output) as write:
         writer = records.Writer(write, form, table, classify.names)
         for chunk in chunks(table.records):
@@ -157,10 +158,10 @@ def answer(classify, args):
             for record, one in zip(chunk, found):
                 writer.add(record, one)
             unknown = sum(one.label is None and one.score is None for one in found)
-            told = Told(*map(sum, zip(told, (len(found), cut, unknown))))
+            counts = AnswerCounts(*map(sum, zip(counts, (len(found), cut, unknown))))
             if not write(None):
                 break
-    return told
+    return counts
 
 
 def read(args, task):

@@ -48,12 +48,13 @@ class Scored(NamedTuple):
 class Figure(NamedTuple):
     """`values` makes keys of eval.json from a Scored, `line` the text to print from all of
     eval.json, "" where there is nothing to say. Lines of rows that are `detail` stand on the page
-    of --report alone."""
+    of --report alone; `timed` ones are not of answers that were computed elsewhere."""
 
     name: str
     values: Callable
     line: Callable
     detail: bool = False
+    timed: bool = False
 
 
 def _file(s):
@@ -78,6 +79,9 @@ def _rows(s):
         }
         for shape, taken in sorted(times.items())
     ]
+    if _om(s):
+        for each in shapes:
+            del each["forward_ms"]
     return {"rows": e.rows_are, "shapes": shapes}
 
 
@@ -89,7 +93,11 @@ def _rows_line(r):
     lines = [
         f"{each['batches']} x {each['batch_size']} x {each['max_seq_length']} tokens"
         + f", up to {each['slots']} sentences a row" * bool(each["slots"])
-        + ": forward p50 {p50:.1f}, p90 {p90:.1f}, p99 {p99:.1f} ms".format(**each["forward_ms"])
+        + (
+            ": forward p50 {p50:.1f}, p90 {p90:.1f}, p99 {p99:.1f} ms".format(**each["forward_ms"])
+            if "forward_ms" in each
+            else ""
+        )
         for each in shapes
     ]
     if len(lines) > MOST:
@@ -103,7 +111,25 @@ def _engine(s):
     return {
         "backend": s.saved.manifest["backend"],
         **{name: getattr(s.runner, name) for name in names},
+        **({"providers": s.runner.providers} if getattr(s.runner, "providers", None) else {}),
     }
+
+
+def _om(s):
+    """Where answers were computed elsewhere: what ais_bench has said of its own speed."""
+    rates = getattr(s.runner, "rates", None)
+    return {} if rates is None else {"om": {"ais_bench_rows_per_second": rates}}
+
+
+def _om_line(r):
+    if "om" not in r:
+        return ""
+    rates = r["om"]["ais_bench_rows_per_second"]
+    said = ", ".join(f"{rate:g} rows/s ({part})" for part, rate in rates.items())
+    return (
+        "answers of an OM that was run elsewhere, read from its kit\n"
+        f"ais_bench printed {said or 'no throughput'}: its own figure, not measured by this program"
+    )
 
 
 def _data(s):
@@ -302,6 +328,7 @@ FIGURES = (
         lambda r: (
             f"{r['backend']} on {r['device']}, precision {r['precision']} ({r['precision_is']})\n"
             f"{r['threads']} thread(s), {r['streams']} stream(s)"
+            + "".join(f", {name}" for name in r.get("providers", ()))
         ),
     ),
     Figure(
@@ -312,6 +339,7 @@ FIGURES = (
             f"{r['truncated']} truncated"
         ),
     ),
+    Figure("om", _om, _om_line),
     Figure("not scored", _not_scored, _not_scored_line),
     Figure("rows", _rows, _rows_line),
     Figure("accuracy", _accuracy, _accuracy_line),
@@ -326,6 +354,7 @@ FIGURES = (
             if "samples_per_second" in r
             else ""
         ),
+        timed=True,
     ),
     Figure(
         "latency",
@@ -335,14 +364,10 @@ FIGURES = (
             if "latency_ms" in r
             else ""
         ),
+        timed=True,
     ),
-    Figure("single", _one_at_a_time, _one_at_a_time_line),
-    Figure(
-        "runs",
-        lambda s: {},
-        _runs_line,
-        detail=True,
-    ),
+    Figure("single", _one_at_a_time, _one_at_a_time_line, timed=True),
+    Figure("runs", lambda s: {}, _runs_line, detail=True, timed=True),
     Figure(
         "stages",
         _stages,
@@ -352,6 +377,7 @@ FIGURES = (
             "copy out {copy_out:.3f}, end to end {end_to_end:.2f} s"
         ).format(**r["seconds"]),
         detail=True,
+        timed=True,
     ),
     Figure(
         "padding",
@@ -370,6 +396,7 @@ FIGURES = (
             f"({r['nominal_gflop_per_row']:.2f} GFLOP a row, the mean)"
         ),
         detail=True,
+        timed=True,
     ),
     Figure("machine", lambda s: s.host, _machine_line, detail=True),
     Figure("digests", _digests, lambda r: ""),
@@ -381,13 +408,15 @@ def report(scored):
     seconds, never a mean of rates; seconds unless named ms."""
     result = {"schema_version": results.SCHEMA_VERSION}
     for figure in FIGURES:
-        result.update(figure.values(scored))
+        if not (figure.timed and "om" in result):
+            result.update(figure.values(scored))
     return {**result, "manifest": scored.saved.manifest}
 
 
 def lines(report, detail=False):
     """(name, text) of each line to print, or of all lines."""
-    shown = [(f.name, f.line(report)) for f in FIGURES if detail or not f.detail]
+    figures = [f for f in FIGURES if not (f.timed and "om" in report)]
+    shown = [(f.name, f.line(report)) for f in figures if detail or not f.detail]
     return [(name, line) for name, line in shown if line]
 
 

@@ -1,3 +1,3 @@
 """Sentences through a file: batches, logits, classes, and the comparison with the reference."""
 
-__all__ = ["batching", "calibration", "classifier", "compare", "evaluate", "recipes"]
+__all__ = ["batching", "calibration", "classifier", "compare", "evaluate", "om_kit", "recipes"]

@@ -39,13 +39,13 @@ class Classifier:
     of one model, a folder of them, or an Artifact.
 
     `options` are the settings of its backend that are read when it runs (`streams`, `threads`,
-    `device_id`), `label_map` {number: name} names its classes. Raises UserError for a file or a
-    setting that cannot be used.
+    `device_id`), `label_map` {number: name} names its classes, `runner` computes instead of the
+    file's engine. Raises UserError for a file or a setting that cannot be used.
 
     Thread-safe: calls from several threads take turns. How the texts of a call share rows is chosen
     as choose_shapes says."""
 
-    def __init__(self, file, label_map=None, **options):
+    def __init__(self, file, label_map=None, runner=None, **options):
         opened = isinstance(file, pt_file.Artifact)
         if not opened:
             several = isinstance(file, (list, tuple))
@@ -57,7 +57,7 @@ class Classifier:
         self.task = self.saved.task.of(self.classes)
         self._lock, self._process = threading.Lock(), os.getpid()
         self._tokenizer = self.saved.tokenizer.load()
-        self.runner = backends.load(self.saved, target)
+        self.runner = runner or backends.load(self.saved, target)
 
     def __call__(self, sentences):
         """The Answer of one text: a str, {"text": ...} or, of a file for pairs, a tuple of two or

@@ -206,23 +206,38 @@ def checkpoint_of(saved, pth_dir, tokenizer_file=None, upstream_dir=None):
     )
 
 
-def against_reference(got, saved, checkpoint, examples, upstream_dir, progress):
-    """List of Comparison, one for each of `got`, logits of the Artifact `saved` on `examples` or on
-    the first of them, with the reference's, which tokenizes for itself."""
+class Reference(NamedTuple):
+    """What the reference answers on examples, and in what `tokenizer`, which is other code, differs
+    from the file's: sentences with other ids."""
+
+    logits: numpy.ndarray
+    name: str
+    tokenizer: str
+    other_ids: int
+
+
+def reference_of(saved, checkpoint, examples, upstream_dir, progress):
+    """Reference for the Artifact `saved`, of the Checkpoint, which tokenizes for itself."""
     length, saved_tokenizer = saved.shape.max_seq_length, saved.tokenizer.load()
     encode, tokenizer = references.tokenizer(checkpoint.tokenizer, upstream_dir)
     encoded = [encode(sentence, length) for sentence in examples.sentences]
     ours = [saved_tokenizer.encode(sentence, length) for sentence in examples.sentences]
-    reference, name = references.logits(checkpoint, encoded, upstream_dir, progress=progress)
+    logits, name = references.logits(checkpoint, encoded, upstream_dir, progress=progress)
     others = sum(
         (own.ids, own.second) != (wanted.ids, wanted.second) for own, wanted in zip(ours, encoded)
     )
-    precision = saved.manifest["precision"]
-    if checkpoint.config.random_weights:
+    return Reference(logits, name, tokenizer, others)
+
+
+def against_reference(got, reference, saved, examples):
+    """List of Comparison, one for each of `got`, logits of the Artifact `saved` on the examples or
+    on the first of them."""
+    if saved.manifest["random_weights"]:
         examples = replace(examples, labels=None)
-    given = precision, name, tokenizer, others
+    given = saved.manifest["precision"], *reference[1:]
     return [
-        compare(each, reference[: len(each)], examples.first(len(each)), *given) for each in got
+        compare(each, reference.logits[: len(each)], examples.first(len(each)), *given)
+        for each in got
     ]
 
 

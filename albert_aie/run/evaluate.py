@@ -87,68 +87,86 @@ def evaluate(
         lengths = [len(tokenizer.encode(sentence, length).ids) for sentence in sentences]
         expected = shapes_to_come(lengths, shapes, rows, streams)
         warm_up(runner, sorted(set(expected)), warmup, progress)
-    seconds, lengths, truncated = [], [], []
-
-    def encode(sentence):
-        start = time.perf_counter()
-        found = tokenizer.encode(sentence, length)
-        seconds.append(time.perf_counter() - start)
-        lengths.append(len(found.ids))
-        truncated.append(found.truncated)
-        return found
-
     # what is not scored stays NaN
     logits = numpy.full((len(sentences), saved.num_labels), numpy.nan, numpy.float32)
-    outputs, used, single = [], [], None
+    stages = _Stages(tokenizer, length)
     start = time.perf_counter()
     if rows == SINGLE:
-        single = []
-        for number, sentence in enumerate(progress(sentences, desc="evaluate", unit="sentence")):
-            begun = time.perf_counter()
-            batch, output, answer = run_alone(runner, encode(sentence), shapes)
-            logits[number] = answer
-            answer.argmax()
-            single.append(time.perf_counter() - begun)
-            used.append(batch.shape)
-            outputs.append(output._replace(logits=None))
+        steps = progress(sentences, desc="evaluate", unit="sentence")
+        single = list(_singly(runner, steps, shapes, logits, stages))
     else:
-        plan = batches(map(encode, sentences), *shapes, streams=streams)
+        plan = batches(map(stages.encode, sentences), *shapes, streams=streams)
         results = _run(runner, _ahead(plan, 2 * streams))
         total = expected and len(expected)
         for batch, output in progress(results, desc="evaluate", total=total, unit="batch"):
             scatter(output.logits, batch, logits)
-            used.append(batch.shape)
-            outputs.append(output._replace(logits=None))
+            stages.add(batch, output)
+        single = None
         if runner.grid and rows == CHOSEN:
             # Weights of 0 times NaN are NaN: a sentence that overflows takes its row-mates with it.
             singles = choose(saved.shapes, runner.grid, SINGLE)
             for number in numpy.flatnonzero(~finite(logits)):
                 sentence = tokenizer.encode(sentences[number], length)
-                batch, output, logits[number] = run_alone(runner, sentence, singles)
-                used.append(batch.shape)
-                outputs.append(output._replace(logits=None))
+                logits[number] = run_alone(runner, sentence, singles, stages)
     end_to_end = time.perf_counter() - start
-    return Evaluation(
-        logits=logits,
-        tokens=sum(lengths),
-        truncated=sum(truncated),
-        rows_are=rows if runner.grid or rows == SINGLE else COMPILED,
-        shapes=used,
-        tokenize=sum(seconds),
-        copy_in=sum(output.copy_in for output in outputs),
-        forward=[output.forward for output in outputs],
-        copy_out=sum(output.copy_out for output in outputs),
-        busy=union((output.started, output.started + output.forward) for output in outputs),
-        end_to_end=end_to_end,
-        single=single,
-    )
+    rows_are = rows if runner.grid or rows == SINGLE else COMPILED
+    return stages.evaluation(logits, rows_are, end_to_end, single)
 
 
-def run_alone(runner, sentence, shapes):
-    """(Batch, Output, logits float32 [class]) of one Encoded, in the shape that it takes alone."""
+class _Stages:
+    """What an evaluation collects on its way: of each sentence and of each batch."""
+
+    def __init__(self, tokenizer, length):
+        self._tokenizer, self._length = tokenizer, length
+        self._seconds, self._lengths, self._truncated = [], [], []
+        self._shapes, self._outputs = [], []
+
+    def encode(self, sentence):
+        start = time.perf_counter()
+        encoded = self._tokenizer.encode(sentence, self._length)
+        self._seconds.append(time.perf_counter() - start)
+        self._lengths.append(len(encoded.ids))
+        self._truncated.append(encoded.truncated)
+        return encoded
+
+    def add(self, batch, output):
+        self._shapes.append(batch.shape)
+        self._outputs.append(output._replace(logits=None))
+
+    def evaluation(self, logits, rows_are, end_to_end, single):
+        outputs = self._outputs
+        return Evaluation(
+            logits=logits,
+            tokens=sum(self._lengths),
+            truncated=sum(self._truncated),
+            rows_are=rows_are,
+            shapes=self._shapes,
+            tokenize=sum(self._seconds),
+            copy_in=sum(output.copy_in for output in outputs),
+            forward=[output.forward for output in outputs],
+            copy_out=sum(output.copy_out for output in outputs),
+            busy=union((output.started, output.started + output.forward) for output in outputs),
+            end_to_end=end_to_end,
+            single=single,
+        )
+
+
+def _singly(runner, sentences, shapes, logits, stages):
+    """The seconds of each sentence from text to label."""
+    for number, sentence in enumerate(sentences):
+        begun = time.perf_counter()
+        logits[number] = run_alone(runner, stages.encode(sentence), shapes, stages)
+        logits[number].argmax()
+        yield time.perf_counter() - begun
+
+
+def run_alone(runner, sentence, shapes, stages=None):
+    """Logits float32 [class] of one Encoded, in the shape that it takes alone."""
     batch = alone(sentence, shapes)
     output = runner.run(batch)
-    return batch, output, output.logits[0] if batch.slots is None else output.logits[0, 0]
+    if stages:
+        stages.add(batch, output)
+    return output.logits[0] if batch.slots is None else output.logits[0, 0]
 
 
 def shapes_to_come(lengths, shapes, rows=CHOSEN, streams=1):
@@ -214,14 +232,17 @@ def union(intervals):
     return total
 
 
+@contextlib.contextmanager
 def logits_in_fresh_process(paths, target, sentences):
-    """[(what, float32 [sentences, class])] of saved files of one model, loaded and run by a process
-    that knows nothing but the files. Of a file of free sizes: all sentences in chosen rows, and the
-    first PUBLISHED of them through the program that torch.jit.load gives. Of compiled files: an
-    entry for each batch size, since of several the greatest would take nearly all."""
+    """Gives a function that waits for [(what, float32 [sentences, class])] of saved files of one
+    model, loaded and run by a process that knows nothing but the files. Of a file of free sizes:
+    all sentences in chosen rows, and the first PUBLISHED of them through the program that
+    torch.jit.load gives. Of compiled files: an entry for each batch size, since of several the
+    greatest would take nearly all."""
     names = [str(path) for path in paths]
     try:
-        return process.call(_logits, names, target, sentences)
+        with process.calling(_logits, names, target, sentences) as answer:
+            yield answer
     except process.Died as how:
         raise UserError(
             f"{' '.join(names)}: the process that ran it for the comparison {how}; it is written: "

@@ -36,16 +36,6 @@ def tried(recipe, got, reference, rate):
     return Tried(recipe, flips, len(got), relative_error(got, reference), rate)
 
 
-def search(attempt, percent, recipes):
-    """([Tried], the first of the recipes that holds or None): `attempt(recipe)` gives a Tried."""
-    found = []
-    for recipe in recipes:
-        found.append(attempt(recipe))
-        if found[-1].holds(percent):
-            return found, recipe
-    return found, None
-
-
 def table(found):
     """Lines of the table of what was tried."""
     lines = [f"{'in bf16':<24}{'flips':>12}{'relative':>10}{'/s':>8}"]
@@ -58,23 +48,21 @@ def table(found):
 
 def fastest(make, name, percent, checkpoint, target, length, sentences, upstream_dir, progress):
     """(what `make` gave for the first recipe that keeps its labels in all but `percent` % of the
-    sentences, Nones where none does; the Tried of those that were tried). `make` takes a Target and
-    gives a tuple that begins with a function of a path that saves the file, called `name`; the
-    reference is that of the comparison, on sentences cut to `length` tokens."""
+    sentences, None where none does; the Tried of those that were tried). `make` takes a Target, and
+    what it gives has `save(path)`; the file is called `name`. The reference is that of the
+    comparison, on sentences cut to `length` tokens."""
     tokenizer = checkpoint.tokenizer.load()
     encoded = [tokenizer.encode(sentence, length) for sentence in sentences]
     reference, _ = references.logits(checkpoint, encoded, upstream_dir, progress=progress)
-    saves = {None: (None, None, None)}
-
-    def attempt(recipe):
-        chosen = target._replace(options={**target.options, "recipe": recipe})
-        saves[recipe] = make(chosen)
+    found = []
+    for recipe in backends.get(target.backend).RECIPES:
+        made = make(target._replace(options={**target.options, "recipe": recipe}))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
-            saves[recipe][0](path)
+            made.save(path)
             with Classifier(path) as classify:
-                found = classify.evaluate(sentences)
-        return tried(recipe, found.logits, reference, len(sentences) / found.end_to_end)
-
-    found, recipe = search(attempt, percent, backends.get(target.backend).RECIPES)
-    return saves[recipe], found
+                ran = classify.evaluate(sentences)
+        found.append(tried(recipe, ran.logits, reference, len(sentences) / ran.end_to_end))
+        if found[-1].holds(percent):
+            return made, found
+    return None, found

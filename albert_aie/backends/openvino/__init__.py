@@ -12,28 +12,13 @@ import contextlib
 import importlib
 import importlib.util
 import io
-import queue
 import sys
-import threading
-import time
-from functools import cached_property
-
-import numpy
 
 from ...base import machine
-from ...base.choose_shapes import SINGLE, Grid, choose, octave
-from ...base.errors import UserError, first_line, last_line
+from ...base.choose_shapes import Grid
+from ...base.errors import UserError, first_line
 from ...base.machine import THREADS
-from .. import (
-    Compiled,
-    Option,
-    Output,
-    Unavailable,
-    check_precision,
-    check_shape,
-    contradiction,
-    settings,
-)
+from .. import Compiled, Option, Unavailable, check_precision
 from . import int8, ir
 
 # OpenVINO and NNCF tell Google Analytics what they are used for, from a process that importing them
@@ -48,6 +33,7 @@ OPTIONS = (
     Option("threads", "threads, on a CPU", ("evaluate",), minimum=1, maximum=THREADS),
     Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=THREADS),
 )
+CALIBRATED = ("int8",)
 RECIPES = tuple(int8.RECIPES)  # of what stays in floating point, in order of speed
 BLOBS = ("ir.xml", "ir.bin")
 STEP = 4  # tokens between two lengths: fewer take as long as the next multiple (performance.md)
@@ -173,181 +159,6 @@ def load(artifact, target):
         raise UserError(f"{artifact.path}: was compiled for openvino, but {reason}")
     what = f"{artifact.path} with precision bf16"
     _check_bf16(target.precision, what, "export it again with --precision fp32")
-    return Runner(artifact, target)
+    from .runner import OpenVinoRunner
 
-
-class Runner:
-    device = "cpu"
-    precision_is = "read back"
-
-    def __init__(self, artifact, target):
-        import openvino
-
-        self._artifact = artifact
-        chosen = settings(target, "evaluate")
-        manifest = artifact.manifest
-        floating = manifest["options"].get("floating", manifest["precision"])
-        if floating not in candidates("cpu"):  # an int8 file of a CPU with bf16
-            floating = "fp32"
-        self._options = {"INFERENCE_PRECISION_HINT": PRECISIONS[floating]}
-        self._streams = chosen["streams"]
-        if chosen["threads"]:
-            self._options["INFERENCE_NUM_THREADS"] = chosen["threads"]
-        self._core = openvino.Core()
-        self._programs, self._lock = {}, threading.Lock()
-        self.grid = grid(manifest["precision"]) if artifact.has_free_sizes else None
-        # All lengths as branches of one program hold their weights once and find them in the cache:
-        # 1.06 times as fast in bf16, 1.09 in fp32, and twelve lengths take half of the memory. int8
-        # is slower in a branch, for its passes make another graph there (docs/performance.md).
-        self._branches = target.precision != "int8"
-        with self._errors():
-            self._model = ir.read(*(artifact.blob(name) for name in BLOBS))
-            _check_model(self._model, artifact)
-            if manifest["precision"] == "bf16":
-                ir.widen(self._model)
-
-    @contextlib.contextmanager
-    def _errors(self):
-        import openvino
-
-        try:
-            yield
-        except RuntimeError as error:
-            raise UserError(
-                f"{self._artifact.path}: OpenVINO cannot compile its IR ({last_line(error)}); "
-                f"export it again with the version installed here ({openvino.__version__})"
-            ) from None
-
-    def prepare(self, shapes):
-        with self._lock:
-            groups = {}
-            for shape in sorted(shapes):
-                groups.setdefault(self._group(shape), []).append(shape)
-            for alike in groups.values():
-                if not self._programs.keys() >= set(alike):
-                    self._compile(alike)
-
-    def _group(self, shape):
-        """What the shapes of one program have in common: plain rows of a free length, with as many
-        rows and of lengths that are used alike."""
-        if self.grid is None or shape.slots or not self._branches:
-            return shape
-        return shape.batch_size, octave(shape.max_seq_length)
-
-    def _program(self, shape):
-        """(compiled model, its infer requests that are idle, one a stream) for a Shape; compiled
-        when it is first asked for, because each costs time and memory."""
-        with self._lock:
-            if shape not in self._programs:
-                self._compile(self._with_siblings(shape))
-            return self._programs[shape]
-
-    def _with_siblings(self, shape):
-        """The shapes to compile with one that was not prepared: all of its group once ALONE of them
-        are there."""
-        if self.grid is None or shape.slots or shape.batch_size > 1:
-            return [shape]
-        alike = [
-            one
-            for one in choose(self._artifact.shapes, self.grid, SINGLE)
-            if self._group(one) == self._group(shape)
-        ]
-        return alike if sum(one in self._programs for one in alike) >= ALONE else [shape]
-
-    def _compile(self, shapes):
-        for group in [shapes] if self._branches else [[shape] for shape in shapes]:
-            if self._programs.keys() >= set(group):
-                continue
-            # a sentence alone has all threads, and does not wait for a second one
-            one = self.grid is not None and not group[0].slots and group[0].batch_size == 1
-            streams = self._streams or (1 if one else "AUTO")
-            with self._errors():
-                model = ir.branches([_specialised(self._model, s, self._artifact) for s in group])
-                options = {**self._options, "NUM_STREAMS": streams}
-                compiled = self._core.compile_model(model, "CPU", options)
-            idle = queue.SimpleQueue()
-            for _ in range(int(compiled.get_property("NUM_STREAMS"))):
-                idle.put(compiled.create_infer_request())
-            self._programs.update(dict.fromkeys(group, (compiled, idle)))
-
-    def _any(self):
-        """A compiled model: what they have in common is read back from it, once, for the engine
-        answers when no batch is being computed."""
-        program = next(iter(self._programs.values()), None)
-        return (program or self._program(choose(self._artifact.own_shapes, self.grid)[0]))[0]
-
-    @cached_property
-    def precision(self):
-        return _precision_of(self._any())
-
-    @cached_property
-    def threads(self):
-        return self._any().get_property("INFERENCE_NUM_THREADS")
-
-    @cached_property
-    def streams(self):
-        return int(self._any().get_property("NUM_STREAMS"))
-
-    def run(self, batch):
-        import openvino
-
-        check_shape(batch, self._artifact)
-        _, idle = self._program(batch.shape)
-        request = idle.get()
-        start = time.perf_counter()
-        # request.infer(inputs) would do the same in 0.09 ms more, of a sentence's ten
-        for name, array in zip(INPUTS, batch.inputs):
-            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
-        request.infer()
-        done = time.perf_counter()
-        logits = numpy.array(request.get_output_tensor(0).data, dtype=numpy.float32)
-        idle.put(request)
-        if self.grid is not None and not batch.shape.slots:
-            logits = logits[:, 0]
-        return Output(logits, 0.0, done - start, time.perf_counter() - done, start)
-
-    def close(self):
-        self._programs = {}
-
-
-def _check_model(model, artifact):
-    """Raises UserError where the IR is not what the manifest says: before it is compiled."""
-    _specialised(model, artifact.shape, artifact)
-    precision = artifact.manifest["precision"]
-    quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
-    if quantised != (precision == "int8"):
-        raise contradiction(
-            artifact, f"{precision}, its program is {'' if quantised else 'not '}int8"
-        )
-
-
-def _specialised(model, shape, artifact):
-    """The model for one Shape. Raises UserError where it does not take or give what the manifest
-    says."""
-    try:
-        model = ir.specialised(model, shape)
-    except RuntimeError as error:
-        reason = last_line(error)
-        raise contradiction(artifact, f"{shape}, which its program refuses ({reason})") from None
-    shapes = [tuple(port.shape) for port in (*model.inputs, *model.outputs)]
-    logits = artifact.logits_shape(shape)
-    if artifact.has_free_sizes and not shape.slots:
-        logits = (logits[0], 1, logits[1])
-    wanted = [*[shape.inputs] * len(INPUTS), logits]
-    if shapes != wanted:
-        raise contradiction(artifact, f"inputs and logits of {wanted}, its program has {shapes}")
-    return model
-
-
-def _precision_of(compiled):
-    """What the engine computes in: int8 if most matrix products of the graph that it runs do, else
-    its own hint's."""
-    products = [
-        node.get_rt_info()["runtimePrecision"].astype(str)
-        for node in compiled.get_runtime_model().get_ordered_ops()
-        if node.get_rt_info()["layerType"].astype(str) in ("FullyConnected", "MatMul")
-    ]
-    if sum(precision in ("i8", "u8") for precision in products) > len(products) / 2:
-        return "int8"
-    engine = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-    return {"f32": "fp32", "f16": "fp16"}.get(engine, engine)
+    return OpenVinoRunner(artifact, target)

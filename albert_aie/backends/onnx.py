@@ -1,0 +1,308 @@
+"""ONNX at opset 14, run by ONNX Runtime on its CPU, CUDA or CANN provider; the same file is what
+Ascend's `atc` makes an OM of (om_kit.py).
+
+The fused graph is exported with static shapes, LayerNorm and GELU written out: the form that
+CANN's parser and its provider take whole. fp16 is made from the fp32 file, for torch 2.0.1 has no
+half kernels on a CPU. Nothing is computed on another provider than the one that was asked for.
+Only the CPU provider has been run by us."""
+
+import contextlib
+import ctypes
+import importlib.metadata
+import inspect
+import io
+import os
+import time
+import warnings
+from pathlib import Path
+
+import numpy
+
+from ..base import machine
+from ..base.errors import UserError, first_line, last_line
+from ..base.machine import THREADS
+from . import Compiled, Option, Output, Unavailable, check_precision, settings
+from .runner import Runner, manifest_mismatch
+
+TITLE = "ONNX"
+PRECISIONS = {"fp32": "float", "fp16": "float16"}
+CALIBRATED = ("fp16", "fp32")  # to measure the room that fp16 leaves
+LOADS = "numpy"  # ONNX Runtime is imported where its trouble can be told
+GRAPH = "fused"
+BLOBS = ("model.onnx",)
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+OPSET = 14  # from 17 on LayerNorm is one operator, which the CANN provider leaves to the CPU
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider", "onnxruntime"),
+    "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
+    "npu": ("CANNExecutionProvider", "onnxruntime-cann"),
+}
+# Each installs the same module.
+PACKAGES = tuple(package for _, package in PROVIDERS.values())
+OPTIONS = (
+    Option(
+        "onnx_input_dtype",
+        "what the ONNX file takes; a batch of int64 is narrowed to it",
+        default="int64",
+        type=str,
+        choices=("int64", "int32"),
+    ),
+    Option("soc_version", "chip to compile for", default="Ascend310P3", type=str),
+    Option("onnx_file", "write the ONNX file beside the .pt, under its name", type=bool),
+    Option("device_id", "number of the card", ("evaluate",), 0, minimum=0, devices=("cuda", "npu")),
+    Option(
+        "threads", "threads, on a CPU", ("evaluate",), minimum=1, maximum=THREADS, devices=("cpu",)
+    ),
+    Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=1),
+)
+
+
+def unavailable(device):
+    provider, package = PROVIDERS[device]
+    found = installed()
+    if len(found) > 1:
+        names = " ".join(found)
+        return Unavailable(
+            f"{' and '.join(found)} lie one over another in the module onnxruntime",
+            f"pip uninstall {names}, then pip install {package}",
+            broken=True,
+        )
+    if "onnxruntime-cann" in found and int(numpy.__version__.split(".")[0]) >= 2:
+        return Unavailable(
+            f"onnxruntime-cann needs numpy below 2, and numpy {numpy.__version__} is installed",
+            'pip install "numpy<2"',
+            broken=True,
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        reason = f"ONNX Runtime cannot be imported ({first_line(error)})"
+        return Unavailable(reason, f"pip install {package}", broken=bool(found))
+    if provider not in onnxruntime.get_available_providers():
+        here = " ".join(f"{name} {version}" for name, version in found.items())
+        return Unavailable(
+            f"{here or 'the onnxruntime that is installed'} has no {provider}",
+            f"pip uninstall {' '.join(found) or 'onnxruntime'}, then pip install {package}",
+        )
+    missing = None if device == "cpu" else _missing_library(onnxruntime, device)
+    if missing:
+        return Unavailable(f"{provider} cannot be loaded ({missing})", FIXES[device], broken=True)
+    return None
+
+
+FIXES = {
+    "cuda": "install the CUDA and cuDNN that this version of onnxruntime-gpu names",
+    "npu": "source the CANN environment first: source "
+    "/usr/local/Ascend/ascend-toolkit/set_env.sh; a file for a card elsewhere is written with "
+    "--device cpu --precision fp16",
+}
+
+
+def installed():
+    """{package: version} of those that bring the module onnxruntime."""
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def _missing_library(onnxruntime, device):
+    """What the system's loader says of a provider's library, None where it loads. The list of
+    available providers says only what was built."""
+    name = PROVIDERS[device][0][: -len("ExecutionProvider")].lower()
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    try:
+        shared = folder / "libonnxruntime_providers_shared.so"
+        ctypes.CDLL(str(shared), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / f"libonnxruntime_providers_{name}.so"))
+    except OSError as error:
+        return first_line(error)
+    return None
+
+
+def candidates(device):
+    return ("fp32",) if device == "cpu" else ("fp16",)
+
+
+def check(target):
+    check_precision(target)
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--backend onnx: the package onnx cannot be imported ({first_line(error)}); "
+            "pip install onnx"
+        ) from None
+
+
+def form(precision):
+    from ..albert.fused import Form
+
+    return Form(expand_mask=True, split_qkv=True, spelled_gelu=True)
+
+
+def compile(module, inputs, target, calibration=None):
+    import onnx
+
+    from ..albert import graph
+    from . import onnx_checks
+
+    chosen = settings(target, "export")
+    program = graph.trace(module, inputs)
+    model = onnx.load_from_string(export(module, inputs, chosen["onnx_input_dtype"]))
+    onnx_checks.share_initialisers(model)
+    batches = calibration()
+    room = None
+    if batches or target.precision == "fp16":
+        room = onnx_checks.measure_room(module, batches, inputs)
+    if target.precision == "fp16":
+        room.check()
+        onnx_checks.narrow(model, room.powers)
+    onnx.helper.set_model_props(model, {"precision": target.precision})
+    lines = onnx_checks.check(model, OPSET)
+    said = room.text() if room else "not measured: no sentences; --calibration FILE gives some"
+    data = model.SerializeToString()
+    return Compiled(
+        program,
+        graph.operators(program),
+        {"onnx": onnx.__version__, **installed()},
+        blobs={"model.onnx": data},
+        options={"input_dtype": chosen["onnx_input_dtype"], "opset": OPSET},
+        files={".onnx": data} if chosen["onnx_file"] else {},
+        lines=(("onnx", lines), ("fp16 room", said)),
+    )
+
+
+def export(module, inputs, dtype="int64", opset=OPSET):
+    """The bytes of an ONNX file of the traced `module`, by torch's TorchScript exporter."""
+    import torch
+
+    buffer, options = io.BytesIO(), {}
+    if "dynamo" in inspect.signature(torch.onnx.export).parameters:  # not in torch 2.0
+        options["dynamo"] = False
+    tensors = tuple(tensor.to(getattr(torch, dtype)) for tensor in inputs)
+    names = {"input_names": list(INPUTS), "output_names": ["logits"]}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of deprecation, and of sizes that a trace makes constant
+        torch.onnx.export(module, tensors, buffer, opset_version=opset, **names, **options)
+    return buffer.getvalue()
+
+
+def load(artifact, target):
+    reason = unavailable(target.device)
+    if reason:
+        raise UserError(f"{artifact.path}: was compiled for onnx on {target.device}, but {reason}")
+    return OnnxRunner(artifact, target)
+
+
+def session(data, device, precision, device_id=0, threads=None):
+    """An InferenceSession of an ONNX file's bytes, of which no node is computed by another provider
+    than the device's. Raises UserError where that cannot be had."""
+    import onnxruntime
+
+    provider = PROVIDERS[device][0]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    own = {} if device == "cpu" else {"device_id": str(device_id)}
+    if device == "cpu":
+        options.intra_op_num_threads = threads or physical_cores()
+        # a thread that spins takes the core on which the next batch is tokenised
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # what a mask takes away is a denormal after exp, of which a softmax is 60 times as slow;
+        # ONNX Runtime asks the first session of a process
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    else:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if device == "cuda":
+        own["use_tf32"] = "0"  # fp32 is fp32
+    if device == "npu":
+        own["precision_mode"] = "must_keep_origin_dtype"  # its default makes fp16 of fp32
+    try:
+        made = onnxruntime.InferenceSession(
+            data, options, providers=[(provider, own)], enable_fallback=0
+        )
+    except Exception as error:  # of many kinds, which it does not publish
+        if machine.lacks_memory(error):
+            raise
+        raise UserError(
+            f"{provider} cannot take the file ({last_line(error)}); export it again with the "
+            "version installed here"
+        ) from None
+    if made.get_providers()[0] != provider:
+        used = ", ".join(made.get_providers())
+        raise UserError(
+            f"{provider} was asked for, but the session runs on {used}; {FIXES[device]}"
+        )
+    return made
+
+
+def physical_cores():
+    """Cores that this process may use, hyperthreads counted once."""
+    try:
+        cpus = os.sched_getaffinity(0)
+        place = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+        return len({Path(place.format(cpu)).read_text(encoding="ascii") for cpu in cpus})
+    except (AttributeError, OSError):  # not Linux
+        return os.cpu_count() or 1
+
+
+class OnnxRunner(Runner):
+    # it computes in the types that the file names
+    precision_is = "as compiled"
+
+    def __init__(self, artifact, target):
+        import onnxruntime
+
+        super().__init__(artifact, target.device)
+        chosen, manifest = settings(target, "evaluate"), artifact.manifest
+        self._id = chosen.get("device_id") or 0
+        self.precision = manifest["precision"]
+        self.threads = chosen.get("threads") or (target.device == "cpu" and physical_cores()) or 1
+        try:
+            self._program = session(
+                artifact.blob("model.onnx"), target.device, self.precision, self._id, self.threads
+            )
+        except UserError as error:
+            raise UserError(f"{artifact.path}: {error}") from None
+        self.providers = self._program.get_providers()
+        self._value = onnxruntime.OrtValue.ortvalue_from_numpy
+        self._where = {"npu": "cann"}.get(target.device, target.device)
+        if target.device != "cpu":
+            self.device = f"{target.device}:{self._id}"
+        self._check_ports()
+
+    def _check_ports(self):
+        """Raises UserError where the file takes or gives what its manifest does not say."""
+        artifact, program = self._artifact, self._program
+        said = program.get_modelmeta().custom_metadata_map.get("precision")
+        if said != self.precision:
+            raise manifest_mismatch(artifact, f"{self.precision}, its ONNX file {said}")
+        dtype = artifact.manifest["options"].get("input_dtype")
+        (shape,) = artifact.own_shapes
+        wanted = [(name, f"tensor({dtype})", list(shape.inputs)) for name in INPUTS]
+        wanted.append(("logits", "tensor(float)", list(artifact.logits_shape(shape))))
+        ports = (*program.get_inputs(), *program.get_outputs())
+        found = [(port.name, port.type, port.shape) for port in ports]
+        if found != wanted:
+            raise manifest_mismatch(
+                artifact, f"inputs and logits {wanted}, its ONNX file has {found}"
+            )
+        self._dtype = numpy.dtype(dtype)
+
+    def _run(self, batch):
+        start = time.perf_counter()
+        binding = self._program.io_binding()
+        arrays = [array.astype(self._dtype, copy=False) for array in batch.inputs]
+        for name, array in zip(INPUTS, arrays):
+            binding.bind_ortvalue_input(name, self._value(array, self._where, self._id))
+        binding.bind_output("logits", self._where, self._id)
+        binding.synchronize_inputs()
+        copied = time.perf_counter()
+        self._program.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        done = time.perf_counter()
+        logits = binding.get_outputs()[0].numpy()
+        return Output(logits, copied - start, done - copied, time.perf_counter() - done, copied)

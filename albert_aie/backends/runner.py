@@ -1,0 +1,91 @@
+"""What the runners of all engines have in common."""
+
+import numpy
+
+from ..base.errors import UserError
+from ..base.shapes import slots_of
+
+
+class Runner:
+    """What the engines' runners have in common: `_run` computes a Batch whose shape was checked."""
+
+    precision_is = "read back"
+    streams = threads = 1
+    grid = None
+    providers = None  # of ONNX Runtime, as its session names them
+
+    def __init__(self, artifact, device):
+        self._artifact, self.device = artifact, device
+
+    def prepare(self, shapes):
+        """Nothing to do: the file's program is compiled."""
+
+    def run(self, batch):
+        check_shape(batch, self._artifact)
+        output = self._run(batch)
+        check_logits(output.logits, self._artifact, batch.shape)
+        return output
+
+    def close(self):
+        self._program = None
+
+
+class RunnerGroup:
+    """A runner of files of one model, each for the batches of its own shapes."""
+
+    def __init__(self, runners, artifact):
+        self._all = runners
+        self._by = {s: r for r, file in zip(runners, artifact.files) for s in file.own_shapes}
+        self.grid = None
+        first = runners[0]
+        self.precision, self.precision_is = first.precision, first.precision_is
+        self.device, self.threads, self.streams = first.device, first.threads, first.streams
+        self.providers = first.providers
+
+    def prepare(self, shapes):
+        for runner in self._all:
+            runner.prepare([shape for shape in shapes if self._by[shape] is runner])
+
+    def run(self, batch):
+        return self._by[batch.shape].run(batch)
+
+    def close(self):
+        for runner in self._all:
+            runner.close()
+
+
+def check_shape(batch, artifact):
+    """A trace does not enforce the shape it was made with; we do. Raises ValueError (a bug)."""
+    rows, length, slots = shape = batch.shape
+    if artifact.has_free_sizes:
+        limit = artifact.shape
+        known = 0 < length <= limit.max_seq_length and slots in (0, slots_of(length))
+        known = known and 0 < rows * length <= limit.batch_size * limit.max_seq_length
+    else:
+        known = shape in artifact.own_shapes
+    for array in batch.inputs:
+        if not known or array.shape != shape.inputs or array.dtype != numpy.int64:
+            raise ValueError(
+                f"batch of {array.shape} {array.dtype} for a file of {artifact.own_shapes} int64"
+            )
+
+
+def check_logits(logits, artifact, shape):
+    """Raises UserError where the program answers a batch of `shape` otherwise than its manifest
+    says."""
+    wanted = artifact.logits_shape(shape)
+    if logits.shape != wanted:
+        raise manifest_mismatch(artifact, f"logits of {wanted}, its program gave {logits.shape}")
+
+
+def check_read_back(precision, artifact):
+    """Raises UserError where the engine computes in another precision than the manifest says."""
+    if precision != artifact.manifest["precision"]:
+        raise manifest_mismatch(
+            artifact, f"{artifact.manifest['precision']}, but the engine computes in {precision}"
+        )
+
+
+def manifest_mismatch(artifact, what):
+    """UserError for a manifest that is not that of its program."""
+    return UserError(f"{artifact.path}: its manifest says {what}; export the file again")

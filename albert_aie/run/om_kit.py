@@ -1,0 +1,204 @@
+"""The kit for the owner of an Ascend card, who has CANN and neither this program nor the data: an
+ONNX file with its line for atc, the inputs of a data set as ais_bench reads them, and a script.
+What ais_bench writes is read back here and scored as any other file's answers.
+
+The kit holds no labels, and of texts only token ids. Nothing of it has run on a card yet."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy
+
+from ..albert import references
+from ..backends import Output
+from ..backends.runner import Runner
+from ..base.errors import UserError
+from ..base.files import json_text, read_json, replacing
+from ..base.shapes import Shape
+from . import batching
+
+KIT, INPUTS = "kit.json", ("input_ids", "attention_mask", "token_type_ids")
+ORDER = 4  # sentences of a batch whose logits are known: they tell one batch from another
+FAR = 5e-3  # a relative distance from these that says something
+NEARER = 4  # times, to those of another batch
+SOC = "Ascend310P3"
+README = """# An ALBERT classifier for {soc}
+
+Of {sentences} sentences in {batches} batches; nothing here has run on a card yet.
+
+1. On a machine with CANN 8.5 or later, its operator package for the chip and ais_bench
+   (gitee.com/ascend/tools): source set_env.sh, then `sh run.sh`.
+2. It makes model.om by atc, checks nothing, and runs it: outputs stand in */results.
+3. Bring the folder back to where it was made, and score it by
+   `python run_aie_eval.py --aie_model_dir {files} --om_results THIS_FOLDER --data_dir DATA`;
+   --compare_cpu --pth_dir CHECKPOINT says whether the OM computes what the checkpoint does.
+"""
+RUN = """#!/bin/sh
+# On the machine with the card. atc itself needs none.
+set -e
+cd "$(dirname "$0")"
+"""
+PART = """
+cd {part}
+{atc}
+rm -rf results
+python3 -m ais_bench --model model.om --input {inputs} \\
+    --output . --output_dirname results --outfmt NPY --batchsize {rows} > ais_bench.log 2>&1 \\
+    || {{ cat ais_bench.log; exit 1; }}
+grep -i throughput ais_bench.log
+cd ..
+"""
+
+
+def check(folder, target, soc_version):
+    """Raises UserError where no kit can be written there, or nothing wants a --soc_version."""
+    if folder is None:
+        if target.backend == "onnx" and soc_version:
+            raise UserError("--soc_version: on --backend onnx only --om_kit names a chip; add it")
+        return
+    if target.backend != "onnx":
+        raise UserError(
+            f"--om_kit: an OM is made of an ONNX file, not of one for {target.backend}; add "
+            "--backend onnx"
+        )
+    if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
+        raise UserError(f"--om_kit {folder}: is there already; name a new folder")
+
+
+def atc(shape, soc_version=SOC):
+    """The command that makes model.om of model.onnx, with the types of the file kept."""
+    sizes = ",".join(map(str, shape.inputs))
+    inputs = ";".join(f"{name}:{sizes}" for name in INPUTS)
+    return (
+        "atc --framework=5 --input_format=ND --model=model.onnx --output=model "
+        f'--soc_version={soc_version} --precision_mode_v2=origin --input_shape="{inputs}" '
+        "--log=error"
+    )
+
+
+def write(folder, saved, checkpoint, examples, soc_version, upstream_dir):
+    """Write the kit of the Artifact `saved` and of `examples`; a line that says what is in it. A
+    few logits of the reference go with it, by which batches are told apart."""
+    folder, tokenizer = Path(folder), saved.tokenizer.load()
+    length = saved.shape.max_seq_length
+    encoded = [tokenizer.encode(sentence, length) for sentence in examples.sentences]
+    batches = list(batching.batches(encoded, *saved.shapes))
+    named = [number for batch in batches for number in batch.sentences[:ORDER]]
+    known, _ = references.logits(checkpoint, [encoded[i] for i in named], upstream_dir)
+    known = iter(known.tolist())
+    parts, run = {}, RUN
+    for file in saved.files:
+        (shape,) = file.own_shapes
+        part = file.path.stem
+        own = [batch for batch in batches if batch.shape == shape]
+        for name in INPUTS:
+            (folder / part / "inputs" / name).mkdir(parents=True)
+        (folder / part / "model.onnx").write_bytes(file.blob("model.onnx"))
+        dtype = file.manifest["options"]["input_dtype"]
+        for number, batch in enumerate(own):
+            for name, array in zip(INPUTS, batch.inputs):
+                path = folder / part / "inputs" / name / f"{number:05d}.npy"
+                numpy.save(path, array.astype(dtype))
+        parts[part] = {"shape": list(shape), "batches": [_sha256(batch) for batch in own]}
+        inputs = ",".join(f"inputs/{name}" for name in INPUTS)
+        if own:
+            line = atc(shape, soc_version or SOC)
+            run += PART.format(part=part, atc=line, inputs=inputs, rows=shape.batch_size)
+    for batch in batches:
+        part = next(each for each in parts.values() if each["shape"] == list(batch.shape))
+        logits = [next(known) for _ in batch.sentences[:ORDER]]
+        part.setdefault("logits", []).append(logits)
+    (folder / "run.sh").write_text(run, encoding="utf-8")
+    sizes = {"sentences": len(encoded), "batches": len(batches)}
+    files = " ".join(file.path.name for file in saved.files)
+    readme = README.format(soc=soc_version or SOC, files=files, **sizes)
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+    kit = {"file": saved.digest, "data": examples.sha256, **sizes, "parts": parts}
+    with replacing(folder / KIT) as temporary:
+        temporary.write_text(json_text(kit), encoding="utf-8")
+    return f"{folder} ({len(encoded)} sentences in {len(batches)} batches; sh {folder}/run.sh)"
+
+
+def _sha256(batch):
+    return hashlib.sha256(b"".join(array.tobytes() for array in batch.inputs)).hexdigest()
+
+
+class Outputs(Runner):
+    """A runner that reads what ais_bench has written in a kit, batch by batch. Raises UserError
+    for a kit of another file or other data, and for outputs that are missing, cut short or of
+    another order."""
+
+    precision_is = "as compiled"
+
+    def __init__(self, folder, saved, examples):
+        super().__init__(saved, "an OM elsewhere")
+        self._folder = Path(folder)
+        if not (self._folder / KIT).is_file():
+            raise UserError(f"--om_results {folder}: no {KIT} in it; name the folder of --om_kit")
+        kit = read_json(self._folder / KIT)
+        for key, own, what in (
+            ("file", saved.digest, f"made from another file than {saved.path}"),
+            ("data", examples.sha256, f"made from other data than {examples.path}"),
+        ):
+            if kit.get(key) != own:
+                raise UserError(f"--om_results {folder}: was {what}; name the one it was made from")
+        self.precision, self.rates = saved.manifest["precision"], {}
+        self._parts, self._next = {}, {}
+        for name, part in kit["parts"].items():
+            shape = Shape(*part["shape"])
+            self._parts[shape], self._next[shape] = (name, part), 0
+            self._check_names(name, len(part["batches"]))
+            self._read_rate(name)
+
+    def _check_names(self, part, batches):
+        """Raises UserError unless each batch has its output, and nothing else is there."""
+        results = self._folder / part / "results"
+        found = {path.name for path in results.glob("*.npy")}
+        wanted = {f"{number:05d}_0.npy" for number in range(batches)}
+        for names, what in (wanted - found, "is missing"), (found - wanted, "is of no batch"):
+            if names:
+                raise UserError(f"{results / min(names)}: {what}; run run.sh of the kit again")
+
+    def _read_rate(self, part):
+        log = self._folder / part / "ais_bench.log"
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+        if rates := re.findall(r"(?i)throughput[^\n]*:\s*([\d.]+)\s*$", text, re.MULTILINE):
+            self.rates[part] = float(rates[-1])
+
+    def run(self, batch):  # of any of the files' shapes
+        shape, number = batch.shape, self._next[batch.shape]
+        self._next[shape] += 1
+        name, part = self._parts[shape]
+        path = self._folder / name / "results" / f"{number:05d}_0.npy"
+        if part["batches"][number : number + 1] != [_sha256(batch)]:
+            raise UserError(f"{self._folder}: its inputs are not those of this data; write it anew")
+        try:
+            logits = numpy.load(path, allow_pickle=False)
+        except (ValueError, EOFError, OSError):
+            raise UserError(f"{path}: is cut short, or no .npy file; run run.sh again") from None
+        wanted = self._artifact.logits_shape(shape)
+        if logits.shape != wanted or logits.dtype not in (numpy.float16, numpy.float32):
+            raise UserError(
+                f"{path}: holds {logits.shape} {logits.dtype}, not logits of {wanted}; run run.sh "
+                "again"
+            )
+        logits = logits.astype(numpy.float32)
+        self._check_order(path, batch, logits, part["logits"], number)
+        return Output(logits, 0.0, 0.0, 0.0, 0.0)
+
+    def _check_order(self, path, batch, logits, known, number):
+        """Raises UserError where the answers are far from this batch's and near to another's."""
+        places = (batch.rows,) if batch.slots is None else (batch.rows, batch.slots)
+        got = logits[places][:ORDER]
+        own = numpy.array(known[number])
+        for other in (numpy.array(one) for i, one in enumerate(known) if i != number):
+            count = min(len(own), len(other))
+            far = numpy.linalg.norm(got[:count] - own[:count])
+            near = NEARER * numpy.linalg.norm(got[:count] - other[:count])
+            if not near < far or far < FAR * numpy.linalg.norm(own[:count]):
+                continue
+            raise UserError(
+                f"{path}: holds the answers of another batch; keep the names of the outputs, or "
+                "run run.sh again"
+            )

@@ -1,0 +1,193 @@
+"""The OM kit: ONNX Runtime stands in for atc and ais_bench, by names that run.sh finds. What passes
+here has run on no card."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy
+import pytest
+from helpers import ROOT, refused
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+ATC = """#!/bin/sh
+echo "$@" >> ../atc.txt
+cp model.onnx model.om
+"""
+AIS_BENCH = """
+import argparse, pathlib, numpy, onnxruntime
+parser = argparse.ArgumentParser()
+for name in ("model", "input", "output", "output_dirname", "outfmt", "batchsize"):
+    parser.add_argument(f"--{name}", required=True)
+args = parser.parse_args()
+session = onnxruntime.InferenceSession(args.model, providers=["CPUExecutionProvider"])
+folders = [pathlib.Path(folder) for folder in args.input.split(",")]
+results = pathlib.Path(args.output, args.output_dirname)
+results.mkdir()
+for path in sorted(folders[0].iterdir()):  # the first input names the output
+    arrays = [numpy.load(folder / path.name) for folder in folders]
+    feeds = dict(zip([port.name for port in session.get_inputs()], arrays))
+    numpy.save(results / f"{path.stem}_0.npy", session.run(None, feeds)[0])
+print("[INFO] -----------------Performance Summary------------------")
+print("[INFO] throughput 1000*batchsize.mean(4)/NPU_compute_time.mean(2.0): 2000.0")
+"""
+
+
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory):
+    """The environment in which run.sh finds stand-ins."""
+    folder = tmp_path_factory.mktemp("tools")
+    (folder / "ais_bench").mkdir()
+    (folder / "ais_bench" / "__main__.py").write_text(AIS_BENCH)
+    (folder / "atc").write_text(ATC)
+    (folder / "python3").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    for name in ("atc", "python3"):
+        (folder / name).chmod(0o755)
+    path = os.pathsep.join([str(folder), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny, sentences, tools):
+    """(files, kit that was run) of two lengths in fp16."""
+    import export_albert_aie
+
+    folder = tmp_path_factory.mktemp("kit")
+    line = f"--backend onnx --precision fp16 --batch_size 4 --max_seq_length 8 32 --pth_dir {tiny} "
+    line += f"--data_dir {sentences} --save_dir {folder / 'files'} --om_kit {folder / 'om'}"
+    assert export_albert_aie.main(line.split()) == 0
+    done = subprocess.run(
+        ["sh", str(folder / "om" / "run.sh")], env=tools, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "throughput" in done.stdout, done.stderr
+    return folder / "files", folder / "om"
+
+
+@pytest.fixture
+def kit(made, tmp_path):
+    return made[0], shutil.copytree(made[1], tmp_path / "om")
+
+
+def outputs(kit):
+    return kit / "albert_seq8_bs4" / "results", kit / "albert_seq32_bs4" / "results"
+
+
+def test_it_is_scored_as_the_file_is(kit, tiny, sentences, evaluate, tmp_path):
+    """The predictions of run_aie_eval.py, the gate of --compare_cpu, and no figure of time."""
+    files, om = kit
+    given = {"aie_model_dir": files, "data_dir": sentences, "compare_cpu": True, "pth_dir": tiny}
+    own = evaluate(output_dir=tmp_path / "own", **given)
+    read = evaluate(output_dir=tmp_path / "om_out", om_results=om, **given)
+    assert own.code == read.code == 0, read.err
+    tables = [(tmp_path / name / "predictions.tsv").read_bytes() for name in ("own", "om_out")]
+    assert tables[0] == tables[1]
+    assert "own figure, not measured by this program" in read.said and "2000 rows/s" in read.said
+    assert "samples/s" not in read.said and "GFLOP" not in read.said and " ms" not in read.said
+    assert "compare_cpu PASS" in read.said
+    report = json.loads((tmp_path / "om_out" / "eval.json").read_text())
+    rates = {"albert_seq8_bs4": 2000.0, "albert_seq32_bs4": 2000.0}
+    assert report["om"] == {"ais_bench_rows_per_second": rates} and "seconds" not in report
+
+
+def test_the_kit_holds_what_the_owner_of_a_card_needs(kit):
+    _, om = kit
+    shape = {8: "4,8", 32: "4,32"}
+    said = (om / "run.sh").read_text()
+    for length, sizes in shape.items():
+        inputs = ";".join(f"{n}:{sizes}" for n in ("input_ids", "attention_mask", "token_type_ids"))
+        assert (
+            "atc --framework=5 --input_format=ND --model=model.onnx --output=model "
+            f'--soc_version=Ascend310P3 --precision_mode_v2=origin --input_shape="{inputs}"'
+        ) in said
+        ids = numpy.load(om / f"albert_seq{length}_bs4" / "inputs" / "input_ids" / "00000.npy")
+        assert ids.shape == (4, length) and ids.dtype == numpy.int64
+    assert len((om / "README.md").read_text().splitlines()) <= 12
+    assert (om / "atc.txt").read_text().count("--framework=5") == 2
+
+
+def swap(om):
+    """Two outputs change their names."""
+    folder = outputs(om)[1]
+    first, second = sorted(folder.iterdir())[:2]
+    first.rename(folder / "x")
+    second.rename(first)
+    (folder / "x").rename(second)
+
+
+def cut(om):
+    path = outputs(om)[1] / "00001_0.npy"
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def turn(om):
+    path = outputs(om)[1] / "00000_0.npy"
+    numpy.save(path, numpy.load(path).T)
+
+
+DAMAGES = {
+    "missing": (lambda om: (outputs(om)[1] / "00001_0.npy").unlink(), "00001_0.npy: is missing"),
+    "not run": (lambda om: shutil.rmtree(outputs(om)[0]), "00000_0.npy: is missing"),
+    "one too many": (
+        lambda om: (outputs(om)[1] / "7.npy").write_bytes(b""),
+        "7.npy: is of no batch",
+    ),
+    "cut short": (cut, "00001_0.npy: is cut short"),
+    "of another order": (swap, "answers of another batch"),
+    "of other axes": (turn, "holds (2, 4) float32, not logits of (4, 2)"),
+    "no kit": (lambda om: (om / "kit.json").unlink(), "no kit.json"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_outputs_that_are_not_whole_are_refused(kit, sentences, evaluate, tmp_path, name):
+    files, om = kit
+    damage, words = DAMAGES[name]
+    damage(om)
+    run = evaluate(
+        aie_model_dir=files, data_dir=sentences, om_results=om, output_dir=tmp_path / "o"
+    )
+    assert refused(run, words) and not list(tmp_path.glob("o/*"))
+
+
+def test_a_kit_of_another_file_or_other_data_is_refused(
+    kit, onnx_files, sentences, evaluate, tmp_path
+):
+    files, om = kit
+    run = evaluate(aie_model_dir=onnx_files["fp16"], data_dir=sentences, om_results=om)
+    assert refused(run, "made from another file")
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\na fine film\t1\n")
+    run = evaluate(aie_model_dir=files, data_dir=tmp_path, om_results=om)
+    assert refused(run, "made from other data")
+    for more in ({"one_at_a_time": True, "data_dir": sentences}, {"text": "a fine film"}):
+        run = evaluate(aie_model_dir=files, om_results=om, **more)
+        assert refused(run, "--om_results")
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ({"backend": "openvino", "om_kit": "new"}, "--om_kit: an OM is made of an ONNX file"),
+        ({"backend": "onnx", "om_kit": str(ROOT / "demo")}, "is there already"),
+        ({"backend": "onnx", "soc_version": "Ascend910B"}, "--soc_version"),
+    ],
+)
+def test_a_kit_that_cannot_be_is_refused_before_the_work(export, tiny, tmp_path, flags, words):
+    run = export(pth_dir=tiny, save_dir=tmp_path, **flags)
+    assert refused(run, words) and not list(tmp_path.iterdir())
+
+
+def test_packed_rows_go_into_a_kit_too(tiny, sentences, export, evaluate, tools, tmp_path):
+    given = {"backend": "onnx", "pack": True, "batch_size": 1, "max_seq_length": 32}
+    om = tmp_path / "om"
+    run = export(pth_dir=tiny, data_dir=sentences, save_dir=tmp_path / "f", om_kit=om, **given)
+    assert run.code == 0 and subprocess.run(["sh", str(om / "run.sh")], env=tools).returncode == 0
+    (file,) = (tmp_path / "f").glob("*.pt")
+    read = {"aie_model_dir": file, "data_dir": sentences}
+    for name, more in ("own", {}), ("om_out", {"om_results": om}):
+        assert evaluate(output_dir=tmp_path / name, **read, **more).code == 0
+    tables = [(tmp_path / name / "predictions.tsv").read_bytes() for name in ("own", "om_out")]
+    assert tables[0] == tables[1]

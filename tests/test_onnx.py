@@ -1,0 +1,306 @@
+"""Backend onnx: the file for Ascend's atc and for ONNX Runtime, and what is proved of it without a
+card. Nothing here ran on one."""
+
+import json
+from types import SimpleNamespace
+
+import numpy
+import pytest
+import torch
+from helpers import TINY, logits, refused, rewrite, tokens, traced, write_checkpoint
+
+from albert_aie import backends
+from albert_aie.albert import checkpoint, graph
+from albert_aie.artifact import pt_file
+from albert_aie.backends import onnx as engine
+from albert_aie.backends import onnx_checks as checks
+from albert_aie.base.errors import UserError
+from albert_aie.base.shapes import Shape, packed
+from albert_aie.data import datasets
+from albert_aie.run.compare import relative_error
+from albert_aie.run.evaluate import evaluate as evaluated
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+SHAPES = {"": Shape(4, 32), " packed": packed(4, 32)}
+
+
+def model_of(path):
+    return onnx.load(str(path.with_suffix(".onnx")))
+
+
+@pytest.fixture(scope="module")
+def module(tiny):
+    """Our graph of the tiny checkpoint as torch's module, and inputs."""
+    made = checkpoint.load(tiny)
+    built = graph.build(made, "fused", Shape(4, 32), None, engine.form("fp32"))
+    return built, graph.example_inputs(made.config, Shape(4, 32))
+
+
+# What it computes
+
+
+@pytest.mark.parametrize("rows", SHAPES)
+@pytest.mark.parametrize("precision, limit", [("fp32", 1e-5), ("fp16", 2e-2)])
+def test_logits_are_the_plain_graphs(onnx_files, tiny, sentences, precision, limit, rows):
+    saved = pt_file.open_pt(onnx_files[precision + rows])
+    made = checkpoint.load(tiny)
+    encoded = tokens(made.tokenizer, sentences, length=32)
+    wanted = logits(traced(made, Shape(4, 32)), encoded, Shape(4, 32))
+    runner = backends.load(saved, saved.target)
+    texts = datasets.read(sentences).sentences
+    got = evaluated(runner, saved, made.tokenizer.load(), texts, warmup=0)
+    assert relative_error(got.logits, wanted) <= limit
+    assert set(got.shapes) == {SHAPES[rows]}
+    assert runner.providers == ["CPUExecutionProvider"] and runner.precision == precision
+    # the program that torch.jit.load gives is the fp32 trace, whatever the ONNX file is
+    program = torch.jit.load(str(onnx_files[precision + rows]))
+    assert relative_error(logits(program, encoded, SHAPES[rows]), wanted) <= 1e-5
+
+
+def test_both_scripts_print_and_write_what_ran(onnx_files, sentences, tiny, evaluate, tmp_path):
+    """The providers in use stand in eval.json, as the session names them."""
+    given = {"aie_model_dir": onnx_files["fp16 packed"], "data_dir": sentences, "pth_dir": tiny}
+    run = evaluate(output_dir=tmp_path, compare_cpu=True, threads=1, **given)
+    assert run.code == 0 and "precision fp16 (as compiled)" in run.said
+    assert "1 stream(s), CPUExecutionProvider" in run.said
+    report = json.loads((tmp_path / "eval.json").read_text())
+    assert report["providers"] == ["CPUExecutionProvider"] and report["threads"] == 1
+    assert report["rows"] == "compiled" and report["shapes"][0]["slots"] == 8
+
+
+def test_inputs_may_be_int32(tiny, sentences, export, evaluate, tmp_path):
+    given = {"backend": "onnx", "batch_size": 2, "max_seq_length": 16, "save_dir": tmp_path}
+    run = export(pth_dir=tiny, data_dir=tmp_path / "none", onnx_input_dtype="int32", **given)
+    assert run.code == 0 and "not measured: no sentences" in run.said
+    run = evaluate(aie_model_dir=tmp_path, data_dir=sentences, compare_cpu=True, pth_dir=tiny)
+    assert run.code == 0 and not list(tmp_path.glob("*.onnx"))
+
+
+# Which backend is taken
+
+
+def test_auto_never_takes_onnx_and_npu_stays_aie(monkeypatch):
+    for name in backends.NAMES:
+        reason = None if name == "onnx" else backends.Unavailable("not here", "-")
+        monkeypatch.setattr(backends.get(name), "unavailable", lambda device, r=reason: r)
+    for device in (None, "cpu", "cuda", "npu"):
+        with pytest.raises(UserError, match="not here") as caught:
+            backends.pick("auto", device)
+        assert "onnx" not in str(caught.value)
+        assert backends.pick("onnx", device)[:2] == ("onnx", device or "cpu")
+    with pytest.raises(UserError, match="--backend aie --device npu"):
+        backends.pick("auto", "npu")
+
+
+@pytest.mark.parametrize(
+    "device, packages, available, words",
+    [
+        ("cuda", {"onnxruntime": "1.32"}, ["CPU"], ["no CUDAExecutionProvider", "onnxruntime-gpu"]),
+        ("npu", {"onnxruntime": "1.32"}, ["CPU"], ["no CANNExecutionProvider", "onnxruntime-cann"]),
+        ("npu", {"onnxruntime-cann": "1.24.4"}, ["CANN"], ["libascendcl.so", "set_env.sh"]),
+        ("cpu", {"onnxruntime": "1", "onnxruntime-gpu": "1"}, ["CPU"], ["one over another"]),
+        ("cpu", {"onnxruntime-cann": "1.24.4"}, None, ["numpy below 2", 'pip install "numpy<2"']),
+    ],
+)
+def test_a_provider_that_cannot_be_had_is_refused_before_the_work(
+    monkeypatch, export, tiny, tmp_path, device, packages, available, words
+):
+    """The list of providers says what was built, not what loads."""
+    listed = [f"{name}ExecutionProvider" for name in available or ()]
+    monkeypatch.setattr(engine, "installed", lambda: packages)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(engine.numpy, "__version__", "1.26.4" if available else "2.4.0")
+    missing = "libascendcl.so: cannot open shared object file"
+    monkeypatch.setattr(engine, "_missing_library", lambda *_: missing)
+    run = export(pth_dir=tiny, save_dir=tmp_path, backend="onnx", device=device)
+    assert refused(run, *words) and not list(tmp_path.iterdir())
+
+
+def test_a_session_that_falls_back_is_refused(onnx_files, monkeypatch):
+    """ONNX Runtime goes on with its CPU where another provider cannot be had."""
+    given, fake = {}, SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+
+    def make(data, options, providers, enable_fallback):
+        given.update(providers=providers, enable_fallback=enable_fallback, options=options)
+        return fake
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", make)
+    with pytest.raises(UserError, match="CANNExecutionProvider was asked for, but .* runs on CPU"):
+        engine.session(b"", "npu", "fp32", 1)
+    key = "session.disable_cpu_ep_fallback"
+    assert given["options"].get_session_config_entry(key) == "1"
+    own = {"device_id": "1", "precision_mode": "must_keep_origin_dtype"}
+    assert given["providers"] == [("CANNExecutionProvider", own)] and not given["enable_fallback"]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"precision": "fp16"}, "its manifest says fp16, its ONNX file fp32"),
+        ({"batch_size": 2}, "its ONNX file has"),
+        ({"label_names": ["a", "b", "c"]}, "its ONNX file has"),
+        ({"options": {"input_dtype": "int32"}}, "its ONNX file has"),
+    ],
+)
+def test_a_manifest_that_is_not_its_files_is_refused(
+    onnx_files, sentences, evaluate, tmp_path, change, words
+):
+    path = rewrite(onnx_files["fp32"], tmp_path / "x.pt", change)
+    assert refused(evaluate(aie_model_dir=path, text="a fine film"), words)
+
+
+# What is checked of the file
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp32 packed", "fp16", "fp16 packed"])
+def test_each_file_passes_its_checks(onnx_files, name):
+    model = model_of(onnx_files[name])
+    assert pt_file.open_pt(onnx_files[name]).blob("model.onnx") == model.SerializeToString()
+    line = checks.check(model, 14)
+    assert "opset 14" in line and "1 piece" in line and "no chip in particular" in line
+    assert checks.partition(model.graph) == (1, [])
+    weights = [t for t in model.graph.initializer if numpy.prod(t.dims) > 1000]
+    half = name.startswith("fp16")
+    assert {t.data_type for t in weights} == {10 if half else 1}
+    assert [p.type.tensor_type.elem_type for p in model.graph.output] == [1]
+
+
+def plant(model, what):
+    """The model with a fault."""
+    graph_, helper = model.graph, onnx.helper
+    if what == "domain":
+        next(node for node in graph_.node if node.op_type == "Tanh").domain = "com.microsoft"
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    elif what == "symbolic":
+        graph_.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    elif what == "twice":
+        large = next(t for t in graph_.initializer if len(t.raw_data) > checks.LARGE)
+        twin = graph_.initializer.add()
+        twin.CopyFrom(large)
+        twin.name = "twin"
+    elif what == "missing":
+        del graph_.initializer[0]
+    elif what == "opset":
+        model.opset_import[0].version = 13
+    return model
+
+
+@pytest.mark.parametrize(
+    "what, words",
+    [
+        ("domain", "com.microsoft::Tanh at opset 14 is not in the table of ATC"),
+        ("symbolic", "sizes that are not numbers: input_ids"),
+        ("twice", "weights twice"),
+        ("missing", "is not valid"),
+        ("opset", "of opset 13, not 14"),
+    ],
+)
+def test_a_planted_fault_is_refused_with_the_reason(onnx_files, what, words):
+    with pytest.raises(UserError, match=words):
+        checks.check(plant(model_of(onnx_files["fp32"]), what), 14)
+
+
+def test_an_operator_outside_a_table_is_refused():
+    """LayerNormalization is ATC's from 17 on and never the provider's."""
+    make = onnx.helper.make_node
+    for kind, opset, words in (
+        ("Mish", 14, "Mish at opset 14 is not in the table of ATC plugins"),
+        ("LayerNormalization", 17, "LayerNormalization at opset 17 .* of CANN provider"),
+        ("GreaterOrEqual", 11, "GreaterOrEqual at opset 11 is not in the table of ATC plugins"),
+        ("Split", 19, "Split at opset 19"),
+    ):
+        with pytest.raises(UserError, match=words):
+            checks.check_operators(SimpleNamespace(node=[make(kind, ["x"], ["y"])]), opset)
+    checks.check_operators(SimpleNamespace(node=[make("GreaterOrEqual", ["x"], ["y"])]), 12)
+
+
+def test_opset_17_is_cut_into_pieces_and_refused(module):
+    """LayerNorm is one operator there: 2 in each of the 3 layers and that of the embeddings."""
+    model = onnx.load_from_string(engine.export(*module, opset=17))
+    checks.share_initialisers(model)
+    pieces, left = checks.partition(model.graph)
+    assert left == 7 * ["LayerNormalization"] and pieces == 8
+    with pytest.raises(UserError, match="opset 17, not 14"):
+        checks.check(model, 14)
+    with pytest.raises(UserError, match="LayerNormalization at opset 17"):
+        checks.check(model, 17)
+
+
+def test_a_node_of_constants_alone_is_left_to_the_cpu():
+    make = onnx.helper.make_node
+    weight = onnx.numpy_helper.from_array(numpy.ones(3, numpy.float32), "w")
+    nodes = [make("Add", ["x", "w"], ["a"]), make("Neg", ["w"], ["b"]), make("Add", "ab", ["y"])]
+    assert checks.partition(SimpleNamespace(node=nodes, initializer=[weight])) == (2, ["Neg"])
+
+
+# The room that fp16 leaves
+
+
+def test_room_is_the_largest_of_each_kind_and_says_where(module):
+    """Against the module's own parts, computed by hand for its first LayerNorm."""
+    built, inputs = module
+    room = checks.measure_room(built, [], inputs)
+    x = built.word[inputs[0]] + built.position + built.token_type[inputs[2]]
+    squares = (x - x.mean(-1, keepdim=True)).square().max().item()
+    watch = checks._watch()
+    with watch:
+        built(*inputs)
+    assert watch.largest[checks.VARIANCE, "the embeddings"] == pytest.approx(squares)
+    assert [one.kind for one in room.largest][:3] == [
+        "LayerNorm variance",
+        "attention score",
+        "GELU input",
+    ]
+    assert len(room.powers) == 7 and watch.norms == 7 and "random tokens" in room.text()
+
+
+def scaled(folder, factor, names):
+    """A checkpoint of which some weights are larger."""
+    import safetensors.torch
+
+    folder = write_checkpoint(folder, TINY, layout="hf")
+    path = str(folder / "model.safetensors")
+    tensors = safetensors.torch.load_file(path)
+    for name in tensors:
+        if any(part in name for part in names):
+            tensors[name] = tensors[name] * factor
+    safetensors.torch.save_file(tensors, path)
+    return folder
+
+
+def test_a_checkpoint_that_overflows_fp16_survives_by_the_scaled_form(
+    tmp_path, sentences, export, evaluate
+):
+    """The FFN's output, and with it the deviations, reach thousands: their squares millions."""
+    folder = scaled(tmp_path / "hf", 2e4, ["ffn_output"])
+    given = {"backend": "onnx", "batch_size": 4, "max_seq_length": 32, "precision": "fp16"}
+    run = export(pth_dir=folder, data_dir=sentences, save_dir=tmp_path, compare_cpu=True, **given)
+    assert run.code == 0, run.err
+    variance = float(run.said.split("LayerNorm variance ")[1].split()[0].replace(",", ""))
+    assert variance > 10 * checks.LARGEST and "compare_cpu PASS" in run.said
+
+
+def test_one_that_no_scale_saves_is_refused_by_name(tmp_path, sentences, export):
+    folder = scaled(tmp_path / "hf", 1e6, ["ffn.weight", "ffn.bias"])
+    given = {"backend": "onnx", "batch_size": 4, "max_seq_length": 32, "precision": "fp16"}
+    run = export(pth_dir=folder, data_dir=sentences, save_dir=tmp_path / "x", **given)
+    assert run.code == 1 and not list(tmp_path.glob("x/*"))
+    assert "no room for the GELU input of layer" in run.err and "--precision fp32" in run.err
+
+
+def test_scaled_norms_are_the_same_function(onnx_files, monkeypatch):
+    """To the last digits of fp32; only an epsilon that fp16 can hold adds to that."""
+    feeds = dict(zip(engine.INPUTS, numpy.ones((3, 4, 32), numpy.int64)))
+
+    def run(powers, least):
+        model = model_of(onnx_files["fp32"])
+        monkeypatch.setattr(checks, "LEAST", least)
+        checks.scale_norms(model.graph, powers)
+        assert sum(node.op_type == "Mul" for node in model.graph.node) == plain + sum(powers) // 5
+        return engine.session(model.SerializeToString(), "cpu", "fp32").run(None, feeds)[0]
+
+    plain = sum(n.op_type == "Mul" for n in model_of(onnx_files["fp32"]).graph.node)
+    wanted = run(7 * [0], 0)
+    assert numpy.abs(run(7 * [5], 0) - wanted).max() <= 1e-6 * numpy.abs(wanted).max()
+    assert numpy.abs(run([5, 0, 5, 0, 0, 0, 0], 2.0**-24) - wanted).max() > 1e-6
