@@ -52,7 +52,13 @@ def parse_args(argv):
     )
     export_arguments.add_shape(parser)
     export_arguments.add_target(parser)
-    arguments.add_comparison(parser)
+    add = arguments.add_comparison(parser)
+    add(
+        "--compare_rows",
+        type=parsing.at_least(1),
+        metavar="N",
+        help="compare the first N sentences instead of all",
+    )
     arguments.add_options(parser, "export")
     args = parser.parse_args(argv)
     args.task_name = args.task_name or tasks.SST2

@@ -150,10 +150,9 @@ def compare_cpu(args, saved, checkpoint, examples, logits):
     """(Comparison of the logits with the reference's, 1 where the gate fails, else 0)."""
     from albert_aie.run import compare
 
-    examples = examples.first(args.compare_rows)
     given = saved, checkpoint, examples, args.prefix_dir, console.bar
-    logits, reference = [logits[: args.compare_rows]], compare.reference_of(*given)
-    (comparison,) = compare.against_reference(logits, reference, saved, examples)
+    reference = compare.reference_of(*given)
+    (comparison,) = compare.against_reference([logits], reference, saved, examples)
     return comparison, console.conclude([comparison], args)
 
 

@@ -136,7 +136,7 @@ def measure(args, corpus, file, rows, kind):
 def flags(args, file, corpus, output, kind):
     """Of run_aie_corpus.py."""
     given = [f"--aie_model_dir={file}", f"--input={corpus}", f"--output_dir={output}"]
-    given += [f"--part_rows={args.part_rows}", f"--threads={args.threads}", "--quiet"]
+    given += [f"--part_rows={args.part_rows}", f"--threads={args.threads}"]
     return given + ["--ray=local", f"--workers={kind.workers}"] * kind.ray
 
 

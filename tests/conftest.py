@@ -104,7 +104,8 @@ def onnx_files(tmp_path_factory, tiny, sentences):
     for name in ("fp32", "fp32 packed", "fp16", "fp16 packed"):
         precision, *packed = name.split()
         given = {"backend": "onnx", "precision": precision, "pack": bool(packed)}
-        given |= {"batch_size": 4, "max_seq_length": 32, "onnx_file": True, "data_dir": sentences}
+        given |= {"batch_size": 4, "max_seq_length": 32, "compile": "onnx_file=true"}
+        given["data_dir"] = sentences
         folder = tmp_path_factory.mktemp("onnx")
         assert export_albert_aie.main(flags(pth_dir=tiny, save_dir=folder, **given)) == 0
         (made[name],) = folder.glob("*.pt")

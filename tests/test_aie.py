@@ -175,17 +175,17 @@ def test_compile_gets_keywords_that_both_packages_take(flow):
     "given, wanted",
     [
         pytest.param(
-            {"aie_compile": "input_dtype=int64"},
+            {"compile": "input_dtype=int64"},
             {"truncate_long_and_double": True, "input_dtype": "int64"},
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            {"precision": "fp32", "aie_compile": "require_full_compilation=true"},
+            {"precision": "fp32", "compile": "require_full_compilation=true"},
             {"require_full_compilation": True, "input_dtype": "int32"},
             marks=pytest.mark.slow,
         ),
         (
-            {"pack": True, "aie_compile": "optimization_level=1"},
+            {"pack": True, "compile": "optimization_level=1"},
             {"optimization_level": 1, "input_dtype": "int32"},
         ),
     ],
@@ -274,7 +274,7 @@ def test_the_default_graph_is_upstream_s_and_compiles_in_full_unless_it_ends_in_
     tmp_path, tiny, sentences
 ):
     full = "require_full_compilation=true"
-    given = {"backend": "aie", "aie_compile": full, "compare_cpu": True, **SMALL}
+    given = {"backend": "aie", "compile": full, "compare_cpu": True, **SMALL}
     given.update(prefix_dir=STUB, pth_dir=tiny, save_dir=tmp_path, data_dir=sentences)
     run = changed(TUPLE, EXPORT, **given)
     assert run.code == 2 and "tuple" in run.err, run.out + run.err
@@ -289,7 +289,7 @@ def test_the_patched_upstream_graph_compares_and_holds_no_operator_known_to_trou
     tmp_path, tiny, sst2, patched_tree
 ):
     given = {"graph": "upstream", "prefix_dir": patched_tree, "data_dir": sst2, "batch_size": 8}
-    given.update(max_seq_length=64, compare_cpu=True, aie_compile="require_full_compilation=true")
+    given.update(max_seq_length=64, compare_cpu=True, compile="require_full_compilation=true")
     run = export(tiny, tmp_path, **given)
     assert run.code == 0, run.out + run.err
     assert "albert_pytorch in" in run.said and "872 sentences" in run.said

@@ -114,7 +114,6 @@ def test_cuda_without_a_gpu(tmp_path, tiny, export, monkeypatch):
         ({"streams": 2}, ["--streams 2", "torchscript on cpu"]),
         ({"threads": -1}, ["--threads -1"]),
         ({"device_id": 1}, ["--device_id", "torchscript on cpu"]),
-        ({"compare_rows": 5}, ["--compare_rows", "--compare_cpu"]),
         ({"compare_output": "x.json"}, ["--compare_output", "--compare_cpu"]),
         ({"no_such_flag": 1}, ["unrecognized arguments: --no_such_flag=1"]),
         ({"aie_model_dir": "nowhere.pt"}, ["nowhere.pt: no such file"]),

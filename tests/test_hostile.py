@@ -33,7 +33,8 @@ SENTENCES = [
     "it makes no sense at all",
 ]
 LABELS = [1, 0, 0, 1, 0]
-SHAPE = {"batch_size": 2, "max_seq_length": 16, "backend": "torchscript"}
+# not the precision that this machine times as fast: what is right is known to 1e-3
+SHAPE = {"batch_size": 2, "max_seq_length": 16, "backend": "torchscript", "precision": "fp32"}
 FILE = "albert_seq16_bs2.pt"
 SMALL = {
     **TINY,
@@ -649,7 +650,6 @@ FLAGS = {
         "label_column": WORDS,
         "output": WORDS,
         "label_map": st.sampled_from(["1=POSITIVE,0=NEGATIVE", "0=x", "2=negative", "=", "a\nb"]),
-        "compare_rows": NUMBERS,
         "compare_output": WORDS,
         "pth_dir": WORDS,
         "do_lower_case": st.just(True),
@@ -677,8 +677,7 @@ def test_flags_of_export(request, worker, good, place, options):
     file = example.folder / "out" / files[0]
     length = int(options.get("max_seq_length", 16))
     right = worker.ask("reference", str(good / "hf"), SENTENCES, length, "spm")
-    own = "fp32" if options.get("backend", "torchscript") == "torchscript" else "the engine's"
-    tolerance = 1e-3 if options.get("precision", own) == "fp32" else 0.1
+    tolerance = 1e-3 if options.get("precision", "fp32") == "fp32" else 0.1
     example.evaluate(file, good / "data", right, tolerance)
 
 

@@ -71,7 +71,8 @@ def test_both_scripts_print_and_write_what_ran(onnx_files, sentences, tiny, eval
 
 def test_inputs_may_be_int32(tiny, sentences, export, evaluate, tmp_path):
     given = {"backend": "onnx", "batch_size": 2, "max_seq_length": 16, "save_dir": tmp_path}
-    run = export(pth_dir=tiny, data_dir=tmp_path / "none", onnx_input_dtype="int32", **given)
+    given |= {"data_dir": tmp_path / "none", "compile": "input_dtype=int32"}
+    run = export(pth_dir=tiny, **given)
     assert run.code == 0 and "not measured: no sentences" in run.said
     run = evaluate(aie_model_dir=tmp_path, data_dir=sentences, compare_cpu=True, pth_dir=tiny)
     assert run.code == 0 and not list(tmp_path.glob("*.onnx"))

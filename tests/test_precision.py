@@ -129,12 +129,10 @@ def test_what_int8_leaves_is_chosen_too(tiny, monkeypatch, speed, seconds, float
     checkpoint = load(tiny).named(SST2, None)
     model = export_albert_aie.Model(checkpoint, "fused", True, [], [], "")
     target = Target("openvino", "cpu", "int8")
-    save, target, faster = export_albert_aie.compile_file(model, target, Shape(8, 64), SST2, True)
-    made = save.keywords["manifest"]
-    assert (target.precision, made["precision"]) == ("int8", "int8") and calls
-    assert made["options"] == {"recipe": "all", "floating": floating}
-    known = {"bf16": pytest.approx(0.1 / seconds), "fp32": 1.0}
-    assert made["measured"]["times_as_fast"] == faster == known
+    made = export_albert_aie.build(model, target, Shape(8, 64), SST2, True)
+    assert made.target == target and calls
+    assert made.compiled.options == {"recipe": "all", "floating": floating}
+    assert made.faster == {"bf16": pytest.approx(0.1 / seconds), "fp32": 1.0}
 
 
 def saved(precision="fp32", cpu="EPYC", backend="openvino", device="cpu", **options):
@@ -187,7 +185,7 @@ def test_a_file_that_was_timed_on_another_processor(monkeypatch, given, timed, r
 
     monkeypatch.setattr(machine, "cpu", lambda: "Xeon")
     monkeypatch.setattr(openvino_backend, "candidates", lambda device: ("bf16", "fp32"))
-    monkeypatch.setattr(backends, "faster", faster)
+    monkeypatch.setattr(chosen, "faster", faster)
     file = saved(**given)
     own = given.get("floating") or given.get("precision", "fp32")
     wanted = "" if note is None else CHOSEN_ELSEWHERE.format(own) + note

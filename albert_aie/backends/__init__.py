@@ -216,6 +216,24 @@ def settings(target, when):
     return {name: given.get(name, option.default) for name, option in known.items()}
 
 
+COMPILE_HELP = "NAME=VALUE,...: settings of the compiler, see docs/backends.md"
+
+
+def compile_settings(target):
+    """{name: value} of the settings in the COMPILE of the target's engine: what --compile says,
+    else the first of each. COMPILE is {name: {as the flag has it: value}}. Raises UserError for
+    others."""
+    known = get(target.backend).COMPILE
+    found = {name: next(iter(values.values())) for name, values in known.items()}
+    for part in filter(None, (target.options.get("compile") or "").split(",")):
+        name, _, value = part.partition("=")
+        if value not in known.get(name, ()):
+            choices = ", ".join(f"{name}={'|'.join(values)}" for name, values in known.items())
+            raise UserError(f"--compile {part}: is none of {choices}")
+        found[name] = known[name][value]
+    return found
+
+
 def check_precision(target):
     """Raises UserError for a precision that the target's backend does not have."""
     known = get(target.backend).PRECISIONS

@@ -12,7 +12,16 @@ import importlib.util
 import time
 
 from ..base.errors import UserError, first_line, last_line
-from . import Compiled, Option, Output, Unavailable, check_precision, settings
+from . import (
+    COMPILE_HELP,
+    Compiled,
+    Option,
+    Output,
+    Unavailable,
+    check_precision,
+    compile_settings,
+    settings,
+)
 from .runner import Runner, manifest_mismatch
 
 PACKAGES = ("torch_aie", "mindietorch")
@@ -22,36 +31,17 @@ LOADS = "torch"
 GRAPH = "upstream"  # albert_pytorch's model is what is known to compile on a 310P3
 CALIBRATED = ()
 BLOBS = ()
-# {setting of the compiler: {as the flag has it: value}}, the first the default. A batch of int64 is
-# narrowed to input_dtype; require_full_compilation fails rather than leave an operator to the host.
-COMPILER = {
+# A batch of int64 is narrowed to input_dtype; require_full_compilation fails rather than leave an
+# operator to the host.
+COMPILE = {
     "optimization_level": {"0": 0, "1": 1, "2": 2},
     "input_dtype": {"int32": "int32", "int64": "int64"},
     "require_full_compilation": {"false": False, "true": True},
 }
-
-
-def compiler_settings(text):
-    """{name: value} of COMPILER from the value of --aie_compile, with its defaults."""
-    found = {name: next(iter(values.values())) for name, values in COMPILER.items()}
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
-        if value not in COMPILER.get(name, ()):
-            known = ", ".join(f"{name}={'|'.join(values)}" for name, values in COMPILER.items())
-            raise UserError(f"--aie_compile {part}: is none of {known}")
-        found[name] = COMPILER[name][value]
-    return found
-
-
 OPTIONS = (
     Option("device_id", "number of the card", ("export", "evaluate"), 0, minimum=0),
     Option("soc_version", "chip to compile for", default="Ascend310P3", type=str),
-    Option(
-        "aie_compile",
-        "NAME=VALUE,...: settings of its compiler, of optimization_level 0 to 2, input_dtype int32 "
-        "or int64, require_full_compilation true",
-        type=compiler_settings,
-    ),
+    Option("compile", COMPILE_HELP, type=str),
     Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=1),
 )
 LOGS = (
@@ -74,6 +64,7 @@ def candidates(device):
 
 def check(target):
     check_precision(target)
+    compile_settings(target)
 
 
 def form(precision):
@@ -89,7 +80,7 @@ def compile(module, inputs, target, calibration=None):
 
     chosen = settings(target, "export")
     aie = _use(chosen["device_id"])
-    compiler = chosen["aie_compile"] or compiler_settings("")
+    compiler = compile_settings(target)
     input_dtype = compiler["input_dtype"]
     dtype = getattr(torch, input_dtype)
     program = graph.trace(module, tuple(tensor.to(dtype) for tensor in inputs))
@@ -153,7 +144,7 @@ class AieRunner(Runner):
         super().__init__(artifact, f"npu:{device_id}")
         self._torch, self._aie = torch, aie
         dtype = artifact.manifest["options"].get("input_dtype")
-        if dtype not in COMPILER["input_dtype"]:
+        if dtype not in COMPILE["input_dtype"]:
             raise manifest_mismatch(artifact, f"inputs of {dtype}, which no program takes")
         self._dtype = getattr(torch, dtype)
         self._program = artifact.program(None).eval()

@@ -21,7 +21,16 @@ import numpy
 from ..base import machine
 from ..base.errors import UserError, first_line, last_line
 from ..base.machine import THREADS
-from . import Compiled, Option, Output, Unavailable, check_precision, settings
+from . import (
+    COMPILE_HELP,
+    Compiled,
+    Option,
+    Output,
+    Unavailable,
+    check_precision,
+    compile_settings,
+    settings,
+)
 from .runner import Runner, manifest_mismatch
 
 TITLE = "ONNX"
@@ -39,16 +48,14 @@ PROVIDERS = {
 }
 # Each installs the same module.
 PACKAGES = tuple(package for _, package in PROVIDERS.values())
+# A batch of int64 is narrowed to input_dtype; onnx_file is written beside the .pt, under its name.
+COMPILE = {
+    "input_dtype": {"int64": "int64", "int32": "int32"},
+    "onnx_file": {"false": False, "true": True},
+}
 OPTIONS = (
-    Option(
-        "onnx_input_dtype",
-        "what the ONNX file takes; a batch of int64 is narrowed to it",
-        default="int64",
-        type=str,
-        choices=("int64", "int32"),
-    ),
     Option("soc_version", "chip to compile for", default="Ascend310P3", type=str),
-    Option("onnx_file", "write the ONNX file beside the .pt, under its name", type=bool),
+    Option("compile", COMPILE_HELP, type=str),
     Option("device_id", "number of the card", ("evaluate",), 0, minimum=0, devices=("cuda", "npu")),
     Option(
         "threads", "threads, on a CPU", ("evaluate",), minimum=1, maximum=THREADS, devices=("cpu",)
@@ -129,6 +136,7 @@ def candidates(device):
 
 def check(target):
     check_precision(target)
+    compile_settings(target)
     try:
         import onnx  # noqa: F401
     except ImportError as error:
@@ -150,9 +158,9 @@ def compile(module, inputs, target, calibration=None):
     from ..albert import graph
     from . import onnx_checks
 
-    chosen = settings(target, "export")
+    chosen = compile_settings(target)
     program = graph.trace(module, inputs)
-    model = onnx.load_from_string(export(module, inputs, chosen["onnx_input_dtype"]))
+    model = onnx.load_from_string(export(module, inputs, chosen["input_dtype"]))
     onnx_checks.share_initialisers(model)
     batches = calibration()
     room = None
@@ -170,7 +178,7 @@ def compile(module, inputs, target, calibration=None):
         graph.operators(program),
         {"onnx": onnx.__version__, **installed()},
         blobs={"model.onnx": data},
-        options={"input_dtype": chosen["onnx_input_dtype"], "opset": OPSET},
+        options={"input_dtype": chosen["input_dtype"], "opset": OPSET},
         files={".onnx": data} if chosen["onnx_file"] else {},
         lines=(("onnx", lines), ("fp16 room", said)),
     )

@@ -157,12 +157,6 @@ def add_comparison(parser):
         action="store_true",
         help="compare with the CPU reference; exit 1 if the gate fails",
     )
-    add(
-        "--compare_rows",
-        type=parsing.at_least(1),
-        metavar="N",
-        help="compare the first N sentences instead of all",
-    )
     add("--compare_output", metavar="FILE", help="write the comparison to this JSON file")
     add(
         "--prefix_dir",
@@ -179,7 +173,7 @@ def check_comparison(args):
     if args.compare_cpu:
         compare.check_reference(args.prefix_dir)
     for name in ("compare_rows", "compare_output"):
-        if getattr(args, name) is not None and not args.compare_cpu:
+        if getattr(args, name, None) is not None and not args.compare_cpu:
             raise UserError(
                 f"--{name}: means something with --compare_cpu only; add --compare_cpu or leave "
                 "it out"
