@@ -8,7 +8,6 @@ import queue
 import re
 import subprocess
 import sys
-import threading
 import time
 
 import numpy
@@ -487,25 +486,6 @@ def test_the_readmes_python_call(exported):
     assert out == f"{answers[0].label}\t{answers[0].probability:.6f}\ta fine film\n"
 
 
-def test_threads_take_turns(exported):
-    """Sixteen calls from eight threads: each gets the answers to its own texts."""
-    texts = [f"a {'very ' * i}fine film" for i in range(16)]
-    with Classifier(exported) as classify:
-        wanted = [classify([text]) for text in texts]
-        got = {}
-
-        def ask(numbers):
-            for number in numbers:
-                got[number] = classify([texts[number]])
-
-        threads = [threading.Thread(target=ask, args=(range(i, 16, 8),)) for i in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert [got[i] for i in range(16)] == wanted
-
-
 def test_an_openvino_file_answers_without_torch(tiny, tmp_path, export):
     pytest.importorskip("openvino")
     assert (
@@ -580,14 +560,13 @@ def test_what_was_cut_and_what_has_no_answer_is_counted(
     given = {"aie_model_dir": tmp_path / "albert_seq8_bs2.pt", "input": tmp_path / "a.txt"}
     run = evaluate(**given)
     assert run.code == 0 and run.err == "note        texts cut to 8 tokens: 1\n"
-    whole = classifier.evaluate
+    whole = classifier.answers
 
-    def overflow(*args, **options):
-        found = whole(*args, **options)
-        found.logits[1] = numpy.inf
-        return found
+    def overflow(logits, names):
+        logits[1] = numpy.inf
+        return whole(logits, names)
 
-    monkeypatch.setattr(classifier, "evaluate", overflow)
+    monkeypatch.setattr(classifier, "answers", overflow)
     run = evaluate(**given)
     assert run.code == 1 and run.out.splitlines()[1].startswith("\t\tone two")
     assert "texts without an answer, for their logits are not finite: 1" in run.err

@@ -25,6 +25,7 @@ ROW = 64  # tokens of the shortest row that carries several sentences
 CALL = 512
 FEW = 256  # sentences whose time is less than what a program for whole calls takes to compile
 CHOSEN, PADDED, SINGLE, COMPILED = "chosen", "padded", "one at a time", "compiled"
+SHARED = "shared"  # by callers that wait
 
 
 class Grid(NamedTuple):
@@ -38,7 +39,7 @@ class Grid(NamedTuple):
 def choose(shapes, grid, rows=CHOSEN, few=False):
     """Tuple of Shape for batching.batches, or for batching.alone where `rows` is SINGLE. `shapes`
     are the file's; no `grid`: they are compiled. `few`: of too few sentences to compile a
-    program for whole calls."""
+    program for whole calls. SHARED rows are of callers who wait for them: 1, 2, 4, ... of them."""
     if not grid:
         return tuple(shapes)
     limit = shapes[-1]
@@ -49,7 +50,7 @@ def choose(shapes, grid, rows=CHOSEN, few=False):
     return tuple(
         packed(size, length)
         for length in _row_lengths(limit.max_seq_length)
-        for size in _row_counts(limit, length, grid, few)
+        for size in _row_counts(limit, length, grid, rows == SHARED, few)
     )
 
 
@@ -69,12 +70,14 @@ def _row_lengths(longest):
     return [*lengths[:-1], longest]
 
 
-def _row_counts(limit, length, grid, few):
+def _row_counts(limit, length, grid, shared, few):
     """Rows of a call: as many as CALL and the exported shape hold, and those of a rest."""
     most = max(1, min(CALL, limit.batch_size * limit.max_seq_length) // length)
     if not grid.compiles:
         return range(1, most + 1)
-    return sorted({1} if few else {1, most})
+    if few:
+        return (1,)
+    return sorted({1, most, *(2**i for i in range(most.bit_length()) if shared)})
 
 
 @functools.lru_cache(maxsize=16)

@@ -9,6 +9,7 @@ import numpy
 from ..base.encoding import Encoded
 from ..base.shapes import Batch
 
+CALL_COSTS = 16  # tokens more than it has would take as long on an engine without calls
 WINDOW = 1024  # sentences packed together: enough for full rows, few enough that a file streams
 
 
@@ -69,6 +70,47 @@ def alone(sentence, shapes):
 @functools.lru_cache(maxsize=4096)
 def _shape_alone(length, shapes):
     return next(batches([Encoded([0] * length)], *shapes)).shape
+
+
+def next_batch(waiting, shapes, singles=None, tokens=None):
+    """The Batch to compute first of `waiting`, a list of (number, Encoded), whose first is next in
+    turn. It has the shortest row that holds it; the longest others that fit share the row. Further
+    rows begin with the next in turn: as many as a shape has that they fill, of at most `tokens` in
+    all. `singles`: shapes of a sentence alone, taken where a row would stay empty for the most
+    part."""
+    longest = _length(waiting[0])
+    length = min(shape.max_seq_length for shape in shapes if shape.max_seq_length >= longest)
+    alike = [shape for shape in shapes if shape.max_seq_length == length]
+    slots = max(shape.slots for shape in alike)
+    alike = sorted(shape for shape in alike if shape.slots == slots)
+    most = max([s for s in alike if not tokens or s.batch_size * length <= tokens] or alike[:1])
+    rows = _rows_in_turn(waiting, length, slots or 1, most.batch_size)
+    if singles and slots and len(rows) == 1:
+        if sum(_length(one) + CALL_COSTS for one in rows[0]) <= length + CALL_COSTS:
+            return _fill([rows[0][:1]], _shape_alone(longest, singles))
+    filled = [shape for shape in alike if shape.batch_size <= min(len(rows), most.batch_size)]
+    shape = (filled or alike)[-1 if filled else 0]
+    return _fill(rows[: shape.batch_size], shape)
+
+
+def _rows_in_turn(waiting, length, slots, most):
+    waiting = [one for one in waiting if _length(one) <= length]
+    by_length = sorted(waiting, key=_length, reverse=True)
+    rows, taken = [], set()
+    for first in waiting:
+        if len(rows) == most:
+            break
+        if first[0] in taken:
+            continue
+        row, room = [first], length - _length(first)
+        taken.add(first[0])
+        for one in by_length:
+            if len(row) < slots and one[0] not in taken and _length(one) <= room:
+                row.append(one)
+                taken.add(one[0])
+                room -= _length(one)
+        rows.append(row)
+    return rows
 
 
 def _number(sentence):

@@ -5,9 +5,12 @@ with Classifier("albert_seq128_bs32.pt") as classify:
         print(answer.label, answer.probability)
 """
 
+import asyncio
+import contextlib
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
@@ -15,12 +18,13 @@ import numpy
 
 from .. import backends
 from ..artifact import pt_file
-from ..base.choose_shapes import CHOSEN, SINGLE
 from ..base.encoding import texts
 from ..base.errors import UserError
+from .dynamic_batching import Batcher
 from .evaluate import evaluate, finite
 
 CHUNK = 2048  # sentences answered together at most: enough that nearly all rows are full
+SLICE = 256  # of a list that wait at a time, while the next are tokenised
 PAUSE = 0.5  # seconds without a further sentence after which those that came are answered
 
 
@@ -42,8 +46,8 @@ class Classifier:
     `device_id`), `label_map` {number: name} names its classes, `runner` computes instead of the
     file's engine. Raises UserError for a file or a setting that cannot be used.
 
-    Thread-safe: calls from several threads take turns. How the texts of a call share rows is chosen
-    as choose_shapes says."""
+    Thread-safe: what several threads ask for while the engine is busy is computed together, as
+    dynamic_batching says. In asyncio `await classify.answer(texts)`."""
 
     def __init__(self, file, label_map=None, runner=None, **options):
         opened = isinstance(file, pt_file.Artifact)
@@ -55,26 +59,43 @@ class Classifier:
         backends.settings(target, "evaluate")
         self.classes = self.saved.classes(label_map)
         self.task = self.saved.task.of(self.classes)
-        self._lock, self._process = threading.Lock(), os.getpid()
+        self._process = os.getpid()
         self._tokenizer = self.saved.tokenizer.load()
         self.runner = runner or backends.load(self.saved, target)
+        self._batcher = Batcher(self.runner, self.saved, self._closed)
 
     def __call__(self, sentences):
         """The Answer of one text: a str, {"text": ...} or, of a file for pairs, a tuple of two or
         {"text": ..., "text_pair": ...}. A list of Answer, in their order, of a list, an array or an
-        iterator of such. Raises UserError, which names the row, for what is no text."""
-        pair = self.task.is_pair and isinstance(sentences, tuple) and len(sentences) == 2
-        if isinstance(sentences, (str, dict)) or (pair and isinstance(sentences[0], str)):
-            return self.answers([self._sentence(sentences, "")])[0][0]
-        if hasattr(sentences, "tolist"):  # numpy's arrays, columns of tables
-            sentences = sentences.tolist()
-        if not isinstance(sentences, (list, tuple, Iterator)):
+        iterator of such. Raises UserError, which names the row, for what is no text, and where too
+        many wait."""
+        sentences, one = self._sentences(sentences)
+        found = self.answers(sentences)[0]
+        return found[0] if one else found
+
+    async def answer(self, sentences):
+        """The same for asyncio, without a thread of each caller. What is cancelled is not
+        computed."""
+        sentences, one = self._sentences(sentences)
+        with contextlib.closing(self._submitted(sentences)) as slices:
+            found = [
+                a for f, _ in slices for a in answers(await asyncio.wrap_future(f), self.names)
+            ]
+        return found[0] if one else found
+
+    def _sentences(self, given):
+        """(list of what is a sentence, whether it was one that was given)"""
+        pair = self.task.is_pair and isinstance(given, tuple) and len(given) == 2
+        if isinstance(given, (str, dict)) or (pair and isinstance(given[0], str)):
+            return [self._sentence(given, "")], True
+        if hasattr(given, "tolist"):  # numpy's arrays, columns of tables
+            given = given.tolist()
+        if not isinstance(given, (list, tuple, Iterator)):
             raise UserError(
-                f"a {type(sentences).__name__} is neither a text nor a list of texts; give a str, "
+                f"a {type(given).__name__} is neither a text nor a list of texts; give a str, "
                 "a list or an iterator of them"
             )
-        texts = [self._sentence(one, f"row {row}: ") for row, one in enumerate(sentences)]
-        return self.answers(texts)[0]
+        return [self._sentence(one, f"row {row}: ") for row, one in enumerate(given)], False
 
     def _sentence(self, value, where):
         """The text, or the tuple of two, that `value` is; `where` begins the message of the
@@ -99,11 +120,41 @@ class Classifier:
 
     def answers(self, sentences):
         """(list of Answer, how many sentences were cut to the file's length)."""
-        if not sentences:
-            return [], 0
-        rows = SINGLE if len(sentences) == 1 else CHOSEN
-        found = self.evaluate(sentences, warmup=0, rows=rows)
-        return answers(found.logits, self.names), found.truncated
+        self._check(sentences)
+        if len(sentences) == 1:
+            encoded = self._encode(sentences[0])
+            logits = self._batcher.compute_now(encoded)
+            if logits is not None:
+                return answers(logits[None], self.names), int(encoded.truncated)
+        found, truncated = [], 0
+        with contextlib.closing(self._submitted(sentences)) as slices:
+            for future, cut in slices:
+                found += answers(future.result(), self.names)
+                truncated += cut
+        return found, truncated
+
+    def _submitted(self, sentences):
+        """Yields (future of the logits, how many were cut) of each SLICE of the sentences, when the
+        next is tokenised and waits too. What was not asked for is cancelled at the end."""
+        self._check(sentences)
+        waiting = deque()
+        try:
+            for start in range(0, len(sentences), SLICE):
+                encoded = [self._encode(one) for one in sentences[start : start + SLICE]]
+                future = self._batcher.submit(encoded, waiting, more=start > 0)
+                waiting.append((future, sum(one.truncated for one in encoded)))
+                if start:
+                    yield waiting[0]
+                    waiting.popleft()
+            while waiting:
+                yield waiting[0]
+                waiting.popleft()
+        finally:
+            for future, _ in waiting:
+                future.cancel()
+
+    def _encode(self, sentence):
+        return self._tokenizer.encode(sentence, self.saved.shape.max_seq_length)
 
     @property
     def names(self):
@@ -111,7 +162,14 @@ class Classifier:
         return () if self.task.regression else self.classes
 
     def evaluate(self, sentences, **options):
-        """evaluate.Evaluation of a list of sentences, with the `options` of evaluate.evaluate."""
+        """evaluate.Evaluation of a list of sentences, with the `options` of evaluate.evaluate. No
+        other caller is answered meanwhile."""
+        self._check(sentences)
+        with self._batcher.engine() as runner:
+            return evaluate(runner, self.saved, self._tokenizer, sentences, **options)
+
+    def _check(self, sentences):
+        """Raises UserError for what is no sentence of the task, and in another process."""
         for sentence in sentences:
             if len(texts(sentence)) != len(self.task.text):
                 wants = "pairs of texts" if self.task.is_pair else "single texts"
@@ -124,17 +182,21 @@ class Classifier:
                 f"{self.saved.path}: was loaded in another process, of which this one is a fork; "
                 "make the Classifier here"
             )
-        with self._lock:
-            if self.runner is None:
-                raise UserError(f"{self.saved.path}: this Classifier is closed; make a new one")
-            return evaluate(self.runner, self.saved, self._tokenizer, sentences, **options)
+
+    def _closed(self):
+        return UserError(f"{self.saved.path}: this Classifier is closed; make a new one")
+
+    def __reduce__(self):
+        raise UserError(
+            f"{self.saved.path}: a Classifier cannot be pickled or copied; send the file's path, "
+            "and make one there"
+        )
 
     def close(self):
-        """Gives the device back, when what is computed is done; it cannot be called any more."""
-        with self._lock:
-            if self.runner is not None:
-                self.runner.close()
-            self.runner = None
+        """Gives the device back, when what is computed is done; what waits is refused, and it
+        cannot be called any more. A fork closes nothing."""
+        if self._process == os.getpid() and self._batcher.close():
+            self.runner.close()
 
     def __enter__(self):
         return self
