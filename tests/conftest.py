@@ -20,6 +20,7 @@ from helpers import EVAL_SCHEMA, ROOT, SHARED, Run, flags, write_checkpoint
 import export_albert_aie
 import run_aie_eval
 from albert_aie.base import machine
+from albert_aie.run import evaluate as evaluating
 
 # a shell ignores Ctrl-C in what it starts with &, and every process that a test starts would too
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -164,11 +165,19 @@ def file_of(tmp_path_factory):
 
 @pytest.fixture
 def export(capfd):
-    """export_albert_aie.py in this process: export(pth_dir=tiny, batch_size=4) -> Run."""
+    """export_albert_aie.py in this process: export(pth_dir=tiny, batch_size=4) -> Run. What it
+    compares with the reference is computed in this process too, unless `fresh`."""
 
-    def run(**options):
+    def logits(paths, target, sentences):
+        return evaluating._logits([*map(str, paths)], target, sentences)
+
+    def run(fresh=False, **options):
         capfd.readouterr()
-        return Run(export_albert_aie.main(flags(**options)), *capfd.readouterr())
+        with pytest.MonkeyPatch.context() as patch:
+            if not fresh:
+                patch.setattr(evaluating, "logits_in_fresh_process", logits)
+            code = export_albert_aie.main(flags(**options))
+        return Run(code, *capfd.readouterr())
 
     return run
 
