@@ -1,6 +1,7 @@
 """Shared fixtures: small random checkpoints in both layouts, SST-2, albert_pytorch, and the two
 scripts as functions."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,10 +20,27 @@ from helpers import EVAL_SCHEMA, ROOT, SHARED, Run, flags, write_checkpoint
 
 import export_albert_aie
 import run_aie_eval
+from albert_aie.base import machine
+from albert_aie.run import evaluate as evaluating
 
 # a shell ignores Ctrl-C in what it starts with &, and every process that a test starts would too
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count()))))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_turn_of_each_precision():
+    """An export in this process calls each precision once and takes the last, fp32, instead of
+    timing them for two seconds."""
+
+    def take_turns(runs, seconds):
+        for run in runs.values():
+            run()
+        return {name: float(len(runs) - place) for place, name in enumerate(runs)}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "take_turns", take_turns)
+        yield
 
 
 def shared(name):
@@ -164,11 +182,20 @@ def file_of(tmp_path_factory):
 
 @pytest.fixture
 def export(capfd):
-    """export_albert_aie.py in this process: export(pth_dir=tiny, batch_size=4) -> Run."""
+    """export_albert_aie.py in this process: export(pth_dir=tiny, batch_size=4) -> Run. What it
+    compares with the reference is computed in this process too, unless `fresh`."""
 
-    def run(**options):
+    def logits(paths, target, sentences):
+        given = [*map(str, paths)], target, sentences
+        return contextlib.nullcontext(lambda: evaluating._logits(*given))
+
+    def run(fresh=False, **options):
         capfd.readouterr()
-        return Run(export_albert_aie.main(flags(**options)), *capfd.readouterr())
+        with pytest.MonkeyPatch.context() as patch:
+            if not fresh:
+                patch.setattr(evaluating, "logits_in_fresh_process", logits)
+            code = export_albert_aie.main(flags(**options))
+        return Run(code, *capfd.readouterr())
 
     return run
 

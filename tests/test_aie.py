@@ -334,27 +334,23 @@ def test_the_report_to_send_in(tmp_path, tiny, sentences):
 
 
 WHEEL = {"torch_aie": "torch 2.0.1 on Python 3.9", "mindietorch": "torch 2.1 or 2.6"}[PACKAGE]
+IMPORTS = {  # fault of the wheel -> words of the one sentence
+    "library": ["libascendcl.so", "source /usr/local/Ascend/"],  # CANN is not sourced
+    "static_tls": ["export LD_PRELOAD="],
+    "other_torch": ["built for another torch", WHEEL],
+    "old_os": ["GLIBC_2.34", "newer OS image"],
+    "own_start": ["installed but cannot be imported", "_jit_flatten"],
+}
+IN_TURN = """
+import os, sys, export_albert_aie
+for fault in os.environ["FAULTS"].split():
+    os.environ["STRICT_AIE_FAULT"] = fault
+    print(export_albert_aie.main(sys.argv[1:]), flush=True)
+"""
 FAILURES = {  # options, environment -> words of the one sentence
     "no wheel": (
         {}, {"PYTHONPATH": ""},
         ["neither torch_aie nor mindietorch is installed", "pip install torch_aie-"],
-    ),
-    "CANN not sourced": (
-        {}, {"STRICT_AIE_FAULT": "library"},
-        ["libascendcl.so", "source /usr/local/Ascend/"],
-    ),
-    "static TLS": ({}, {"STRICT_AIE_FAULT": "static_tls"}, ["export LD_PRELOAD="]),
-    "wheel for another torch": (
-        {}, {"STRICT_AIE_FAULT": "other_torch"},
-        ["built for another torch", WHEEL],
-    ),
-    "wheel for a newer Linux": (
-        {}, {"STRICT_AIE_FAULT": "old_os"},
-        ["GLIBC_2.34", "newer OS image"],
-    ),
-    "wheel's own error": (
-        {}, {"STRICT_AIE_FAULT": "own_start"},
-        ["installed but cannot be imported", "_jit_flatten"],
     ),
     "unknown chip": (
         {"soc_version": "Ascend310"}, {},
@@ -368,6 +364,17 @@ FAILURES = {  # options, environment -> words of the one sentence
     "bf16": ({"precision": "bf16"}, {}, ["--precision bf16", "fp16, fp32"]),
 }  # fmt: skip
 MINIMAL = {"batch_size": 2, "max_seq_length": 16}
+
+
+def test_a_wheel_that_cannot_be_imported_says_its_cure(tmp_path, tiny):
+    """All faults in one process: an import that failed leaves nothing behind."""
+    given = flags(backend="aie", graph="fused", pth_dir=tiny, save_dir=tmp_path, **MINIMAL)
+    run = python("-c", IN_TURN, *given, env={"FAULTS": " ".join(IMPORTS)})
+    codes, errors = run.out.split(), run.err.splitlines(keepends=True)
+    assert len(codes) == len(errors) == len(IMPORTS), run.out + run.err
+    for code, error, words in zip(codes, errors, IMPORTS.values()):
+        assert refused(helpers.Run(int(code), "", error), *words)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("fault", FAILURES)
@@ -391,7 +398,7 @@ def test_torch_npu_beside_torch_aie_is_refused(tmp_path, tiny):
 
 
 def test_auto_without_a_card_says_what_it_took_instead_and_why(tmp_path, tiny):
-    given = {"pth_dir": tiny, "save_dir": tmp_path, **MINIMAL}
+    given = {"pth_dir": tiny, "save_dir": tmp_path, "precision": "fp32", **MINIMAL}
     run = script(EXPORT, {"PYTHONPATH": ""}, **given)
     assert run.code == 0, run.err
     assert "not aie on npu: neither torch_aie nor mindietorch is installed" in run.said

@@ -624,7 +624,7 @@ FLAGS = {
         "pack": st.just(True),
         "backend": st.sampled_from(["auto", "torchscript", "openvino", "aie", "x"]),
         "device": st.sampled_from(["cpu", "cuda", "npu", "x"]),
-        "precision": st.sampled_from(["fp32", "bf16", "fp16", "int8", "x"]),
+        "precision": st.sampled_from([None, "fp32", "bf16", "fp16", "int8", "x"]),
         "graph": st.sampled_from(["fused", "upstream", "x"]),
         "spm_model_file": WORDS,
         "task_name": st.sampled_from(["sst2", "CoLA", "STS-B", "text", "", "x"]),

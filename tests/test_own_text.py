@@ -49,17 +49,28 @@ def made(folder, pth_dir, **options):
     return folder / FILE
 
 
-def feed(text, *arguments):
-    """run_aie_eval.py as a process whose standard input is `text`."""
-    given = {"input": text.encode(), "capture_output": True, "cwd": ROOT}
-    done = subprocess.run([sys.executable, "run_aie_eval.py", *map(str, arguments)], **given)
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+@pytest.fixture
+def feed(evaluate, exported, tmp_path):
+    """run_aie_eval.py in this process, its standard input `text`: feed(text, **options) -> Run."""
+
+    def run(text, **options):
+        (tmp_path / "stdin").write_text(text)
+        kept = os.dup(0)
+        try:
+            with open(tmp_path / "stdin") as file:
+                os.dup2(file.fileno(), 0)
+            return evaluate(aie_model_dir=exported, input="-", **options)
+        finally:
+            os.dup2(kept, 0)
+            os.close(kept)
+
+    return run
 
 
 # The real SST-2, in every format
 
 
-def test_every_way_in_gives_the_same_872_predictions(exported, evaluate, sst2, tmp_path):
+def test_every_way_in_gives_the_same_872_predictions(exported, evaluate, feed, sst2, tmp_path):
     """Its 872 sentences as GLUE's folder, TSV, CSV, JSON lines, plain lines and standard input."""
     given = {"aie_model_dir": exported}
     run = evaluate(**given, data_dir=sst2, task_name="sst2", output_dir=tmp_path)
@@ -85,11 +96,8 @@ def test_every_way_in_gives_the_same_872_predictions(exported, evaluate, sst2, t
         assert run.code == 0, run.err
         assert "(texts: 872, " in run.out and str(out) in run.out
         got[name] = out.read_text()
-    code, got["stdin"], err = feed(
-        (tmp_path / "a.txt").read_text(), f"--aie_model_dir={exported}", "--input=-"
-    )
-    assert code == 0, err
-    assert got["stdin"] == got["txt"]
+    run = feed((tmp_path / "a.txt").read_text())
+    assert run.code == 0 and run.out == got["txt"], run.err
     labels = {
         "txt": [line.split("\t")[0] for line in got["txt"].splitlines()],
         "tsv": [line.split("\t")[2] for line in got["tsv"].splitlines()[1:]],
@@ -251,18 +259,18 @@ def test_a_full_disk_is_one_sentence(exported):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_what_came_before_a_bad_record_is_answered(exported):
-    text = '{"text": "fine"}\n{"text": "dull"}\n{"text": \n'
-    code, out, err = feed(text, f"--aie_model_dir={exported}", "--input=-", "--input_format=jsonl")
-    assert code == 2 and err.startswith("error: standard input, line 3: not JSON")
-    assert [json.loads(line)["text"] for line in out.splitlines()] == ["fine", "dull"]
+def test_what_came_before_a_bad_record_is_answered(feed):
+    run = feed('{"text": "fine"}\n{"text": "dull"}\n{"text": \n', input_format="jsonl")
+    assert run.code == 2 and run.err.startswith("error: standard input, line 3: not JSON")
+    assert [json.loads(line)["text"] for line in run.out.splitlines()] == ["fine", "dull"]
 
 
-def test_nothing_in_is_nothing_out(exported):
+def test_nothing_in_is_nothing_out(exported, feed):
     script = f"{sys.executable} run_aie_eval.py --aie_model_dir={exported} --input=- <&-"
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert feed("", f"--aie_model_dir={exported}", "--input=-") == (0, "", "")
+    run = feed("")
+    assert (run.code, run.out, run.err) == (0, "", "")
 
 
 def test_chunks_are_full_or_waited_for():
@@ -474,7 +482,7 @@ def test_names_of_the_answers_collide_with_none():
 # From Python
 
 
-def test_the_readmes_python_call(exported):
+def test_the_readmes_python_call(exported, feed):
     """Lists of texts in, labels and probabilities out; the same as the script's."""
     with Classifier(exported) as classify:
         answers = classify(["a fine film", "dull, dull, dull"])
@@ -482,18 +490,13 @@ def test_the_readmes_python_call(exported):
         assert classify([]) == []
         with pytest.raises(UserError, match="row 0: .* is not what a file for SST-2 wants: a text"):
             classify([("a", "b")])
-    code, out, _ = feed("a fine film\n", f"--aie_model_dir={exported}", "--input=-")
-    assert out == f"{answers[0].label}\t{answers[0].probability:.6f}\ta fine film\n"
-
-
-def test_an_openvino_file_answers_without_torch(tiny, tmp_path, export):
-    pytest.importorskip("openvino")
     assert (
-        export(
-            pth_dir=tiny, save_dir=tmp_path, backend="openvino", batch_size=2, max_seq_length=32
-        ).code
-        == 0
+        feed("a fine film\n").out
+        == f"{answers[0].label}\t{answers[0].probability:.6f}\ta fine film\n"
     )
+
+
+def test_an_openvino_file_answers_without_torch(made_by):
     code = """
 import sys
 from albert_aie import Classifier
@@ -501,7 +504,7 @@ with Classifier(sys.argv[1]) as classify:
     print(classify(["a fine film"])[0].label)
 print([name for name in ("torch", "transformers", "sklearn", "scipy") if name in sys.modules])
 """
-    run = python("-c", code, tmp_path / "albert_seq32_bs2.pt")
+    run = python("-c", code, made_by["openvino"])
     assert run.out.splitlines()[1:] == ["[]"], run.err
 
 
@@ -518,16 +521,12 @@ sys.exit(run_aie_eval.main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize("backend", ["openvino", "torchscript"])
-def test_one_thread_alone_imports(tiny, tmp_path, export, sst2, backend):
+def test_one_thread_alone_imports(made_by, tmp_path, sentences, backend):
     """Two that import modules which import each other end in a deadlock of Python's import locks,
     now and then."""
-    if backend == "openvino":
-        pytest.importorskip("openvino")
-    given = {"pth_dir": tiny, "save_dir": tmp_path, "backend": backend}
-    assert export(**given, batch_size=2, max_seq_length=32).code == 0
-    file = f"--aie_model_dir={tmp_path / 'albert_seq32_bs2.pt'}"
+    file = f"--aie_model_dir={made_by[backend]}"
     (tmp_path / "a.txt").write_text("a fine film\ndull\n")
-    for what in ("--text=a fine film", f"--input={tmp_path / 'a.txt'}", f"--data_dir={sst2}"):
+    for what in ("--text=a fine film", f"--input={tmp_path / 'a.txt'}", f"--data_dir={sentences}"):
         run = python("-c", WATCHED, file, what)
         assert run.code == 0, run.err
         assert "imported beside" not in run.err, run.err
@@ -541,7 +540,7 @@ def test_nothing_is_told_to_openvinos_makers(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(home))
     for name in ("CI", "TF_BUILD", "JENKINS_URL", "PYTEST_CURRENT_TEST"):  # it is off in those
         monkeypatch.delenv(name, raising=False)
-    given = ("--backend=openvino", "--batch_size=2", "--max_seq_length=32")
+    given = ("--backend=openvino", "--precision=fp32", "--batch_size=2", "--max_seq_length=32")
     made = python("export_albert_aie.py", f"--pth_dir={tiny}", f"--save_dir={tmp_path}", *given)
     assert made.code == 0, made.err
     file = f"--aie_model_dir={tmp_path / 'albert_seq32_bs2.pt'}"

@@ -16,6 +16,7 @@ from albert_aie.backends import openvino as openvino_backend
 from albert_aie.backends import speed as chosen
 from albert_aie.backends import torchscript as torchscript_backend
 from albert_aie.base import choose_shapes, machine
+from albert_aie.base.machine import take_turns
 from albert_aie.base.shapes import Shape, full_batch
 from albert_aie.data.tasks import SST2
 
@@ -53,7 +54,6 @@ def speed(monkeypatch):
         monkeypatch.setattr(machine, "take_turns", partial(take_turns, clock=clock))
         return calls
 
-    take_turns = machine.take_turns
     return set_to
 
 
@@ -71,17 +71,17 @@ def test_calls_take_turns_until_the_time_is_over():
         return call
 
     runs = {"a": run("a", 9, 1, 2, 6), "b": run("b", 9, 4, 4, 1)}
-    assert machine.take_turns(runs, 0, clock) == {"a": 2, "b": 4} and "".join(calls) == 4 * "ab"
+    assert take_turns(runs, 0, clock) == {"a": 2, "b": 4} and "".join(calls) == 4 * "ab"
     calls.clear()  # no longer than that where one is clearly faster in each counted turn
     runs = {"a": run("a", 9, 1, 1, 1), "b": run("b", 1, 3, 2.1, 3)}
-    assert machine.take_turns(runs, 99, clock) == {"a": 1, "b": 3} and "".join(calls) == 4 * "ab"
+    assert take_turns(runs, 99, clock) == {"a": 1, "b": 3} and "".join(calls) == 4 * "ab"
     calls.clear()
     runs = {"a": run("a", 9, 1, 1, 1, 1), "b": run("b", 9, 3, 1.9, 3, 99)}
-    machine.take_turns(runs, 99, clock)
+    take_turns(runs, 99, clock)
     assert "".join(calls) == 5 * "ab"
     calls.clear()
     runs = {"a": run("a", *10 * [0.5])}
-    assert machine.take_turns(runs, 2.9, clock) == {"a": 0.5} and calls.count("a") == 1 + 6
+    assert take_turns(runs, 2.9, clock) == {"a": 0.5} and calls.count("a") == 1 + 6
 
 
 @pytest.mark.parametrize(
