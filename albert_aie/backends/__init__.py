@@ -161,9 +161,9 @@ def _brief(reason):
 def load(artifact, target):
     """A runner of the Artifact and of the files that belong to it."""
     engine = get(target.backend)
-    if not artifact.more:
+    if not artifact.siblings:
         return engine.load(artifact, target)
-    return Several([engine.load(each, target) for each in (artifact, *artifact.more)], artifact)
+    return Several([engine.load(each, target) for each in artifact.files], artifact)
 
 
 class Several:
