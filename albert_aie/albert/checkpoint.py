@@ -112,7 +112,7 @@ def _check(tensors, config, path):
     if any(name.startswith("classifier.") for name in missing):
         raise UserError(
             f"{path}: missing {some(missing)}: a pre-trained model without a classifier; "
-            "fine-tune it on SST-2 first"
+            "fine-tune it first"
         )
     unexpected = [name for name in tensors if name not in shapes]
     wrong = [

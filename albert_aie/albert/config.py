@@ -111,7 +111,7 @@ def read_config(path):
                 f"{path}: {name} is {repr(value)}; only {what} ({name} {only}) can be run"
             )
     raw = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-12, **raw}
-    reason = problem(raw)
+    reason = unsupported_reason(raw)
     if reason:
         raise UserError(f"{path}: {reason}")
     num_labels = _num_labels(raw, path)
@@ -135,7 +135,7 @@ def read_config(path):
     return config
 
 
-def problem(raw):
+def unsupported_reason(raw):
     """Why this architecture, with the names of config.json, cannot be run, and what to do: half a
     sentence. None where it can."""
     for name in SIZES:

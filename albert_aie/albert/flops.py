@@ -25,8 +25,7 @@ def executed_flops_per_row(config, shape):
     per_token = full * layer + 4 * config["embedding_size"] * h - 3 * h * h * (full > 0)
     attention = full * 2 * s * s * h
     last = n * layer + 2 * n * config["num_attention_heads"] * s * h
-    choosing = (
-        n * s * h if shape.slots else 0
-    )  # the product with one-hot rows that copies the [CLS]
+    # the product with one-hot rows that copies the [CLS]
+    choosing = n * s * h if shape.slots else 0
     head = n * (h * h + h * config["num_labels"])
     return 2 * (s * per_token + attention + last + choosing + head)

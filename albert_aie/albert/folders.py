@@ -79,9 +79,7 @@ def _from_hub(name):
         return path
 
     config = need("config.json")
-    for (
-        names
-    ) in find_tokenizer.NAMES:  # a sentencepiece model may come from --spm_model_file instead
+    for names in find_tokenizer.NAMES:  # none need be there: --tokenizer may name a file
         fetch(*names)
     for shard in weights.files(need(*weights.NAMES))[1:]:
         need(shard.name)

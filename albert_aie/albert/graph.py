@@ -16,17 +16,6 @@ from .fused import PLAIN, FusedAlbert
 from .upstream import UpstreamAlbert, require, upstream_model
 
 
-def _upstream(checkpoint, shape, upstream_dir, form):
-    return UpstreamAlbert(upstream_model(checkpoint, upstream_dir), shape.max_seq_length)
-
-
-def _fused(checkpoint, shape, upstream_dir, form):
-    return FusedAlbert(checkpoint, shape, form)
-
-
-GRAPHS = {"upstream": _upstream, "fused": _fused}
-
-
 def choose(asked, default, packed, upstream_dir):
     """The graph's name: what --graph asks for, else our own for packed rows, else the backend's
     default. Raises UserError, before any work, for one that cannot be built."""
@@ -47,10 +36,14 @@ def has_free_sizes(graph_name, form):
 
 
 def build(checkpoint, graph_name, shape, upstream_dir=None, form=PLAIN):
-    """The module to trace, in fp32 and eval mode. `graph_name` is a key of GRAPHS: "upstream" needs
+    """The module to trace, in fp32 and eval mode. `graph_name`: "upstream" needs
     upstream_dir, an albert_pytorch checkout; for "fused" see FusedAlbert and Form. The checkpoint's
     tensors are copied, never changed."""
-    module = GRAPHS[graph_name](checkpoint, shape, upstream_dir, form)
+    if graph_name == "upstream":
+        model = upstream_model(checkpoint, upstream_dir)
+        module = UpstreamAlbert(model, shape.max_seq_length)
+    else:
+        module = FusedAlbert(checkpoint, shape, form)
     return module.eval().requires_grad_(False)
 
 

@@ -18,12 +18,11 @@ FORMAT_VERSION = 4
 
 def describe(model, compiled, target, shape, faster=None, task=SST2):
     """The JSON object that describes a file exported for `shape`; docs/file-format.md says what its
-    keys mean. `model` has a checkpoint, a graph_name, free_sizes and
-    the upstream_commit of albert_pytorch's graph; `faster` is what
-    backends.speed.faster has measured, if it was asked."""
+    keys mean. `model` has a checkpoint, a graph_name, free_sizes and the upstream_commit of
+    albert_pytorch's graph; `faster` is what backends.speed.faster has measured, if it was asked."""
     import torch
 
-    checkpoint, graph_name = model.checkpoint, model.graph_name
+    checkpoint = model.checkpoint
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -32,7 +31,7 @@ def describe(model, compiled, target, shape, faster=None, task=SST2):
         "precision": target.precision,
         "options": compiled.options,
         "requires": compiled.requires,
-        "graph": graph_name,
+        "graph": model.graph_name,
         **shape._asdict(),
         "free_sizes": model.free_sizes,
         "measured": faster and {"cpu": machine.cpu(), "times_as_fast": faster},

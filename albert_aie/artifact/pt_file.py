@@ -83,12 +83,12 @@ class Artifact:
     manifest: dict
     tokenizer: TokenizerFile
     stamp: tuple  # of the file when it was verified
-    more: tuple = ()  # Artifacts of the same model to be used beside it, with other shapes
+    siblings: tuple = ()  # Artifacts of the same model to be used beside it, with other shapes
 
     @property
     def files(self):
         """It and the files beside it."""
-        return self, *self.more
+        return self, *self.siblings
 
     @property
     def digest(self):
@@ -111,7 +111,7 @@ class Artifact:
     @cached_property
     def shapes(self):
         """Those of all files, the largest last."""
-        found = (shape for each in (self, *self.more) for shape in each.own_shapes)
+        found = (shape for each in self.files for shape in each.own_shapes)
         return tuple(sorted(found, key=lambda shape: (shape[1], shape[0], shape[2])))
 
     @property
@@ -212,8 +212,8 @@ def open_pt(path):
 
 def open_all(paths):
     """Artifact of one or more files, or of all .pt files of a folder: that with the largest shape,
-    and the others as its `more`. Raises UserError, as open_pt does, and where they are not of one
-    model or two of them have a shape in common."""
+    and the others as its `siblings`. Raises UserError, as open_pt does, and where they are not of
+    one model or two of them have a shape in common."""
     files = []
     for path in map(Path, paths):
         inside = sorted(path.glob("*.pt")) if path.is_dir() else [path]
@@ -242,11 +242,11 @@ def open_all(paths):
                 )
             known[shape] = each.path
     largest = max(found, key=lambda each: (each.own_shapes[-1][1], each.own_shapes[-1][0]))
-    return replace(largest, more=tuple(each for each in found if each is not largest))
+    return replace(largest, siblings=tuple(each for each in found if each is not largest))
 
 
 def _identity(saved):
-    """What files that are used together have in common, as it is told."""
+    """{name: value} of what files that are used together have in common."""
     m = saved.manifest
     return {
         "checkpoint": m["source"].get("sha256", "")[:12],

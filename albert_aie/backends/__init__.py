@@ -171,11 +171,11 @@ def _brief(reason):
 def load(artifact, target):
     """A runner of the Artifact and of the files that belong to it."""
     engine = get(target.backend)
-    if not artifact.more:
+    if not artifact.siblings:
         return engine.load(artifact, target)
     from .runner import RunnerGroup
 
-    return RunnerGroup([engine.load(each, target) for each in (artifact, *artifact.more)], artifact)
+    return RunnerGroup([engine.load(each, target) for each in artifact.files], artifact)
 
 
 def options(when):

@@ -3,8 +3,6 @@ never half of one."""
 
 import contextlib
 import errno
-import fcntl
-import glob
 import hashlib
 import json
 import math
@@ -19,7 +17,6 @@ from .errors import UserError, first_line
 
 AGAIN = "copy or download it again"
 _LFS = b"version https://git-lfs"
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def check_readable(path):
@@ -90,7 +87,7 @@ def replacing(path):
     else nothing changes. A write that fails is a UserError.
 
     Links are followed, and mode and owner stay. What is_stream gets the bytes when all are there.
-    The next writer of `path` removes what a killed one left behind."""
+    A writer that is killed leaves a hidden `.<name>.<hex>.tmp`, which nothing reads."""
     path = Path(path)
     try:
         before = _status(path)
@@ -102,8 +99,9 @@ def replacing(path):
         # a stream has no room beside it
         place = Path(tempfile.gettempdir(), path.name) if stream else Path(os.path.realpath(path))
         place.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(place)
-        temporary, lock = _create(place)
+        # not tempfile.mkstemp, whose mode is 0600: only the kernel knows the umask in all threads
+        temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
+        temporary.touch(exist_ok=False)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be written ({reason}); choose another folder") from None
@@ -113,9 +111,10 @@ def replacing(path):
             with open(temporary, "rb") as source, _open_stream(path) as sink:
                 shutil.copyfileobj(source, sink)
         else:
-            os.fsync(lock)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
             if before is not None:
-                _keep_mode(lock, before)
+                _keep_mode(temporary, before)
             os.replace(temporary, place)
     except OSError as error:
         raise UserError(
@@ -125,7 +124,6 @@ def replacing(path):
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
-        os.close(lock)
 
 
 def is_stream(path):
@@ -156,59 +154,11 @@ def _open_stream(path):
     return open(os.dup(1) if _is_stdout(os.stat(path)) else path, "wb")
 
 
-def _keep_mode(file, status):
+def _keep_mode(path, status):
     with contextlib.suppress(PermissionError):  # another user's file, or a disk without modes
-        os.fchown(file, status.st_uid, status.st_gid)
+        os.chown(path, status.st_uid, status.st_gid)
     with contextlib.suppress(PermissionError):
-        os.fchmod(file, stat.S_IMODE(status.st_mode))
-
-
-# A temporary file carries the kernel's boot id and a random number, and its writer holds a lock on
-# it as long as it lives. Process numbers would not do: in two containers they are the same. The
-# lock alone would not do either: a network file system may keep locks apart on each machine.
-
-
-def _create(path):
-    """A new temporary file beside `path`: (its path, the descriptor that holds its lock)."""
-    while True:
-        temporary = path.with_name(f".{path.name}.{_boot()}.{secrets.token_hex(8)}.tmp")
-        lock = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        if _lock(lock) is not False and os.fstat(lock).st_nlink:
-            return temporary, lock
-        os.close(lock)  # another writer swept it away between our two calls
-
-
-def _remove_stale(path):
-    if not _boot():
-        return
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.{_boot()}.*.tmp"):
-        with contextlib.suppress(OSError):  # gone, or another user's
-            file = os.open(stale, os.O_RDWR)
-            try:
-                if _lock(file):
-                    stale.unlink()
-            finally:
-                os.close(file)
-
-
-def _lock(file):
-    """Whether the lock on an open file is ours now; None where the file system has no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def _boot():
-    """What tells this machine's boot from any other's; empty where the kernel does not say, and
-    nothing is swept there."""
-    try:
-        return _BOOT.read_text().replace("-", "")[:16]
-    except OSError:
-        return ""
+        os.chmod(path, stat.S_IMODE(status.st_mode))
 
 
 def json_text(value):

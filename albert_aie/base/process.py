@@ -11,6 +11,8 @@ from multiprocessing import connection, get_context, parent_process
 from . import terminal
 from .errors import UserError, first_line
 
+# Not concurrent.futures.ProcessPoolExecutor: a broken pool does not say how its process ended, and
+# Ctrl-C waits in it for the end of the call (kill_workers is Python 3.14's).
 GRACE = 30  # seconds for an engine to let go of its card after the answer
 PR_SET_PDEATHSIG = 1
 

@@ -60,7 +60,7 @@ class Figure(NamedTuple):
 def _file(s):
     return {
         "file": str(s.saved.path),
-        "more_files": [str(each.path) for each in s.saved.more],
+        "more_files": [str(each.path) for each in s.saved.siblings],
         "graph": s.saved.manifest["graph"],
         **s.saved.shape._asdict(),
     }
