@@ -2,8 +2,8 @@
 """The pictures of README and docs as SVG: us and the peers in each precision, from what peers.py
 measured end to end, and the plots of a sweep.
 
-    python benchmarks/picture.py outputs/bench.json docs/speed.svg
-    python benchmarks/picture.py outputs/sweep.json docs/sweep-throughput.svg --plot throughput
+    python -m benchmarks.picture outputs/bench.json docs/speed.svg
+    python -m benchmarks.picture outputs/sweep.json docs/sweep-throughput.svg --plot throughput
 """
 
 import statistics

@@ -115,7 +115,7 @@ def engines(args, folder):
     """(every Engine that was asked for and runs here, notes on what does not); exports our files
     into `folder`."""
     cannot, chosen, ids = unusable(), [], None
-    wanted = args.precisions or PRECISIONS
+    wanted = args.precision or PRECISIONS
     notes = [note for precision, note in cannot.items() if precision in wanted]
     for engine in candidates():
         named = not args.engines or any(word in engine.label for word in args.engines)

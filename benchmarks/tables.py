@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """The tables of benchmarks/peers.py from its readings; with --readme, the READMEs' rows of them.
 
-python benchmarks/tables.py outputs/bench.json
-python benchmarks/tables.py outputs/bench.json --readme README.md README.zh-CN.md
+python -m benchmarks.tables outputs/bench.json
+python -m benchmarks.tables outputs/bench.json --readme README.md README.zh-CN.md
 
 Of several files, such as those of two runs, a row of the READMEs is that of the slower one.
 """
@@ -99,7 +99,7 @@ def as_typed(report):
 
 def typed(report):
     """The engines that were run by their own defaults, the slowest first."""
-    return [engine for engine, _ in readings.timed_as_typed(report)[::-1]]
+    return [engine for engine, _ in timed(report, "as_typed")[::-1]]
 
 
 def typed_rows(report):
@@ -145,7 +145,7 @@ def text_table(report, pairs):
 def one_at_a_time(report):
     """Milliseconds a sentence, and how many times faster ours is than the peer that is best in
     that very figure."""
-    pairs = {name: readings.timed_singly(report, name) for name in readings.FIGURES}
+    pairs = {name: timed(report, "one_at_a_time", name) for name in readings.FIGURES}
     if not pairs["mean"]:
         return
     yield "\nOne sentence at a time: SST-2 dev in the file's order, text to class, ms\n"
@@ -165,12 +165,12 @@ def dense(report):
     for batch in batches(report):
         yield f"\nDense: batch {batch} of full rows of 128 tokens\n"
         yield from head(["engine", "rows/s (range)", EXECUTED, per_row])
-        for engine, seconds in timed(report, batch):
+        for engine, seconds in timed(report, "dense", batch=batch):
             middle, peak = statistics.median(seconds), peaks.get(engine["precision"])
             counts = engine["dense"][str(batch)]["flops"], batch * nominal
             speeds = [share(count / middle, peak) for count in counts]
             yield row(engine["label"], rates([batch / s for s in seconds], 2), *speeds)
-        yield from verdicts(f"dense batch {batch}", plain(timed(report, batch)))
+        yield from verdicts(f"dense batch {batch}", plain(timed(report, "dense", batch=batch)))
 
 
 def summary(report):
@@ -184,7 +184,7 @@ def summary(report):
         mates = f"packed ({report['sentences_per_row']:.2f} sentences a row): x a plain row's time"
         yield from ("", *head(["full rows of 128", "ours, rows/s", "x best peer", mates]))
     for batch in batches(report):
-        pairs = timed(report, batch)
+        pairs = timed(report, "dense", batch=batch)
         for precision in PRECISIONS:
             (_, ours), (_, peer) = readings.rivals(plain(pairs), precision)
             (_, packed), _ = readings.rivals([p for p in pairs if p[0]["packed"]], precision)
