@@ -45,13 +45,8 @@ def parse_args(argv):
     add("--pth_dir", required=True, help="checkpoint (see export_albert_aie.py)")
     add("--data_dir", required=True, help="GLUE's SST-2 with train.tsv, to calibrate int8 on")
     add("--sentences", type=int, help="take the first N of dev (default: all)")
-    add(
-        "--settings",
-        nargs="+",
-        choices=plan.SETTINGS,
-        default=plan.BOTH,
-        help="(default: dense end_to_end)",
-    )
+    several = {"nargs": "+", "choices": plan.SETTINGS, "default": plan.BOTH}
+    add("--settings", help="(default: dense end_to_end)", **several)
     add("--engines", nargs="+", metavar="WORD", help="only those with one of these in their label")
     add("--precision", nargs="+", choices=readings.PRECISIONS, help="(default: what runs here)")
     add("--batch_size", type=int, nargs="+", default=[1, 8, 32], help="dense (default: 1 8 32)")

@@ -188,12 +188,8 @@ def note_on_ids(folder, tokenizer, sentences):
         list(theirs(text)["input_ids"]) != list(tokenizer.encode(text, LENGTH).ids)
         for text in sentences
     )
-    if not differing:
-        return None
-    return (
-        f"transformers' tokenizer gives other ids than ours for {differing} of {len(sentences)} "
-        "sentences"
-    )
+    count = f"{differing} of {len(sentences)} sentences"
+    return f"transformers' tokenizer gives other ids than ours for {count}" if differing else None
 
 
 def export(args, folder, engine):

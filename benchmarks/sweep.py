@@ -39,22 +39,10 @@ def parse_args(argv):
     whole = {"type": parsing.at_least(1), "metavar": "N"}
     add("--batch_size", nargs="+", default=SIZES, help="(default: 1 4 8 16 32 64)", **whole)
     add("--max_seq_length", nargs="+", default=[128], help="(default: 128)", **whole)
-    add(
-        "--precision",
-        nargs="+",
-        choices=tuple(compare.GATES),
-        default=[None],
-        metavar="NAME",
-        help=f"of {', '.join(compare.GATES)} (default: the backend's first)",
-    )
-    add(
-        "--rows",
-        nargs="+",
-        choices=ROWS,
-        default=["padded"],
-        help="one sentence a row, as the file chooses, or on aie compiled with --pack (default: "
-        "padded)",
-    )
+    names = {"nargs": "+", "default": [None], "choices": tuple(compare.GATES), "metavar": "NAME"}
+    add("--precision", help=f"{', '.join(compare.GATES)} (default: the backend's first)", **names)
+    kinds = "one sentence a row, as the file chooses, or on aie compiled with --pack"
+    add("--rows", nargs="+", choices=ROWS, default=["padded"], help=f"{kinds} (default: padded)")
     add("--rounds", default=1, help="evaluate each file so many times", **whole)
     add("--data_dir", required=True, help="the task's folder")
     add("--pth_dir", help="checkpoint (default: export_albert_aie.py's)")
@@ -182,12 +170,9 @@ def stamp(folder):
 
 def check_inputs(found, output):
     """Raises UserError if cells were not all made from one checkpoint, tokenizer and data."""
-    other = cells.of_other_inputs(found.items())
-    if other:
-        raise UserError(
-            f"{output or 'the sweep'}: has cells of another {other}; name another --output, or "
-            "remove the file"
-        )
+    if other := cells.of_other_inputs(found.items()):
+        fix = "name another --output, or remove the file"
+        raise UserError(f"{output or 'the sweep'}: has cells of another {other}; {fix}")
 
 
 def measure(cell, folder, args):

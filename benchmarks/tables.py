@@ -23,16 +23,8 @@ END = "<!-- end of results -->"
 # Of each table of the READMEs the line before it, and its heads by language.
 README = {
     "<!-- as typed: make readme -->": {
-        "en": [
-            "as typed",
-            "sentences/s",
-            "ours is",
-            "one text, ms",
-            "ours is",
-            "accuracy",
-            "flips",
-        ],
-        "zh": ["照文档输入", "句/秒", "我们的倍数", "单句毫秒", "我们的倍数", "准确率", "翻转"],
+        "en": "as typed|sentences/s|ours is|one text, ms|ours is|accuracy|flips".split("|"),
+        "zh": "照文档输入|句/秒|我们的倍数|单句毫秒|我们的倍数|准确率|翻转".split("|"),
     },
     "<!-- results: make readme -->": {
         "en": ["engine", "sentences/s", "x eager padded", "x best peer", "accuracy", "flips"],
@@ -65,10 +57,8 @@ def run(args):
         rows = [[line for _, line in block.values()] for block in blocks]
         write_readmes(args.readme, dict(zip(README, rows)))
     else:
-        raise UserError(
-            f"{' '.join(args.readings)}: nothing was measured end to end or as typed; run all "
-            "settings"
-        )
+        why = "nothing was measured end to end or as typed; run all settings"
+        raise UserError(f"{' '.join(args.readings)}: {why}")
     return 0
 
 
@@ -91,10 +81,9 @@ def as_typed(report):
     rows = typed_rows(report)
     if rows:
         yield "\nAs typed: SST-2 dev, text to label, each by its own defaults\n"
-        *heads, load, peak = *README[next(iter(README))]["en"], "load s", "peak MB"
-        yield from head([*heads, load, peak])
+        yield from head([*README[next(iter(README))]["en"], "load s", "peak MB"])
         for engine, (_, line) in zip(typed(report), rows.values()):
-            yield f"{line} {engine['load']:.1f} | {engine['memory']:.0f} |"
+            yield f"{line} {' | '.join(cost(engine))} |"
 
 
 def typed(report):
@@ -111,14 +100,11 @@ def typed_rows(report):
         rate = statistics.median(entry["sentences"] / seconds for seconds in entry["seconds"])
         is_ours = engine["kind"] == "ours"
         cells = [f"**{engine['label']}**" if is_ours else engine["label"], f"{rate:.1f}"]
-        for name, middle in (("seconds", []), ("single", [single(entry)])):
+        milliseconds = f"{1000 * statistics.median(entry['single']):.1f}"
+        for name, middle in (("seconds", []), ("single", [milliseconds])):
             cells += [*middle, "-" if is_ours else ratio(ours.get(name), entry[name], 2)]
         rows[engine["label"]] = rate, row(*cells, *correct(entry))
     return rows
-
-
-def single(entry):
-    return f"{1000 * statistics.median(entry['single']):.1f}"
 
 
 def end_to_end(report):
@@ -139,7 +125,7 @@ def text_table(report, pairs):
         speed = entry["flops"] / entry["sentences"] / statistics.median(seconds)
         cells = [rates([1 / s for s in seconds], 1), ratio(seconds, base, 2), *correct(entry)]
         cells += [share(speed, peaks.get(engine["precision"]))]
-        yield row(title(engine), *cells, f"{engine['load']:.1f}", f"{engine['memory']:.0f}")
+        yield row(title(engine), *cells, *cost(engine))
 
 
 def one_at_a_time(report):
@@ -153,8 +139,7 @@ def one_at_a_time(report):
     for engine, _ in pairs["mean"][::-1]:
         entry = engine["one_at_a_time"]
         cells = [f"{1000 * statistics.median(entry[name]):.2f}" for name in readings.FIGURES]
-        cells += [*correct(entry), f"{engine['load']:.1f}", f"{engine['memory']:.0f}"]
-        yield row(engine["label"], *cells)
+        yield row(engine["label"], *cells, *correct(entry), *cost(engine))
     for name in readings.FIGURES:
         yield from verdicts(f"one at a time, {name},", pairs[name])
 
@@ -237,6 +222,11 @@ def rates(values, digits):
 def correct(entry):
     flips = "-" if entry["flips"] is None else entry["flips"]
     return f"{entry['correct']}/{entry['sentences']}", flips
+
+
+def cost(engine):
+    """Seconds to load, and MB."""
+    return f"{engine['load']:.1f}", f"{engine['memory']:.0f}"
 
 
 def head(cells):
