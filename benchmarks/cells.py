@@ -70,7 +70,7 @@ def shown_accuracy(result):
     return "none"
 
 
-def shown_right(result):
+def shown_correct(result):
     first = result["evaluations"][0]
     return "{correct}/{total}".format(**first["accuracy"]) if "accuracy" in first else "-"
 
@@ -82,20 +82,15 @@ def shown_rate(result, name):
     return f"{statistics.median(several):.1f}{half}"
 
 
-def shown_p50(result):
-    return f"{statistics.median(e['latency_ms']['p50'] for e in result['evaluations']):.1f}"
+def p50(result):
+    return statistics.median(e["latency_ms"]["p50"] for e in result["evaluations"])
 
 
 def published(cell, result):
-    """samples/s that the vendor published for such a file on such a card, or None."""
+    """samples/s that the vendor published for such a file on such a card, or nothing."""
     same = cell.rows == "padded" and cell.max_seq_length == PUBLISHED_LENGTH
-    on_card = same and result["evaluations"][0]["backend"] == "aie"
-    return PUBLISHED.get(cell.batch_size) if on_card else None
-
-
-def shown_published(cell, result):
-    value = published(cell, result)
-    return "" if value is None else f"{value:.1f}"
+    same = same and cell.batch_size in PUBLISHED and result["evaluations"][0]["backend"] == "aie"
+    return f"{PUBLISHED[cell.batch_size]:.1f}" if same else ""
 
 
 COLUMNS = {
@@ -104,12 +99,12 @@ COLUMNS = {
     "rows": lambda cell, r: cell.rows,
     "shape": lambda cell, r: cell.shape,
     "accuracy": lambda cell, r: shown_accuracy(r),
-    "right": lambda cell, r: shown_right(r),
+    "right": lambda cell, r: shown_correct(r),
     "forward/s": lambda cell, r: f"{statistics.median(rates(r, 'forward')):.1f}",
     "end to end/s": lambda cell, r: shown_rate(r, "end_to_end"),
-    "p50 ms": lambda cell, r: shown_p50(r),
+    "p50 ms": lambda cell, r: f"{p50(r):.1f}",
     "gate": lambda cell, r: verdict(r),
-    "310P3*": shown_published,
+    "310P3*": published,
 }
 WHOLE = [name for name in COLUMNS if name != "file"]
 TERMINAL = ["file", "accuracy", "forward/s", "end to end/s", "p50 ms", "gate", "310P3*"]
@@ -144,13 +139,8 @@ def errors(done):
 
 def of_other_inputs(done):
     """The first of INPUTS that two cells do not share, or None."""
-    for name in INPUTS:
-        digests = [
-            e["digests"][name] for _, result in succeeded(done) for e in result["evaluations"]
-        ]
-        if len(set(digests)) > 1:
-            return name
-    return None
+    digests = [e["digests"] for _, result in succeeded(done) for e in result["evaluations"]]
+    return next((name for name in INPUTS if len({each[name] for each in digests}) > 1), None)
 
 
 def groups(done):
@@ -165,12 +155,9 @@ def groups(done):
 
 
 def disagreements(done):
-    """{(precision, max_seq_length): sentences on which the cells of a group differ}, of those that
-    do."""
-    counts = {
-        key: sum(len(set(classes)) > 1 for classes in zip(*group))
-        for key, group in groups(done).items()
-    }
+    """{(precision, max_seq_length): sentences on which cells of a group differ}, where they do."""
+    found = groups(done).items()
+    counts = {key: sum(len(set(classes)) > 1 for classes in zip(*group)) for key, group in found}
     return {key: count for key, count in counts.items() if count}
 
 
@@ -187,10 +174,8 @@ def summary(done):
     yield f"{min(scored)} of {total} sentences scored in {which}"
     differing = disagreements(done)
     for (precision, length), sentences in differing.items():
-        yield (
-            f"predictions of {precision} at {length} tokens DIFFER between cells in {sentences} of "
-            f"{total} sentences"
-        )
+        where = f"between cells in {sentences} of {total} sentences"
+        yield f"predictions of {precision} at {length} tokens DIFFER {where}"
     if groups(done) and not differing:
         yield "predictions identical between cells of one precision and length"
     if any(published(*each) for each in succeeded(done)):

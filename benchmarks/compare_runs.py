@@ -2,7 +2,7 @@
 """Two runs of run_aie_eval.py (--output_dir) beside each other: what changed, speed with its
 spread, and whether the difference in accuracy is more than chance.
 
-    python benchmarks/compare_runs.py last_month today
+    python -m benchmarks.compare_runs last_month today
 
 The two may differ in file, machine and versions, but must have scored the same sentences.
 """

@@ -28,8 +28,8 @@ from albert_aie.base.choose_shapes import SINGLE, choose
 from albert_aie.base.shapes import Batch, Shape, packed
 from albert_aie.run.classifier import Classifier
 from albert_aie.run.evaluate import shapes_to_come
+from benchmarks.ceiling import Ceiling
 from benchmarks.plan import LENGTH, load
-from benchmarks.readings import SIZE
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -180,12 +180,11 @@ def onnx_file(checkpoint, path):
     """The checkpoint as ONNX with free batch and length, by torch's own exporter."""
     free = {name: {0: "batch", 1: "length"} for name in NAMES}
     example = tuple(torch.ones(2, 16, dtype=torch.int64) for _ in NAMES)
-    names = {"input_names": list(NAMES), "output_names": ["logits"]}
-    options = {"dynamic_axes": {**free, "logits": {0: "batch"}}, "opset_version": 17}
+    options = {"input_names": list(NAMES), "output_names": ["logits"], "opset_version": 17}
+    options.update(dynamic_axes={**free, "logits": {0: "batch"}}, dynamo=False)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        model = Logits(checkpoint)
-        torch.onnx.export(model, example, str(path), dynamo=False, **names, **options)
+        torch.onnx.export(Logits(checkpoint), example, str(path), **options)
 
 
 def quantised_onnx_file(path):
@@ -234,17 +233,19 @@ class OpenVino(Peer):
             data = nncf.Dataset([dict(zip(NAMES, row)) for row in rows])
             kind = nncf.ModelType.TRANSFORMER
             model = nncf.quantize(model, data, model_type=kind, subset_size=len(rows))
-        rest = "bf16" if "BF16" in backends.get("openvino").capabilities() else "f32"
-        hint = {"fp32": "f32", "bf16": "bf16", "int8": rest}.get(self.spec.precision)
-        options = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": self.spec.streams}
-        if "one_at_a_time" in self.spec.settings:
-            options = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-        if self.spec.typed:
-            options = {}
-        compiled = openvino.Core().compile_model(model, "CPU", options)
+        compiled = openvino.Core().compile_model(model, "CPU", self.options())
         self.idle = queue.SimpleQueue()
         for _ in range(self.spec.streams):
             self.idle.put(compiled.create_infer_request())
+
+    def options(self):
+        if self.spec.typed:
+            return {}
+        rest = "bf16" if "BF16" in backends.get("openvino").capabilities() else "f32"
+        hint = {"fp32": "f32", "bf16": "bf16", "int8": rest}[self.spec.precision]
+        singly = "one_at_a_time" in self.spec.settings
+        way = {"PERFORMANCE_HINT": "LATENCY"} if singly else {"NUM_STREAMS": self.spec.streams}
+        return {"INFERENCE_PRECISION_HINT": hint, **way}
 
     def run(self, *batch):
         request = self.idle.get()
@@ -299,38 +300,6 @@ class Ours:
         shapes = choose(self.saved.shapes, self.runner.grid)
         used = shapes_to_come(lengths, shapes, streams=self.runner.streams)
         return sum(s.batch_size * executed_flops_per_row(self.config, s) for s in used)
-
-
-class Ceiling:
-    """What the machine can do: a square product, weights packed beforehand, through OpenVINO's
-    (oneDNN's) kernels in fp32, bf16 and int8. `dense` gives its seconds; no text."""
-
-    def __init__(self, spec):
-        import openvino
-        from openvino import opset13 as ops
-
-        def bounds(most):
-            return [ops.constant(numpy.float32(bound)) for bound in (-most, most, -most, most)]
-
-        generator = numpy.random.default_rng(0)
-        left = x = ops.parameter([SIZE, SIZE], numpy.float32)
-        right = ops.constant(generator.standard_normal((SIZE, SIZE), numpy.float32) * 0.02)
-        if spec.precision == "int8":
-            left = ops.fake_quantize(x, *bounds(4), 256)
-            right = ops.fake_quantize(right, *bounds(0.1), 255)
-        model = openvino.Model([ops.matmul(left, right, False, True)], [x])
-        options = {"INFERENCE_PRECISION_HINT": "bf16" if spec.precision == "bf16" else "f32"}
-        compiled = openvino.Core().compile_model(model, "CPU", options)
-        self.request = compiled.create_infer_request()
-        self.x = generator.standard_normal((SIZE, SIZE), numpy.float32)
-
-    def dense(self, batch_size):
-        start = time.perf_counter()
-        self.request.infer([self.x], share_inputs=True)
-        return time.perf_counter() - start
-
-    def flops(self, lengths):
-        return 2 * SIZE**3
 
 
 KINDS = {"transformers": Transformers, "onnxruntime": OnnxRuntime, "openvino": OpenVino}

@@ -1,18 +1,28 @@
 """This machine, and the two scripts as processes on it."""
 
+import contextlib
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+from albert_aie.base import files
 from albert_aie.base.machine import describe, versions
 
 ROOT = Path(__file__).resolve().parent.parent
+PAUSE = 0.25  # seconds between two looks at the memory
 
 
 def machine():
     """The machine, its card and the versions of all that results can depend on."""
     return {**describe(), "packages": versions()}
+
+
+def save(path, value):
+    """Writes a file of readings, whole or not at all."""
+    with files.replacing(path) as temporary:
+        temporary.write_text(files.json_text(value), encoding="utf-8")
 
 
 def script(name, *flags):
@@ -27,3 +37,43 @@ def reason(done):
         if said := re.search(words, done["stderr"], re.MULTILINE):
             return said[1]
     return f"exit code {done['exit_code']}"
+
+
+@contextlib.contextmanager
+def peak(pid):
+    """`with peak(pid) as memory:` a list of what a process and all that it started hold together,
+    in bytes, looked at again and again."""
+    memory, over = [], threading.Event()
+
+    def look():
+        while not over.wait(PAUSE):
+            memory.append(sum(map(held, family(pid))))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        over.set()
+        thread.join()
+
+
+def family(pid):
+    """Numbers of a process and of all below it."""
+    children = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
+def held(pid):
+    with contextlib.suppress(OSError):
+        for row in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if row.startswith("Pss:"):
+                return int(row.split()[1]) * 1024
+    return 0

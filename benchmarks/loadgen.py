@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """An exported file under MLPerf's LoadGen: its traffic, its clock, its summary.
 
-    python benchmarks/loadgen.py --aie_model_dir albert_seq128_bs32.pt \\
+    python -m benchmarks.loadgen --aie_model_dir albert_seq128_bs32.pt \\
         --data_dir ../shared/data/SST-2
 
 Each scenario is run for accuracy, over every sentence of dev, and then for performance; a sample is

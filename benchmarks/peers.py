@@ -22,9 +22,7 @@ import tempfile
 from pathlib import Path
 
 from albert_aie.albert import flops
-from albert_aie.base import files
 from albert_aie.base.errors import UserError, some
-from albert_aie.base.files import json_text
 from albert_aie.base.shapes import slots_of
 from albert_aie.cli import arguments, console, parsing
 from albert_aie.data import datasets, tasks
@@ -34,6 +32,7 @@ from benchmarks import host, plan, readings
 from benchmarks import worker as job
 from benchmarks.tables import tables
 
+DENSE_ROUNDS, ROUNDS = 12, 6
 PART = 50  # sentences that an engine answers one by one before the next has its turn
 INTERRUPTED = 130  # exit code
 SINGLES = 100  # texts that come alone, of `as_typed`
@@ -45,28 +44,22 @@ def parse_args(argv):
     add = parser.add_argument
     add("--pth_dir", required=True, help="checkpoint (see export_albert_aie.py)")
     add("--data_dir", required=True, help="GLUE's SST-2 with train.tsv, to calibrate int8 on")
-    add("--rows", type=int, help="take the first N sentences of dev (default: all)")
-    add(
-        "--settings",
-        nargs="+",
-        choices=plan.SETTINGS,
-        default=plan.BOTH,
-        help="(default: dense end_to_end)",
-    )
+    add("--sentences", type=int, help="take the first N of dev (default: all)")
+    several = {"nargs": "+", "choices": plan.SETTINGS, "default": plan.BOTH}
+    add("--settings", help="(default: dense end_to_end)", **several)
     add("--engines", nargs="+", metavar="WORD", help="only those with one of these in their label")
-    add("--precisions", nargs="+", choices=readings.PRECISIONS, help="(default: what runs here)")
-    add("--batch_sizes", type=int, nargs="+", default=[1, 8, 32], help="dense (default: 1 8 32)")
-    add("--dense_rounds", type=int, default=12, help="(default: 12)")
-    add("--rounds", type=int, default=6, help="end to end; fewer give no 95 %% interval")
+    add("--precision", nargs="+", choices=readings.PRECISIONS, help="(default: what runs here)")
+    add("--batch_size", type=int, nargs="+", default=[1, 8, 32], help="dense (default: 1 8 32)")
+    add("--rounds", type=int, help="(default: dense 12, else 6; fewer give no 95 %% interval)")
     add("--seconds", type=float, default=1, help="of a dense reading's forwards (default: 1)")
     add("--output", default="outputs/bench.json", help="every reading (default: %(default)s)")
     return parser.parse_args(argv)
 
 
 def run(args):
-    numbers = [args.rounds, args.dense_rounds, args.rows, *args.batch_sizes]
+    numbers = [args.rounds, args.sentences, *args.batch_size]
     if any(number is not None and number < 1 for number in numbers):
-        raise UserError("--rounds, --dense_rounds, --batch_sizes and --rows must be 1 or more")
+        raise UserError("--rounds, --batch_size and --sentences must be 1 or more")
     if not 0 <= args.seconds < float("inf"):
         raise UserError(f"--seconds {args.seconds:g}: must be 0 or more")
     labels = [engine.label for engine in plan.candidates()]
@@ -76,7 +69,7 @@ def run(args):
     arguments.check_outputs(args.output)
     names = plan.load(args.pth_dir)[0].named(tasks.SST2).config.label_names
     examples = datasets.read(args.data_dir).for_model(names)
-    sentences, answers = examples.sentences[: args.rows], examples.labels[: args.rows]
+    sentences, answers = examples.sentences[: args.sentences], examples.labels[: args.sentences]
     here = {**host.machine(), "cuda": plan.cuda()}
     whole = {"machine": here, **facts(args, sentences)}
     print(f"machine     {here['cpu']}, {here['cores']} cores, load {here['load']:.2f}; ", end="")
@@ -111,8 +104,7 @@ def run(args):
     print(tables(whole))
     for line in whole["failed"]:
         print(f"FAILED      {line}")
-    with files.replacing(args.output) as temporary:
-        temporary.write_text(json_text(whole), encoding="utf-8")
+    host.save(args.output, whole)
     print(f"wrote       {args.output}")
     return INTERRUPTED if interrupted else 1 if whole["failed"] else 0
 
@@ -142,14 +134,9 @@ def measured(args, workers, sentences):
     order = random.Random(0)
     try:
         search(workers, sentences)
-        if "dense" in args.settings:
-            dense(args, workers, order)
-        if "end_to_end" in args.settings:
-            end_to_end(args, workers, sentences, order)
-        if "one_at_a_time" in args.settings:
-            one_at_a_time(args, workers, sentences, order)
-        if "as_typed" in args.settings:
-            as_typed(args, workers, sentences, order)
+        for setting in filter(args.settings.__contains__, MEASURE):
+            chosen = [worker for worker in workers if setting in worker.spec.settings]
+            MEASURE[setting](args, chosen, sentences, order)
     except KeyboardInterrupt:
         keep_whole_rounds([worker for worker in workers if not worker.error])
         return False
@@ -160,7 +147,7 @@ def keep_whole_rounds(workers):
     """Takes away the readings of a round that some engine has not had."""
     for setting in plan.SETTINGS:
         mine = [worker for worker in workers if setting in worker.spec.settings]
-        lists = [seconds for worker in mine for seconds in worker.readings(setting)]
+        lists = [seconds for worker in mine for seconds in worker.lists(setting)]
         whole = min(map(len, lists), default=0)
         for seconds in lists:
             del seconds[whole:]
@@ -171,18 +158,14 @@ def entries(workers, lengths):
     engines = []
     for worker in workers:
         entry = {**worker.spec.fields(), "load": worker.load, "memory": worker.ask(job.memory)}
-        dense = {size: reading for size, reading in worker.dense.items() if reading["seconds"]}
+        measured = {name: worker.readings[name] for name in plan.SETTINGS if worker.has(name)}
+        dense = measured.setdefault("dense", {})
         for batch_size, reading in dense.items():
             reading["flops"] = worker.ask(job.flops, [plan.LENGTH] * int(batch_size))
-        if worker.end_to_end["seconds"]:
-            worker.end_to_end["flops"] = worker.ask(job.flops, seen(worker, lengths))
-            entry["end_to_end"] = worker.end_to_end
-        if worker.one_at_a_time["mean"]:
-            entry["one_at_a_time"] = worker.one_at_a_time
-        if worker.as_typed["seconds"]:
-            entry["as_typed"] = worker.as_typed
+        if "end_to_end" in measured:
+            measured["end_to_end"]["flops"] = worker.ask(job.flops, seen(worker, lengths))
         if not worker.error:
-            engines.append({**entry, "dense": dense})
+            engines.append({**entry, **measured})
     return engines
 
 
@@ -205,34 +188,35 @@ def search(workers, sentences):
             worker.ask(job.set_batch_size, worker.spec.batch_size)
 
 
-def dense(args, workers, order):
+def dense(args, workers, sentences, order):
     """One forward of full rows; the ceiling has no batch size."""
     steps = []
     for worker in workers:
-        if "dense" in worker.spec.settings:
-            ceiling = worker.spec.kind == "ceiling"
-            sizes = args.batch_sizes[:1] if ceiling else args.batch_sizes
-            steps += [(worker, size) for size in sizes]
+        sizes = args.batch_size[: 1 if worker.spec.kind == "ceiling" else None]
+        steps += [(worker, size) for size in sizes]
     for worker, batch_size in steps:
-        worker.dense[str(batch_size)] = {"seconds": []}
+        worker.readings["dense"][str(batch_size)] = {"seconds": []}
     for worker, batch_size in steps:
         worker.ask(job.dense, batch_size, args.seconds)  # warm-up
-    for worker, batch_size in rounds("dense", steps, args.dense_rounds, order):
+    for worker, batch_size in rounds("dense", steps, args.rounds or DENSE_ROUNDS, order):
         seconds = worker.ask(job.dense, batch_size, args.seconds)
-        worker.dense[str(batch_size)]["seconds"].append(seconds)
+        worker.readings["dense"][str(batch_size)]["seconds"].append(seconds)
 
 
 def end_to_end(args, workers, sentences, order):
     """Text to logits; the ceiling stands in the same rounds."""
-    steps = [(worker, None) for worker in workers if "end_to_end" in worker.spec.settings]
+    steps = [(worker, None) for worker in workers]
     for worker, _ in steps:
         if worker.spec.kind == "ours":
             worker.ask(job.sentences, sentences)  # warm-up; the search was the peers'
         if worker.spec.kind != "ceiling":
             every = EVERY if worker.spec.kind == "transformers" else 1
-            worker.end_to_end |= {"sentences": len(seen(worker, sentences)), "every": every}
-    for worker, _ in rounds("end_to_end", steps, args.rounds, order):
-        reading = worker.end_to_end
+            worker.readings["end_to_end"] |= {
+                "sentences": len(seen(worker, sentences)),
+                "every": every,
+            }
+    for worker, _ in rounds("end_to_end", steps, args.rounds or ROUNDS, order):
+        reading = worker.readings["end_to_end"]
         if worker.spec.kind == "ceiling":
             reading["seconds"].append(worker.ask(job.dense, 0, args.seconds))
         elif answer := worker.ask(job.sentences, seen(worker, sentences)):
@@ -244,34 +228,38 @@ def one_at_a_time(args, workers, sentences, order):
     """Sentence by sentence. A round goes through the sentences in parts, and each part through all
     engines, for the machine's speed changes within seconds. Each engine sees all sentences once
     before, so that no length is new to it."""
-    chosen = [worker for worker in workers if "one_at_a_time" in worker.spec.settings]
-    for worker in chosen:
+    for worker in workers:
         worker.ask(job.singles, sentences)
     parts = [sentences[start : start + PART] for start in range(0, len(sentences), PART)]
-    with console.bar(total=args.rounds * len(parts) * len(chosen), desc="one at a time") as done:
-        for _ in range(args.rounds):
-            answers = [[] for _ in chosen]
+    count = args.rounds or ROUNDS
+    with console.bar(total=count * len(parts) * len(workers), desc="one at a time") as done:
+        for _ in range(count):
+            answers = [[] for _ in workers]
             for part in parts:
-                for number in order.sample(range(len(chosen)), len(chosen)):
-                    answers[number].append(chosen[number].ask(job.singles, part))
+                for number in order.sample(range(len(workers)), len(workers)):
+                    answers[number].append(workers[number].ask(job.singles, part))
                     done.update()
-            for worker, given in zip(chosen, answers):
+            for worker, given in zip(workers, answers):
                 add_round(worker, given, len(sentences))
 
 
 def as_typed(args, workers, sentences, order):
     """All sentences, then SINGLES of them one by one, each engine once before the rounds."""
-    steps = [(worker, None) for worker in workers if "as_typed" in worker.spec.settings]
+    steps = [(worker, None) for worker in workers]
     for worker, _ in steps:
         worker.ask(job.sentences, sentences)
         worker.ask(job.singles, sentences[:SINGLES])
-    for worker, _ in rounds("as typed", steps, args.rounds, order):
+    for worker, _ in rounds("as typed", steps, args.rounds or ROUNDS, order):
         whole = worker.ask(job.sentences, sentences)
         single = worker.ask(job.singles, sentences[:SINGLES])
         if whole and single:
-            worker.as_typed["seconds"].append(whole[0])
-            worker.as_typed["single"].append(statistics.fmean(single[0]))
-            worker.as_typed |= {"sentences": len(sentences), "every": 1, "predictions": whole[1]}
+            worker.readings["as_typed"]["seconds"].append(whole[0])
+            worker.readings["as_typed"]["single"].append(statistics.fmean(single[0]))
+            worker.readings["as_typed"] |= {
+                "sentences": len(sentences),
+                "every": 1,
+                "predictions": whole[1],
+            }
 
 
 def add_round(worker, answers, sentences):
@@ -281,8 +269,8 @@ def add_round(worker, answers, sentences):
     times, classes = (sum(lists, []) for lists in zip(*answers))
     found = figures.distribution(times)
     for name in readings.FIGURES:
-        worker.one_at_a_time[name].append(found[name])
-    worker.one_at_a_time |= {"sentences": sentences, "every": 1, "predictions": classes}
+        worker.readings["one_at_a_time"][name].append(found[name])
+    worker.readings["one_at_a_time"] |= {"sentences": sentences, "every": 1, "predictions": classes}
 
 
 def rounds(name, steps, count, order):
@@ -297,6 +285,14 @@ def rounds(name, steps, count, order):
                 done.update()
                 if not worker.error:
                     yield worker, batch_size
+
+
+MEASURE = {
+    "dense": dense,
+    "end_to_end": end_to_end,
+    "one_at_a_time": one_at_a_time,
+    "as_typed": as_typed,
+}
 
 
 if __name__ == "__main__":

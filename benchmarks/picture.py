@@ -2,8 +2,8 @@
 """The pictures of README and docs as SVG: us and the peers in each precision, from what peers.py
 measured end to end, and the plots of a sweep.
 
-    python benchmarks/picture.py outputs/bench.json docs/speed.svg
-    python benchmarks/picture.py outputs/sweep.json docs/sweep-throughput.svg --plot throughput
+    python -m benchmarks.picture outputs/bench.json docs/speed.svg
+    python -m benchmarks.picture outputs/sweep.json docs/sweep-throughput.svg --plot throughput
 """
 
 import statistics
@@ -87,15 +87,9 @@ def draw(axes, bars, where):
         axes.barh(place, middle, height=0.72, **style)
         axes.plot((min(rates), max(rates)), (place, place), color=plots.INK, linewidth=1)
         weight = "bold" if ours else "normal"
-        axes.annotate(
-            said,
-            (max(middle, *rates), place),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize="small",
-            fontweight=weight,
-        )
+        style = {"va": "center", "fontsize": "small", "fontweight": weight}
+        end = max(middle, *rates), place
+        axes.annotate(said, end, (4, 0), textcoords="offset points", **style)
     most = max(max(rates) for _, (_, _, rates, _) in shown)
     axes.set_yticks([place for place, _ in shown], [name for _, (name, *_) in shown])
     axes.invert_yaxis()

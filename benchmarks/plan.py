@@ -120,7 +120,7 @@ def engines(args, folder):
     """(every Engine that was asked for and runs here, notes on what does not); exports our files
     into `folder`."""
     cannot, chosen, ids = unusable(), [], None
-    wanted = args.precisions or PRECISIONS
+    wanted = args.precision or PRECISIONS
     notes = [note for precision, note in cannot.items() if precision in wanted]
     for engine in candidates():
         named = not args.engines or any(word in engine.label for word in args.engines)
@@ -193,12 +193,8 @@ def note_on_ids(folder, tokenizer, sentences):
         list(theirs(text)["input_ids"]) != list(tokenizer.encode(text, LENGTH).ids)
         for text in sentences
     )
-    if not differing:
-        return None
-    return (
-        f"transformers' tokenizer gives other ids than ours for {differing} of {len(sentences)} "
-        "sentences"
-    )
+    count = f"{differing} of {len(sentences)} sentences"
+    return f"transformers' tokenizer gives other ids than ours for {count}" if differing else None
 
 
 def export(args, folder, engine):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """A checkpoint of random weights, to measure the speed of an architecture.
 
-    python -m benchmarks.random_weights --architecture demo/checkpoint --output outputs/random
+    python -m benchmarks.random_weights --architecture demo/checkpoint --output_dir outputs/random
 
 The folder is an ordinary one in Hugging Face's layout, and its config.json says "random_weights":
 true, so that no accuracy is printed of what is exported from it."""
@@ -26,7 +26,7 @@ def parse_args(argv):
     parser = parsing.Parser(__doc__)
     add = parser.add_argument
     add("--architecture", required=True, metavar="DIR", help="folder of config.json and tokenizer")
-    add("--output", required=True, metavar="DIR", help="the folder to write")
+    add("--output_dir", required=True, metavar="DIR", help="the folder to write")
     add("--seed", type=parsing.at_least(0), default=0, help="(default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -68,8 +68,8 @@ def write(architecture, folder, seed=0):
 
 
 def run(args):
-    write(args.architecture, args.output, args.seed)
-    console.say("wrote", args.output)
+    write(args.architecture, args.output_dir, args.seed)
+    console.say("wrote", args.output_dir)
     return 0
 
 

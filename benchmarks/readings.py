@@ -91,32 +91,16 @@ def was_measured(engine):
     return any(name in engine for name in settings) or bool(engine["dense"])
 
 
-def timed(report, batch=None):
-    """[(engine, its seconds in each round)], the fastest first: seconds a sentence end to end, or
-    a forward of `batch` full rows."""
-    found = []
+def timed(report, setting="end_to_end", name="seconds", batch=None):
+    """[(engine, its seconds in each round)], the fastest first: of a sentence, of a forward of
+    `batch` full rows (dense), or a figure of another name as it stands."""
+    pairs = []
     for engine in report["engines"]:
-        entry = engine["dense"].get(str(batch)) if batch else engine.get("end_to_end")
+        entry = engine["dense"].get(str(batch)) if setting == "dense" else engine.get(setting)
         if entry and engine["kind"] != "ceiling":
-            found.append((engine, [s / entry.get("sentences", 1) for s in entry["seconds"]]))
-    return sorted(found, key=lambda pair: statistics.median(pair[1]))
-
-
-def timed_singly(report, name):
-    """[(engine, its mean, p50 or p90 of seconds a sentence in each round)], the fastest first."""
-    found = [(e, e["one_at_a_time"][name]) for e in report["engines"] if "one_at_a_time" in e]
-    return sorted(found, key=lambda pair: statistics.median(pair[1]))
-
-
-def timed_as_typed(report, name="seconds"):
-    """[(engine, its seconds in each round)] of what was run by its own defaults, the fastest first:
-    a sentence of all, or with "single" one that came alone."""
-    found = []
-    for engine in report["engines"]:
-        if entry := engine.get("as_typed"):
-            per = entry["sentences"] if name == "seconds" else 1
-            found.append((engine, [seconds / per for seconds in entry[name]]))
-    return sorted(found, key=lambda pair: statistics.median(pair[1]))
+            sentences = entry.get("sentences", 1) if name == "seconds" else 1
+            pairs.append((engine, [seconds / sentences for seconds in entry[name]]))
+    return sorted(pairs, key=lambda pair: statistics.median(pair[1]))
 
 
 def variant(engine):

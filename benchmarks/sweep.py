@@ -2,8 +2,8 @@
 """One file for each batch size, length, precision and kind of row, exported, compared and evaluated
 by the two scripts: a table of them, and what the owner of a card can send in.
 
-    python benchmarks/sweep.py --demo --data_dir ../shared/data/SST-2 --max_seq_length 64 128
-    python benchmarks/sweep.py --backend aie --data_dir SST-2 --output ascend_report.json
+    python -m benchmarks.sweep --pth_dir demo/checkpoint --data_dir SST-2 --max_seq_length 64 128
+    python -m benchmarks.sweep --backend aie --data_dir SST-2 --output ascend_report.json
 
 Each cell runs in processes of its own. With --output a sweep that was stopped goes on where it was:
 what is finished is not run again. Flags that this script does not know go to export_albert_aie.py
@@ -12,8 +12,6 @@ predictions differ between cells of one length; the other cells go on, and --out
 the same.
 """
 
-import contextlib
-import io
 import itertools
 import json
 import sys
@@ -21,12 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import export_albert_aie
-from albert_aie import backends
 from albert_aie.base import files
 from albert_aie.base.errors import UserError
 from albert_aie.cli import arguments, console, parsing
-from albert_aie.report import page, results
+from albert_aie.report import page
 from albert_aie.run import compare
 from benchmarks import cells, host, sweep_page
 from benchmarks.cells import Cell, verdict
@@ -41,30 +37,18 @@ def parse_args(argv):
     parser.allow_abbrev = False  # --device and --batch_size are export_albert_aie.py's
     add = parser.add_argument
     whole = {"type": parsing.at_least(1), "metavar": "N"}
-    add("--batch_sizes", nargs="+", default=SIZES, help="(default: 1 4 8 16 32 64)", **whole)
+    add("--batch_size", nargs="+", default=SIZES, help="(default: 1 4 8 16 32 64)", **whole)
     add("--max_seq_length", nargs="+", default=[128], help="(default: 128)", **whole)
-    add(
-        "--precision",
-        nargs="+",
-        choices=tuple(compare.GATES),
-        default=[None],
-        metavar="NAME",
-        help=f"of {', '.join(compare.GATES)} (default: the backend's first)",
-    )
-    add(
-        "--rows",
-        nargs="+",
-        choices=ROWS,
-        default=["padded"],
-        help="one sentence a row, as the file chooses, or on aie compiled with --pack (default: "
-        "padded)",
-    )
-    add("--repeat", default=1, help="evaluate each file so many times", **whole)
+    names = {"nargs": "+", "default": [None], "choices": tuple(compare.GATES), "metavar": "NAME"}
+    add("--precision", help=f"{', '.join(compare.GATES)} (default: the backend's first)", **names)
+    kinds = "one sentence a row, as the file chooses, or on aie compiled with --pack"
+    add("--rows", nargs="+", choices=ROWS, default=["padded"], help=f"{kinds} (default: padded)")
+    add("--rounds", default=1, help="evaluate each file so many times", **whole)
     add("--data_dir", required=True, help="the task's folder")
     add("--pth_dir", help="checkpoint (default: export_albert_aie.py's)")
     add("--backend", help="(default: the first that runs here)")
     add("--device_id", type=int, help="number of the card, for both scripts")
-    add("--no_compare", action="store_true", help="leave the comparison with the CPU out")
+    add("--no_compare_cpu", action="store_true", help="leave the comparison with the CPU out")
     add("--output", metavar="FILE", help="write machine, versions and every result as JSON")
     add("--report", metavar="FILE.html", help="write a page of plots, all in one file")
     add("--markdown", action="store_true", help="print the table as Markdown")
@@ -79,7 +63,7 @@ def run(args):
     page.check(args.report)
     arguments.check_outputs(args.report)
     keeps = args.output and not files.is_stream(args.output)  # else it is written once, at the end
-    combined = itertools.product(args.precision, args.rows, args.max_seq_length, args.batch_sizes)
+    combined = itertools.product(args.precision, args.rows, args.max_seq_length, args.batch_size)
     wanted = [Cell(*values) for values in dict.fromkeys(combined)]
     everything, found = begin(args)
     waiting = [cell for cell in wanted if cell not in found or "error" in found[cell]]
@@ -93,7 +77,7 @@ def run(args):
         check_inputs(found, args.output)
         everything["results"] = list(found.values())
         if keeps:  # what was measured is kept if the next cell hangs
-            save(args.output, everything)
+            host.save(args.output, everything)
         left = (time.monotonic() - started) / count * (len(waiting) - count)
         said = f"{cell} {cells.describe(found[cell])}, {minutes(left)}"
         console.note(f"{count} of {len(waiting)}: {said}")
@@ -104,7 +88,7 @@ def run(args):
     for line in (*cells.errors(done), *cells.summary(done)):
         print(line)
     if args.output and not keeps:
-        save(args.output, everything)
+        host.save(args.output, everything)
     if args.report:
         shown = {**everything, "results": [result for _, result in done]}
         page.write(args.report, sweep_page.of_sweep(shown, whole))
@@ -121,8 +105,8 @@ def begin(args):
         "pth_dir": stamp(args.pth_dir),
         "backend": args.backend,
         "device_id": args.device_id,
-        "compared": not args.no_compare,
-        "repeat": args.repeat,
+        "compared": not args.no_compare_cpu,
+        "repeat": args.rounds,
         "export_flags": args.export_flags,
     }
     fresh = {"machine": host.machine(), "command": args.command, "settings": settings}
@@ -149,25 +133,19 @@ def begin(args):
 
 
 def check_export(args, waiting):
-    """Raises UserError for what export_albert_aie.py would refuse in every cell: a flag, an engine
-    or a checkout that is not there."""
-    from albert_aie.albert import graph
-
+    """Raises UserError for what export_albert_aie.py refuses in every cell: a flag, an engine or a
+    checkout that is not there. It says so before it misses the checkpoint."""
     errors = []
     for precision, rows in dict.fromkeys((cell.precision, cell.rows) for cell in waiting):
         first = next(cell for cell in waiting if (cell.precision, cell.rows) == (precision, rows))
-        given = export_albert_aie.parse_args(export_flags(first, args))
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                target = export_albert_aie.choose_target(given)
-            default = backends.get(target.backend).GRAPH
-            graph.choose(given.graph, default, given.pack, given.prefix_dir)
-        except UserError as error:
-            errors.append(error)
-        else:
+        with tempfile.TemporaryDirectory() as empty:
+            flags = *export_flags(first, args), f"--pth_dir={empty}"
+            reason = host.reason(host.script("export_albert_aie.py", *flags))
+        if empty in reason:
             return  # some cells can be made: those that cannot say so for themselves
+        errors.append(reason)
     if errors:
-        raise errors[0]
+        raise UserError(errors[0])
 
 
 def export_flags(cell, args):
@@ -192,17 +170,9 @@ def stamp(folder):
 
 def check_inputs(found, output):
     """Raises UserError if cells were not all made from one checkpoint, tokenizer and data."""
-    other = cells.of_other_inputs(found.items())
-    if other:
-        raise UserError(
-            f"{output or 'the sweep'}: has cells of another {other}; name another --output, or "
-            "remove the file"
-        )
-
-
-def save(path, everything):
-    with files.replacing(path) as temporary:
-        temporary.write_text(results.json_text(everything), encoding="utf-8")
+    if other := cells.of_other_inputs(found.items()):
+        fix = "name another --output, or remove the file"
+        raise UserError(f"{output or 'the sweep'}: has cells of another {other}; {fix}")
 
 
 def measure(cell, folder, args):
@@ -211,7 +181,7 @@ def measure(cell, folder, args):
     to be is missing."""
     result, compared = {}, folder / "comparison.json"
     flags = [f"--save_dir={folder}", *export_flags(cell, args)]
-    flags += [] if args.no_compare else ["--compare_cpu", f"--compare_output={compared}"]
+    flags += [] if args.no_compare_cpu else ["--compare_cpu", f"--compare_output={compared}"]
     both = [f"--data_dir={args.data_dir}"]
     both += [] if args.device_id is None else [f"--device_id={args.device_id}"]
     result["export"] = done = host.script("export_albert_aie.py", *flags, *both)
@@ -220,12 +190,12 @@ def measure(cell, folder, args):
     # 1 is the exit code of a failed comparison and of a crash: the file tells them apart
     if done["exit_code"] and not (done["exit_code"] == 1 and verdict(result) == "FAIL"):
         return {**result, "error": host.reason(done)}
-    if not args.no_compare and "comparison" not in result:
+    if not args.no_compare_cpu and "comparison" not in result:
         return {**result, "error": "export_albert_aie.py wrote no comparison"}
     file = next(folder.glob("*.pt"), folder / "missing.pt")
     flags = [f"--aie_model_dir={file}", f"--output_dir={folder}"]
     result["evaluations"] = []
-    for _ in range(args.repeat):
+    for _ in range(args.rounds):
         padded = ["--padded"] if cell.rows == "padded" else []
         result["evaluate"] = done = host.script("run_aie_eval.py", *flags, *padded, *both)
         if done["exit_code"]:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """The tables of benchmarks/peers.py from its readings; with --readme, the READMEs' rows of them.
 
-python benchmarks/tables.py outputs/bench.json
-python benchmarks/tables.py outputs/bench.json --readme README.md README.zh-CN.md
+python -m benchmarks.tables outputs/bench.json
+python -m benchmarks.tables outputs/bench.json --readme README.md README.zh-CN.md
 
 Of several files, such as those of two runs, a row of the READMEs is that of the slower one.
 """
@@ -23,16 +23,8 @@ END = "<!-- end of results -->"
 # Of each table of the READMEs the line before it, and its heads by language.
 README = {
     "<!-- as typed: make readme -->": {
-        "en": [
-            "as typed",
-            "sentences/s",
-            "ours is",
-            "one text, ms",
-            "ours is",
-            "accuracy",
-            "flips",
-        ],
-        "zh": ["照文档输入", "句/秒", "我们的倍数", "单句毫秒", "我们的倍数", "准确率", "翻转"],
+        "en": "as typed|sentences/s|ours is|one text, ms|ours is|accuracy|flips".split("|"),
+        "zh": "照文档输入|句/秒|我们的倍数|单句毫秒|我们的倍数|准确率|翻转".split("|"),
     },
     "<!-- results: make readme -->": {
         "en": ["engine", "sentences/s", "x eager padded", "x best peer", "accuracy", "flips"],
@@ -65,10 +57,8 @@ def run(args):
         rows = [[line for _, line in block.values()] for block in blocks]
         write_readmes(args.readme, dict(zip(README, rows)))
     else:
-        raise UserError(
-            f"{' '.join(args.readings)}: nothing was measured end to end or as typed; run all "
-            "settings"
-        )
+        why = "nothing was measured end to end or as typed; run all settings"
+        raise UserError(f"{' '.join(args.readings)}: {why}")
     return 0
 
 
@@ -91,15 +81,14 @@ def as_typed(report):
     rows = typed_rows(report)
     if rows:
         yield "\nAs typed: SST-2 dev, text to label, each by its own defaults\n"
-        *heads, load, peak = *README[next(iter(README))]["en"], "load s", "peak MB"
-        yield from head([*heads, load, peak])
+        yield from head([*README[next(iter(README))]["en"], "load s", "peak MB"])
         for engine, (_, line) in zip(typed(report), rows.values()):
-            yield f"{line} {engine['load']:.1f} | {engine['memory']:.0f} |"
+            yield f"{line} {' | '.join(cost(engine))} |"
 
 
 def typed(report):
     """The engines that were run by their own defaults, the slowest first."""
-    return [engine for engine, _ in readings.timed_as_typed(report)[::-1]]
+    return [engine for engine, _ in timed(report, "as_typed")[::-1]]
 
 
 def typed_rows(report):
@@ -111,14 +100,11 @@ def typed_rows(report):
         rate = statistics.median(entry["sentences"] / seconds for seconds in entry["seconds"])
         is_ours = engine["kind"] == "ours"
         cells = [f"**{engine['label']}**" if is_ours else engine["label"], f"{rate:.1f}"]
-        for name, middle in (("seconds", []), ("single", [single(entry)])):
+        milliseconds = f"{1000 * statistics.median(entry['single']):.1f}"
+        for name, middle in (("seconds", []), ("single", [milliseconds])):
             cells += [*middle, "-" if is_ours else ratio(ours.get(name), entry[name], 2)]
         rows[engine["label"]] = rate, row(*cells, *correct(entry))
     return rows
-
-
-def single(entry):
-    return f"{1000 * statistics.median(entry['single']):.1f}"
 
 
 def end_to_end(report):
@@ -139,13 +125,13 @@ def text_table(report, pairs):
         speed = entry["flops"] / entry["sentences"] / statistics.median(seconds)
         cells = [rates([1 / s for s in seconds], 1), ratio(seconds, base, 2), *correct(entry)]
         cells += [share(speed, peaks.get(engine["precision"]))]
-        yield row(title(engine), *cells, f"{engine['load']:.1f}", f"{engine['memory']:.0f}")
+        yield row(title(engine), *cells, *cost(engine))
 
 
 def one_at_a_time(report):
     """Milliseconds a sentence, and how many times faster ours is than the peer that is best in
     that very figure."""
-    pairs = {name: readings.timed_singly(report, name) for name in readings.FIGURES}
+    pairs = {name: timed(report, "one_at_a_time", name) for name in readings.FIGURES}
     if not pairs["mean"]:
         return
     yield "\nOne sentence at a time: SST-2 dev in the file's order, text to class, ms\n"
@@ -153,8 +139,7 @@ def one_at_a_time(report):
     for engine, _ in pairs["mean"][::-1]:
         entry = engine["one_at_a_time"]
         cells = [f"{1000 * statistics.median(entry[name]):.2f}" for name in readings.FIGURES]
-        cells += [*correct(entry), f"{engine['load']:.1f}", f"{engine['memory']:.0f}"]
-        yield row(engine["label"], *cells)
+        yield row(engine["label"], *cells, *correct(entry), *cost(engine))
     for name in readings.FIGURES:
         yield from verdicts(f"one at a time, {name},", pairs[name])
 
@@ -165,12 +150,12 @@ def dense(report):
     for batch in batches(report):
         yield f"\nDense: batch {batch} of full rows of 128 tokens\n"
         yield from head(["engine", "rows/s (range)", EXECUTED, per_row])
-        for engine, seconds in timed(report, batch):
+        for engine, seconds in timed(report, "dense", batch=batch):
             middle, peak = statistics.median(seconds), peaks.get(engine["precision"])
             counts = engine["dense"][str(batch)]["flops"], batch * nominal
             speeds = [share(count / middle, peak) for count in counts]
             yield row(engine["label"], rates([batch / s for s in seconds], 2), *speeds)
-        yield from verdicts(f"dense batch {batch}", plain(timed(report, batch)))
+        yield from verdicts(f"dense batch {batch}", plain(timed(report, "dense", batch=batch)))
 
 
 def summary(report):
@@ -184,7 +169,7 @@ def summary(report):
         mates = f"packed ({report['sentences_per_row']:.2f} sentences a row): x a plain row's time"
         yield from ("", *head(["full rows of 128", "ours, rows/s", "x best peer", mates]))
     for batch in batches(report):
-        pairs = timed(report, batch)
+        pairs = timed(report, "dense", batch=batch)
         for precision in PRECISIONS:
             (_, ours), (_, peer) = readings.rivals(plain(pairs), precision)
             (_, packed), _ = readings.rivals([p for p in pairs if p[0]["packed"]], precision)
@@ -237,6 +222,11 @@ def rates(values, digits):
 def correct(entry):
     flips = "-" if entry["flips"] is None else entry["flips"]
     return f"{entry['correct']}/{entry['sentences']}", flips
+
+
+def cost(engine):
+    """Seconds to load, and MB."""
+    return f"{engine['load']:.1f}", f"{engine['memory']:.0f}"
 
 
 def head(cells):

@@ -12,6 +12,8 @@ from albert_aie.base import machine
 from albert_aie.base.errors import first_line
 from benchmarks.readings import FIGURES
 
+PER_ROUND = ("seconds", "single", *FIGURES)
+
 # for every engine's process, before it loads torch: idle threads must not take time from others
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -19,25 +21,28 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 class Worker:
     """Makes the engine of a plan.Engine; `ask` has one of the functions below run beside it.
-    `end_to_end`, `one_at_a_time`, `as_typed` and `dense` collect its readings."""
+    `readings` are collected as bench.json has them, by setting."""
 
     def __init__(self, spec):
         self.spec, self.error = spec, None
-        self.end_to_end, self.dense = {"seconds": []}, {}
-        self.one_at_a_time = {name: [] for name in FIGURES}
-        self.as_typed = {"seconds": [], "single": []}
+        self.readings = {
+            "dense": {},
+            "end_to_end": {"seconds": []},
+            "one_at_a_time": {name: [] for name in FIGURES},
+            "as_typed": {"seconds": [], "single": []},
+        }
         self.pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         self.load = self.ask(make, spec)
 
-    def readings(self, setting):
+    def lists(self, setting):
         """The lists of a setting that have an entry a round."""
-        if setting == "dense":
-            return [reading["seconds"] for reading in self.dense.values()]
-        if setting == "end_to_end":
-            return [self.end_to_end["seconds"]]
-        if setting == "as_typed":
-            return [self.as_typed["seconds"], self.as_typed["single"]]
-        return [self.one_at_a_time[name] for name in FIGURES]
+        readings = self.readings[setting]
+        entries = readings.values() if setting == "dense" else [readings]
+        return [entry[name] for entry in entries for name in PER_ROUND if name in entry]
+
+    def has(self, setting):
+        """Whether there is a round of it."""
+        return any(self.lists(setting))
 
     def ask(self, job, *given):
         """What job(*given) answers, or None with `error` set for good."""

@@ -18,13 +18,13 @@ from albert_aie.base.shapes import Shape
 from albert_aie.cli import console
 from benchmarks import (
     cells,
-    corpus_turns,
     engines,
     host,
     peers,
     picture,
     plan,
     readings,
+    scaling,
     sweep,
     tables,
     worker,
@@ -394,8 +394,8 @@ def test_a_small_run_end_to_end(tmp_path, tiny, sst2, capsys):
     pytest.importorskip("openvino")
     if not hasattr(torch, "float8_e4m3fn"):
         pytest.skip("OpenVINO's converter and transformers' masks do not fit on torch 2.0")
-    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", 64, "--precisions", "fp32"]
-    flags += ["--batch_sizes", 2, "--rounds", 2, "--dense_rounds", 2, "--seconds", 0]
+    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--sentences", 64, "--precision", "fp32"]
+    flags += ["--batch_size", 2, "--rounds", 2, "--seconds", 0]
     words = ["OpenVINO fp32, sorted, 1 stream", "ours fp32", "padded to 128"]
     output = tmp_path / "bench.json"
     assert script(peers, *flags, "--engines", *words, "--output", output) == 0
@@ -427,7 +427,7 @@ def test_a_small_run_of_single_sentences(tmp_path, tiny, sst2, capsys):
     pytest.importorskip("openvino"), pytest.importorskip("onnxruntime")
     if not hasattr(torch, "float8_e4m3fn"):
         pytest.skip("OpenVINO's converter and transformers' masks do not fit on torch 2.0")
-    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", 24, "--precisions", "fp32"]
+    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--sentences", 24, "--precision", "fp32"]
     flags += ["--settings", "one_at_a_time", "--rounds", 2, "--output", tmp_path / "bench.json"]
     assert script(peers, *flags) == 0
     printed = capsys.readouterr().out
@@ -446,7 +446,7 @@ def test_a_small_run_of_engines_as_typed(tmp_path, tiny, sst2, capsys):
     pytest.importorskip("openvino"), pytest.importorskip("onnxruntime")
     if not hasattr(torch, "float8_e4m3fn"):
         pytest.skip("OpenVINO's converter and transformers' masks do not fit on torch 2.0")
-    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", 24, "--settings", "as_typed"]
+    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--sentences", 24, "--settings", "as_typed"]
     assert script(peers, *flags, "--rounds", 2, "--output", tmp_path / "bench.json") == 0
     printed = capsys.readouterr().out
     engines = json.loads((tmp_path / "bench.json").read_text())["engines"]
@@ -480,7 +480,7 @@ def test_an_engine_that_fails_is_named_and_the_others_are_kept(tmp_path, tiny, s
     broken = plan.Engine("ours", "ours broken", "fp32", plan.DENSE, made_from=made_from)
     peer = plan.Engine("transformers", "good", "fp32", plan.DENSE, made_from={"pth_dir": tiny})
     flags = ["--pth_dir", tiny, "--data_dir", sst2, "--output", tmp_path / "bench.json"]
-    flags += ["--rows", 8, "--dense_rounds", 1, "--seconds", 0, "--batch_sizes", 8]
+    flags += ["--sentences", 8, "--rounds", 1, "--seconds", 0, "--batch_size", 8]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "engines", lambda args, folder: ([broken, peer], []))
         assert script(peers, *flags) == 1
@@ -536,7 +536,7 @@ def test_a_run_that_is_ended_keeps_its_whole_rounds(
     monkeypatch.setattr(peers.random, "Random", lambda seed: InOrder())
     output = tmp_path / "bench.json"
     output.write_text("of another run")
-    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", 8, "--batch_sizes", 8]
+    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--sentences", 8, "--batch_size", 8]
     assert script(peers, *flags, "--settings", setting, "--output", output) == 130
     assert "rounds that were whole" in (error := capsys.readouterr().err) or not kept, error
     if not kept:
@@ -568,10 +568,10 @@ class InOrder(random.Random):
 
 @pytest.mark.slow
 def test_a_run_that_is_terminated_takes_its_engines_with_it(tmp_path, tiny, sst2):
-    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--rows", "8", "--rounds", "100000"]
+    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--sentences", "8", "--rounds", "100000"]
     flags += ["--settings", "one_at_a_time", "--engines", "transformers eager fp32"]
     output = tmp_path / "bench.json"
-    started = [sys.executable, "benchmarks/peers.py", *map(str, flags), "--output", str(output)]
+    started = [sys.executable, "-m", "benchmarks.peers", *map(str, flags), "--output", str(output)]
     ran = subprocess.Popen(started, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE)
     time.sleep(40)  # its engine is there, and some rounds are done
     ran.terminate()
@@ -591,9 +591,9 @@ def test_only_the_engines_that_were_asked_for(monkeypatch, tmp_path):
     monkeypatch.setattr(plan, "calibration", lambda args: [[2, 3]])
     args = SimpleNamespace(
         pth_dir="P",
-        batch_sizes=[1],
+        batch_size=[1],
         settings=["end_to_end"],
-        precisions=["bf16", "int8"],
+        precision=["bf16", "int8"],
         engines=["OpenVINO", "ours"],
     )
     chosen, notes = plan.engines(args, tmp_path)
@@ -620,7 +620,7 @@ def test_the_files_that_are_exported_one_a_precision(monkeypatch, tmp_path):
     monkeypatch.setattr(plan, "unusable", lambda: {"fp16": "no GPU"})
     monkeypatch.setattr(host, "script", export)
     given = {"pth_dir": "P", "data_dir": "D", "settings": plan.SETTINGS, "engines": ["ours"]}
-    args = SimpleNamespace(precisions=["fp32", "bf16"], **given)
+    args = SimpleNamespace(precision=["fp32", "bf16"], **given)
     chosen, _ = plan.engines(args, tmp_path)
     files = {(engine.precision, engine.made_from["file"]) for engine in chosen}
     assert len(chosen) == 5 and len(files) == 3
@@ -660,8 +660,8 @@ def test_a_run_that_measured_nothing_leaves_the_old_bench_json(
     broken = plan.Engine("ours", "broken", "fp32", ("dense",), made_from={"file": "missing.pt"})
     chosen = [broken] if left == "broken" else []
     monkeypatch.setattr(plan, "engines", lambda args, folder: (chosen, ["no card"]))
-    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--output", output, "--rows", 8]
-    flags += ["--dense_rounds", 1, "--seconds", 0, "--batch_sizes", 8]
+    flags = ["--pth_dir", tiny, "--data_dir", sst2, "--output", output, "--sentences", 8]
+    flags += ["--rounds", 1, "--seconds", 0, "--batch_size", 8]
     assert script(peers, *flags) == code
     out, err = capsys.readouterr()
     assert output.read_text() == "an hour's work" and "wrote" not in out
@@ -673,7 +673,8 @@ def test_a_run_that_measured_nothing_leaves_the_old_bench_json(
 def test_more_turns_than_the_machine_has_cores_are_refused(tmp_path, capsys):
     """40 workers on two cores would never all be ready."""
     flags = ["--aie_model_dir", "a.pt", "--data_dir", "D", "--workers", 4000, "--threads", 2]
-    assert script(corpus_turns, *flags) == 2
+    flags += ["--rounds", 2]
+    assert script(scaling, *flags) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: --workers 4000, --threads 2: take 8000 cores, and this process")
 
@@ -738,7 +739,7 @@ def planted(tmp_path, monkeypatch, capsys):
         calls.unlink(missing_ok=True), turns.unlink(missing_ok=True)
         monkeypatch.setattr(host, "ROOT", folder)
         monkeypatch.setattr(sweep, "check_export", lambda *_: None)  # asks the real script
-        code = script(sweep, "--data_dir", "D", "--markdown", *flags, "--batch_sizes", *plan)
+        code = script(sweep, "--data_dir", "D", "--markdown", *flags, "--batch_size", *plan)
         out, err = capsys.readouterr()
         rows = [line[2:-2].split(" | ") for line in out.split("\n") if line.startswith("| ")]
         calls = calls.read_text().split("\n")[:-1] if calls.exists() else []
@@ -795,7 +796,7 @@ def test_every_combination_is_a_cell_in_the_order_of_the_flags(planted):
 
 def test_repetitions_are_shown_by_their_median_and_range(planted):
     """90, 91 and 92 sentences/s: the median, and half of their range; 7.46, 8.46 and 9.46 ms."""
-    run = planted({4: GOOD}, *FP32, "--repeat", 3)
+    run = planted({4: GOOD}, *FP32, "--rounds", 3)
     assert run.rows[2:] == [row(4, end_to_end="91.0 ±1.0", p50=8.46)]
     assert len(run.calls) == 1
 
@@ -821,7 +822,7 @@ def test_a_sweep_that_was_stopped_goes_on(tmp_path, planted, monkeypatch):
     assert [line[2] for line in run.rows[2:]] == ["1 x 64", "4 x 64", "8 x 64", "2 x 64"]
     run = planted({1: GOOD, 8: GOOD}, *flags)
     assert run.code == 0 and run.calls == [] and len(run.rows) == 4
-    run = planted({1: GOOD}, *flags, "--repeat", 2)
+    run = planted({1: GOOD}, *flags, "--rounds", 2)
     assert run.code == 2 and "holds a sweep with another repeat; name another file" in run.err
     held = json.loads(output.read_text())
     for wrong in ({}, [], {**held, "results": [{}]}, {**held, "results": [{"cell": [1]}]}):
@@ -1026,7 +1027,7 @@ def test_the_table_of_a_terminal_has_80_columns():
 
 
 def test_without_the_comparison(planted):
-    run = planted({1: {"pt": [1, 1, 0]}}, *FP32, "--no_compare", "--device", "cuda")
+    run = planted({1: {"pt": [1, 1, 0]}}, *FP32, "--no_compare_cpu", "--device", "cuda")
     assert run.code == 0 and run.rows[2:] == [row(1, gate="-")]
     assert "--compare" not in run.calls[0] and "--device cuda" in run.calls[0]
 
@@ -1034,11 +1035,10 @@ def test_without_the_comparison(planted):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--batch_size", "8"], "--batch_size: the sweep sets this flag itself"),
         (["--save_dir=x"], "--save_dir=x: the sweep sets this flag itself"),
         (["--pack"], "--pack: the sweep sets this flag itself"),
         (["--max_seq_length", "long"], "long: not a whole number"),
-        (["--repeat", "0"], "0: must be 1 or more"),
+        (["--rounds", "0"], "0: must be 1 or more"),
         (["--precision", "fp64"], "invalid choice: 'fp64'"),
         (["--output", str(ROOT)], "cannot be written"),
     ],
@@ -1064,7 +1064,7 @@ def test_what_no_cell_can_be_made_with_is_said_once_before_the_first(
     monkeypatch, tiny, capsys, flags, words
 ):
     monkeypatch.setattr(sweep, "measure", lambda *_: pytest.fail("a cell was tried"))
-    given = ["--data_dir", "D", "--pth_dir", tiny, "--batch_sizes", 1, 8, *flags]
+    given = ["--data_dir", "D", "--pth_dir", tiny, "--batch_size", 1, 8, *flags]
     assert script(sweep, *given) == 2
     out, err = capsys.readouterr()
     assert err.startswith("error: ") and words in err and err.count("\n") == 1 and not out
@@ -1077,15 +1077,15 @@ def test_a_sweep_begins_where_some_cells_can_be_made(monkeypatch, capsys, tiny):
         sweep, "measure", lambda cell, *_: tried.append(cell.rows) or {"error": "not measured"}
     )
     flags = ["--pth_dir", tiny, "--backend", "torchscript", "--graph", "upstream"]
-    flags += ["--prefix_dir", tree, "--rows", "packed", "padded", "--batch_sizes", 1]
+    flags += ["--prefix_dir", tree, "--rows", "packed", "padded", "--batch_size", 1]
     assert script(sweep, "--data_dir", "D", *flags) == 1 and tried == ["packed", "padded"]
 
 
 def test_a_real_sweep(tiny, sentences, capsys, tmp_path):
     """Twelve cells in 80 columns; the second time nothing is run."""
     flags = ["--data_dir", sentences, "--pth_dir", tiny, "--output", tmp_path / "sweep.json"]
-    flags += ["--backend", "torchscript", "--max_seq_length", 32, 64, "--batch_sizes", 1, 2, 4]
-    flags += ["--rows", "padded", "chosen", "--repeat", 2]
+    flags += ["--backend", "torchscript", "--max_seq_length", 32, 64, "--batch_size", 1, 2, 4]
+    flags += ["--rows", "padded", "chosen", "--rounds", 2]
     assert script(sweep, *flags) == 0
     printed = capsys.readouterr().out
     rows = [line for line in printed.split("\n") if line.startswith("fp32")]
@@ -1097,6 +1097,6 @@ def test_a_real_sweep(tiny, sentences, capsys, tmp_path):
     assert script(sweep, *flags) == 0 and capsys.readouterr().out == printed
     again = json.loads((tmp_path / "sweep.json").read_bytes())
     assert again["results"] == json.loads(held)["results"]
-    given = ["--data_dir", sentences, "--batch_sizes", 4, "--pth_dir", "nowhere"]
+    given = ["--data_dir", sentences, "--batch_size", 4, "--pth_dir", "nowhere"]
     assert script(sweep, *given) == 1
     assert "padded 4 x 128: error: nowhere: no such folder" in capsys.readouterr().out

@@ -1,7 +1,6 @@
 """run_aie_corpus.py: every row exactly once, whatever was killed, cut short or changed."""
 
 import contextlib
-import itertools
 import json
 import os
 import signal
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import time
 import types
-from collections import deque
 from pathlib import Path
 
 import pyarrow
@@ -20,9 +18,10 @@ from pyarrow import parquet
 
 import export_albert_aie
 import run_aie_corpus
+from albert_aie.base import machine
 from albert_aie.base.errors import UserError
 from albert_aie.corpus import worker as corpus_module
-from benchmarks import corpus_turns, scaling
+from benchmarks import host, scaling
 
 ROWS = 300
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
@@ -268,7 +267,7 @@ def test_the_ratios_of_turns_by_hand():
     worker on Ray, 18 and 34.2 with two."""
     rates = {(1, False): (10, 20), (1, True): (9, 19), (2, False): (15, 38), (2, True): (18, 34.2)}
     rates = {scaling.Kind(*kind): pair for kind, pair in rates.items()}
-    assert list(corpus_turns.ratios(rates)) == [
+    assert list(scaling.ratios(rates)) == [
         "1 on Ray / 1, no Ray = 0.925 [0.900, 0.950]",
         "2 at once, no Ray / 1, no Ray = 1.700 [1.500, 1.900]",
         "2 on Ray / 1 on Ray = 1.900 [1.800, 2.000]",
@@ -276,26 +275,18 @@ def test_the_ratios_of_turns_by_hand():
     ]
 
 
-def test_a_turn_counts_while_no_worker_is_idle():
-    """Two workers, two parts each between the first and the last of each: 40 rows in 4 seconds."""
-    times = iter([1.0, 1.5, 2.5, 3.5, 4.5, 5.5, 9.0, 10.0])
-    done = types.SimpleNamespace(rows=10)
-    results = iter([(None, "ready", 1), (None, "ready", 2), *[(None, "done", done)] * 9])
-    assert corpus_turns.rate(results, 2, 2, clock=lambda: next(times)) == 40 / (5.5 - 1.5)
-    assert len(list(results)) == 1
-    part = types.SimpleNamespace(number=3)
-    with pytest.raises(UserError, match="part 3: no such file"):
-        corpus_turns.rate(iter([(part, "failed", "no such file")]), 1, 1)
-
-
-def test_no_turn_begins_before_each_worker_is_ready():
-    """The second of two workers is ready after two parts; one more keeps the run alive, and none is
-    left for the first turn."""
-    waiting, part = deque(), types.SimpleNamespace(number=1)
-    events = ["ready", "done", "done", "ready", "done", "done"]
-    results = ((part, outcome, None) for outcome in events)
-    corpus_turns.begin(results, waiting, itertools.repeat(part), 2)
-    assert len(waiting) == 3 and list(results) == [(part, "done", None)]
+def test_a_turn_counts_while_no_worker_is_idle(tmp_path):
+    """Two workers, two parts each after the first of each: 40 rows in 4 seconds; the part of an
+    earlier turn does not count."""
+    member = object.__new__(scaling.Member)
+    member.args, member.workers = types.SimpleNamespace(parts=2, part_rows=10), 2
+    member.output, member.seen, member.ended = tmp_path, {tmp_path / "part-0.parquet"}, []
+    for number, seconds in enumerate([0.5, 1.0, 1.5, 2.5, 3.5, 4.5, 5.5]):
+        assert member.rate() is None
+        path = tmp_path / f"part-{number}.parquet"
+        path.touch()
+        os.utime(path, (seconds, seconds))
+    assert member.rate() == 40 / (5.5 - 1.5)
 
 
 def test_processes_at_once_have_cores_of_their_own(monkeypatch):
@@ -303,42 +294,43 @@ def test_processes_at_once_have_cores_of_their_own(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5, 2, 3, 4}, raising=False)
     keep = lambda pid, cores: given.append(cores)  # noqa: E731
     monkeypatch.setattr(os, "sched_setaffinity", keep, raising=False)
-    for number in range(3):
-        corpus_turns.keep_to(number, 2)
-    assert given == [[2, 3], [4, 5], [2, 3, 4, 5]]
+    for first in (0, 2, 3, 4):
+        machine.keep_to_cores(first, 2)
+    assert given == [[2, 3], [4, 5]]
 
 
-def test_a_crew_takes_turns_and_is_stopped_between_them(tmp_path, file, corpus):
-    args = types.SimpleNamespace(aie_model_dir=file, part_rows=20, threads=1, parts=1)
-    crew = corpus_turns.Crew(args, scaling.Kind(2, False), corpus, tmp_path)
+def test_a_crew_takes_turns_and_is_stopped_between_them(tmp_path, file):
+    args = types.SimpleNamespace(part_rows=20, threads=1, parts=1, rounds=2, workers=[2])
+    scaling.write_many_parts(args, tmp_path / "corpus", ["a fine film", "dull"], ["sentence"])
+    given = tmp_path / "corpus", tmp_path / "out"
+    crew = scaling.Crew(args, scaling.Kind(2, False), file, *given)
     try:
+        crew.ask(scaling.Member.is_ready)
         assert crew.turn() > 0
-        crew.stop()
+        crew.signal(signal.SIGSTOP)
         until = time.monotonic() + 10
         while set(states(crew)) != {"T"} and time.monotonic() < until:
             time.sleep(0.01)
         assert states(crew) == ["T", "T"]
-        crew.go_on()
+        crew.signal(signal.SIGCONT)
         assert crew.turn() > 0
     finally:
         crew.close()
-    assert [member.exitcode for member, _ in crew.members] == [0, 0]
-    args.aie_model_dir = tmp_path / "no.pt"
-    crew = corpus_turns.Crew(args, scaling.ALONE, corpus, tmp_path)
+    crew = scaling.Crew(args, scaling.ALONE, tmp_path / "no.pt", *given)
     with pytest.raises(UserError, match="1, no Ray: .*no.pt: no such file"):
-        crew.turn()
+        crew.ask(scaling.Member.is_ready)
     crew.close()
 
 
 def states(crew):
-    stats = [Path(f"/proc/{member.pid}/stat").read_text() for member, _ in crew.members]
+    stats = [Path(f"/proc/{member.ran.pid}/stat").read_text() for member in crew.members]
     return [stat.rpartition(")")[2].split()[0] for stat in stats]
 
 
 @pytest.mark.slow
 def test_turns_of_all_kinds(tmp_path, file, sst2):
     pytest.importorskip("ray", reason="needs ray: pip install -e .[ray]")
-    command = [sys.executable, str(ROOT / "benchmarks" / "corpus_turns.py")]
+    command = [sys.executable, "-m", "benchmarks.scaling"]
     given = flags(aie_model_dir=file, data_dir=sst2, part_rows=8, parts=1, rounds=2)
     output = f"--output={tmp_path / 'turns.json'}"
     done = subprocess.run([*command, *given, output], capture_output=True, text=True, cwd=ROOT)
@@ -416,7 +408,7 @@ def test_two_nodes_of_which_one_is_killed(tmp_path, file, corpus):
         until = time.monotonic() + 180
         while child.poll() is None and time.monotonic() < until:
             if not killed and len(list((tmp_path / "out").glob("part-*.parquet"))) > 40:
-                assert any("ray::Actor" in name_of(pid) for pid in scaling.family(other.pid))
+                assert any("ray::Actor" in name_of(pid) for pid in host.family(other.pid))
                 kill_family(other)
                 killed = True
             time.sleep(0.05)
@@ -431,7 +423,7 @@ def test_two_nodes_of_which_one_is_killed(tmp_path, file, corpus):
 
 
 def kill_family(process):
-    for pid in scaling.family(process.pid):
+    for pid in host.family(process.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 

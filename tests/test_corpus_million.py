@@ -14,7 +14,7 @@ from corpora import skipped_of, summary_of, write_file
 from helpers import ROOT, flags
 from pyarrow import parquet
 
-from benchmarks import scaling
+from benchmarks import host
 
 ROWS = 1_000_000
 EVERY = 1_000  # rows: a stray quote, a newline within a cell, a wrong type
@@ -74,7 +74,7 @@ def file(tmp_path_factory):
 def actors(pid):
     """Processes of Ray's actors below one."""
     found = []
-    for one in scaling.family(pid):
+    for one in host.family(pid):
         try:
             with open(f"/proc/{one}/cmdline") as text:
                 found += [one] * ("ray::Actor" in text.read())

@@ -65,12 +65,7 @@ def exported(values):
             yield str(Path(values["save_dir"], f"albert_seq{length}_bs{size}{ending}"))
 
 
-TRAIN = pytest.mark.xfail(raises=ImportError, reason="demo/train.py imports what has moved")
-
-
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=[TRAIN] * page.startswith("demo")) for page in PAGES]
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_each_command_is_taken_and_its_files_are_there(page, monkeypatch):
     written = set()
     for name, argv in commands(page):

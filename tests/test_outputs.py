@@ -17,7 +17,7 @@ from albert_aie.base import files
 from albert_aie.base.errors import UserError
 from albert_aie.cli import console
 from albert_aie.report import page
-from benchmarks import sweep
+from benchmarks import host, sweep
 
 SMALL = {"backend": "torchscript", "batch_size": 2, "max_seq_length": 16, "precision": "fp32"}
 
@@ -67,7 +67,7 @@ def test_a_pipe_gets_the_result_of_each_flag(
 
 WRITERS = {  # all that writes a user's FILE ends in files.replacing
     "page": lambda path: page.write(path, "text"),
-    "sweep": lambda path: sweep.save(path, "text"),
+    "benchmarks": lambda path: host.save(path, "text"),
     "comparison": lambda path: console.conclude(
         [SimpleNamespace(lines=lambda: (), passed=True, flips=0, relative=0, precision="fp32",
                          verdict=lambda: {"text": 1})],
@@ -198,7 +198,7 @@ def test_a_sweep_writes_a_pipe_once(tmp_path, pipe, monkeypatch):
     monkeypatch.setattr(sweep, "check_export", lambda *_: None)
     monkeypatch.setattr(sweep, "measure", lambda *_: {"error": "not measured"})
     args = sweep.parse_args(
-        ["--data_dir", "D", "--batch_sizes", "1", "8", "--output", str(pipe.path)]
+        ["--data_dir", "D", "--batch_size", "1", "8", "--output", str(pipe.path)]
     )
     args.command = ["sweep.py"]
     assert sweep.run(args) == 1

@@ -87,7 +87,7 @@ def test_predictions_carry_the_test_splits_own_indices(tmp_path, compiled, evalu
 
 def test_random_weights_measure_speed_only(tmp_path, tiny, sentences, export, evaluate):
     folder = tmp_path / "random"
-    assert random_weights.main(["--architecture", str(tiny), "--output", str(folder)]) == 0
+    assert random_weights.main(["--architecture", str(tiny), "--output_dir", str(folder)]) == 0
     given = {"pth_dir": folder, "compare_cpu": True}
     run = export(data_dir=sentences, save_dir=tmp_path, **given, **SMALL)
     assert run.code == 0 and "compare_cpu PASS" in run.out

@@ -32,6 +32,15 @@ def memory():
     return min(sizes, default=None)
 
 
+def keep_to_cores(first, count):
+    """Give this process `count` of its cores, from the number `first` on, where it has so many:
+    engines pin their threads, and would pin those of two processes to the same cores."""
+    if count and hasattr(os, "sched_setaffinity"):
+        mine = sorted(os.sched_getaffinity(0))[first : first + count]
+        if len(mine) == count:
+            os.sched_setaffinity(0, mine)
+
+
 def check_memory(shape, device, intermediate_size):
     """Raises UserError if a batch cannot fit, before it is tried: the system may end a process that
     takes too much. It is the least that a batch needs: its three inputs, and on a CPU what goes

@@ -8,6 +8,7 @@ import os
 import socket
 from collections import deque
 
+from ..base import machine
 from ..base.errors import UserError, first_line, need
 from .worker import ATTEMPTS, Worker, attempt
 
@@ -26,12 +27,8 @@ class Actor:
         return ray.get_runtime_context().get_node_id()
 
     def start(self, job, first, count):
-        """Load the file; on a CPU, with `count` cores of this machine from the number `first` on:
-        engines pin their threads, and two processes would pin them to the same cores."""
-        if count and hasattr(os, "sched_setaffinity"):
-            mine = sorted(os.sched_getaffinity(0))[first : first + count]
-            if len(mine) == count:
-                os.sched_setaffinity(0, mine)
+        """Load the file; on a CPU, with `count` cores of this machine from number `first` on."""
+        machine.keep_to_cores(first, count)
         return attempt(self._load, job)
 
     def _load(self, job):
