@@ -32,7 +32,7 @@ from albert_aie.base import files, process
 from albert_aie.base.errors import UserError
 from albert_aie.base.files import json_text
 from albert_aie.cli import arguments, console, parsing
-from albert_aie.corpus import ray_workers, reading, worker
+from albert_aie.corpus import job, ray_workers, reading, worker
 from albert_aie.data import datasets
 from benchmarks import cells, host, readings, scaling
 
@@ -182,10 +182,10 @@ def _serve(pipe, args, workers, parts):
     saved = pt_file.open_all(args.aie_model_dir)
     target = arguments.target(args, saved)
     with worker.locked(args.output_dir) as token:
-        plan = run_aie_corpus.planned(args, saved, *reading.find(args.input, None))
+        work = run_aie_corpus.job_of(args, target)._replace(token=token)
+        plan = job.make_plan(work, saved, *reading.find(args.input, None), console.note)
         waiting, again = deque(), itertools.cycle(plan.parts)
-        job = run_aie_corpus.job_of(args, token, target)
-        results = run_aie_corpus.answers(args, job, waiting, target.device)
+        results = job.run_parts(work, waiting, target.device, args.ray, args.workers, console.note)
         with contextlib.closing(results):
             begin(results, waiting, again, workers)
             while pipe.recv():

@@ -68,14 +68,14 @@ class Plan(NamedTuple):
         """Of the input that a Part is of."""
         return self.inputs[part.input].path
 
-    def told(self, part):
+    def describe(self, part):
         """A Part, for messages."""
         unit = reading.FORMATS[self.settings["format"]].unit
         first = part.span.line or part.span.start
         place = f"from line {first}" if unit == "line" else f"from row {first}"
         return f"{self.path_of(part)}, {part.span.rows:,} rows {place}"
 
-    def told_row(self, part, number):
+    def describe_row(self, part, number):
         """A row of a Part, for messages."""
         unit = reading.FORMATS[self.settings["format"]].unit
         return f"{self.path_of(part)}, {unit} {number}"
@@ -190,10 +190,10 @@ def load(folder):
         parts = [Part(number, file, Span(*span)) for number, file, *span in content["parts"]]
         inputs = [Input(*known) for known in content["inputs"]]
         plan = Plan(content["settings"], inputs, content["columns"], content["schema"], parts)
-        right = content["version"] == VERSION and content["sha256"] == plan.digest
+        whole = content["version"] == VERSION and content["sha256"] == plan.digest
     except (LookupError, TypeError, ValueError):
-        right = False
-    if not right:
+        whole = False
+    if not whole:
         raise UserError(f"{path}: is not a plan as it was written; {other}")
     return plan
 

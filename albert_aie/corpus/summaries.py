@@ -62,7 +62,7 @@ def write_summary(folder, summary):
     return path
 
 
-def measured(folder, plan, task):
+def measure(folder, plan, task):
     """{"accuracy", "metrics", "unlabelled"} of all rows of the output, as run_aie_eval.py has them
     of one file; {} where no row has a label.
 
