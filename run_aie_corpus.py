@@ -32,11 +32,7 @@ def parse_args(argv):
         metavar="PATTERN",
         help="files, folders, patterns such as 'corpus/*.parquet', or URLs that pyarrow knows",
     )
-    add(
-        "--input_format",
-        choices=tuple(reading.FORMATS),
-        help="default: by the suffix",
-    )
+    add("--input_format", choices=tuple(reading.FORMATS), help="default: by the suffix")
     arguments.add_text_column(add)
     add("--label_column", metavar="NAME", help="column of the labels, for the accuracy")
     add("--output_dir", required=True, help="a Parquet file a part is written here")

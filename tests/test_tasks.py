@@ -3,7 +3,7 @@
 import pytest
 
 from albert_aie.base.errors import UserError
-from albert_aie.cli.arguments import label_map
+from albert_aie.cli.parsing import label_map
 from albert_aie.data import datasets, tasks
 from albert_aie.data.tasks import SST2
 

@@ -82,13 +82,9 @@ class Worker:
         """Done of a Part, written. Raises UserError for what would stop every part, or a bad row
         where they are not skipped; ValueError or OSError where its input cannot be read."""
         settings = self.plan.settings
-        known = self.plan.inputs[part.input]
+        source = self.plan.inputs[part.input]
         table, numbers, bad = reading.read(
-            known,
-            settings["format"],
-            part.span,
-            self.plan.schema,
-            self.plan.columns[part.input],
+            source, settings["format"], part.span, self.plan.schema, self.plan.columns[part.input]
         )
         task = self.classify.task._replace(labels=tuple(settings["labels"]))
         sentences, wrong = _sentences(table, settings, task)
@@ -104,8 +100,8 @@ class Worker:
             table, sentences = table.filter(mask), [sentences[i] for i in kept]
         logits, cut = numpy.zeros((0, self.classify.saved.num_labels), numpy.float32), 0
         if sentences:
-            found = self.classify.evaluate(sentences, warmup=0)
-            logits, cut = found.logits, found.truncated
+            evaluation = self.classify.evaluate(sentences, warmup=0)
+            logits, cut = evaluation.logits, evaluation.truncated
         unanswered = int((~finite(logits)).sum())
         done = Done(part.span.rows, table.num_rows, bad, cut, unanswered)
         write(self.folder, self.plan, part, _answered(table, logits, self.classify, settings), done)
@@ -224,14 +220,14 @@ def read_done(folder, plan, part):
     path = path_of(folder, plan, part)
     try:
         digest = _digest_of(path).read_text(encoding="ascii").split()[0]
-        found = parquet.read_metadata(path)
-        said = json.loads(found.metadata[KEY])
+        footer = parquet.read_metadata(path)
+        said = json.loads(footer.metadata[KEY])
         belongs = (said.pop("plan"), said.pop("part")) == (plan.digest, part.number)
         done = Done(**said)
     except (OSError, LookupError, TypeError, ValueError):  # pyarrow's are ValueErrors
         return None
     fits = done.rows == part.span.rows == done.written + len(done.bad)
-    fits = belongs and fits and done.written == found.num_rows
+    fits = belongs and fits and done.written == footer.num_rows
     return done if fits and sha256(path) == digest else None
 
 
