@@ -211,7 +211,7 @@ def numbered(content):
 
 
 def test_a_quote_that_is_never_closed_does_not_fill_the_memory(tmp_path, run, monkeypatch):
-    monkeypatch.setattr(records, "RECORD", 200)
+    monkeypatch.setattr(formats, "RECORD", 200)
     path = tmp_path / "a.csv"
     path.write_text('sentence\nfine\n"open\n' + "more\n" * 100)
     assert refused(run(input=path, on_bad_row="skip"), "a.csv, line 3: a quote that opens there")
