@@ -6,13 +6,9 @@ python run_aie_corpus.py --aie_model_dir=X.pt --input 'corpus/*.parquet' --outpu
 python run_aie_corpus.py --aie_model_dir=X.pt --input corpus --output_dir=labelled --ray local
 """
 
-import contextlib
-import os
 import sys
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 from albert_aie.artifact import pt_file
 from albert_aie.backends import speed
@@ -20,10 +16,9 @@ from albert_aie.base import machine
 from albert_aie.base.errors import UserError, need
 from albert_aie.base.shapes import describe
 from albert_aie.cli import arguments, console, parsing
-from albert_aie.corpus import planning, ray_workers, reading, summaries, worker
-from albert_aie.data import datasets, metrics, records
+from albert_aie.corpus import job, planning, ray_workers, reading, summaries, worker
 
-TOLD = 60  # seconds between two lines of progress where stderr is no terminal
+INTERVAL = 60  # seconds between two lines of progress where stderr is no terminal
 
 
 def parse_args(argv):
@@ -37,11 +32,7 @@ def parse_args(argv):
         metavar="PATTERN",
         help="files, folders, patterns such as 'corpus/*.parquet', or URLs that pyarrow knows",
     )
-    add(
-        "--input_format",
-        choices=tuple(reading.FORMATS),
-        help="default: by the suffix",
-    )
+    add("--input_format", choices=tuple(reading.FORMATS), help="default: by the suffix")
     arguments.add_text_column(add)
     add("--label_column", metavar="NAME", help="column of the labels, for the accuracy")
     add("--output_dir", required=True, help="a Parquet file a part is written here")
@@ -89,17 +80,22 @@ def run(args):
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
     inputs, form = reading.find(args.input, args.input_format, console.note)
     planning.check_outside(inputs, args.output_dir)
+    work = job_of(args, target)
     if args.dry_run:
-        show(planned(args, saved, inputs, form), args.output_dir)
+        show(job.make_plan(work, saved, inputs, form, console.note))
         return 0
 
-    with worker.locked(args.output_dir) as token:
-        plan = planned(args, saved, inputs, form)
-        found = look(args, plan)
-        job = job_of(args, token, target)
-        tell_plan(plan, saved)
-        done, tally, clock = work(args, job, plan, target.device, found)
-        summary = conclude(args, saved, plan, done, tally, clock)
+    with worker.locked(work.folder) as token:
+        work = work._replace(token=token)
+        plan = job.make_plan(work, saved, inputs, form, console.note)
+        done = job.read_done(work, plan, console.note)
+        say_plan(plan, saved)
+        waiting = deque(part for part in plan.parts if part not in done)
+        results = job.run_parts(work, waiting, target.device, args.ray, args.workers, console.note)
+        progress = Progress(plan.rows, sum(state.rows for state in done.values()))
+        with progress.bar:
+            outcome = job.collect(results, waiting, done, progress.add, console.note)
+        summary = job.conclude(work, saved, plan, outcome, console.note)
     for name, line in summaries.lines(summary):
         console.say(name, line)
     console.say("wrote", args.output_dir)
@@ -123,86 +119,27 @@ def check(args):
         raise UserError("--device_id: Ray gives each worker its card; leave it out")
 
 
-def planned(args, saved, inputs, form):
-    """The Plan in the output folder, if there is one of this input and these settings, else a new
-    one."""
-    task = saved.task
-    plan = planning.load(args.output_dir)
-    if plan:
-        planning.check_inputs(plan, inputs)
-        made = plan
-    else:
-        layout = records.Layout(task.columns, args.text_column or task.text)
-        cut = reading.Cut(args.part_rows, layout, args.on_bad_row == "skip")
-        made = planning.make(inputs, form, cut)
-    names = saved.classes(args.label_map)
-    table = records.Table(inputs[0].path, made.schema.names, (), "")
-    text = datasets.columns(table, task, args.text_column)
-    label = args.label_column and records.column(table, [args.label_column], "--label_column")
-    planning.check_text(made, text)
-    own, note = datasets.labelled(task.of(names), table, label, args.label_names)
-    if label:
-        metrics.check(task)
-        datasets.Examples(own, inputs[0].path, [], [], [], own.classes).for_model(names)
-        console.note(note)
-    settings = {
-        "format": form,
-        "part_rows": args.part_rows,
-        "text_column": text,
-        "label_column": label,
-        "labels": list(own.labels),
-        "model": saved.digest,
-        "classes": list(names),
-        "answer_columns": worker.answer_columns(made.schema, task),
-    }
-    if plan:
-        planning.check_settings(plan, settings)
-        return plan
-    made = made._replace(settings=settings)
-    if not args.dry_run:
-        planning.save(made, args.output_dir)
-    return made
-
-
-def job_of(args, token, target):
-    """The corpus.Job of a run that holds the output folder with `token`."""
+def job_of(args, target):
+    """The worker.Job of these flags, without the token of the output folder."""
     return worker.Job(
-        os.path.abspath(args.output_dir),
-        token,
-        [os.path.abspath(path) for path in args.aie_model_dir],
+        args.output_dir,
+        "",
+        args.aie_model_dir,
         args.label_map,
         target.options,
         args.on_bad_row == "skip",
+        args.part_rows,
+        args.text_column,
+        args.label_column,
+        args.label_names,
     )
 
 
-def look(args, plan):
-    """{Part: Done} of what an earlier run has written."""
-    found = {}
-    with ThreadPoolExecutor() as pool:  # for the sha256 of each
-        states = list(pool.map(partial(worker.look, args.output_dir, plan), plan.parts))
-    for part, done in zip(plan.parts, states):
-        path = worker.path_of(args.output_dir, plan, part)
-        if done is None and path.exists():
-            console.note(f"{path}: not as it was written; its part is run again")
-        elif done and done.bad and args.on_bad_row == "fail":
-            raise UserError(
-                f"{path}: rows were skipped in an earlier run; take --on_bad_row skip again, or "
-                "another --output_dir"
-            )
-        elif done:
-            found[part] = done
-    if found:
-        rows = sum(done.rows for done in found.values())
-        console.note(f"{len(found)} of {len(plan.parts)} parts are there ({rows:,} rows)")
-    return found
-
-
-def tell_plan(plan, saved):
-    parts, files = len(plan.parts), len(plan.inputs)
+def say_plan(plan, saved):
+    parts = len(plan.parts)
     console.say(
         "corpus",
-        f"{files:,} file{'s'[: files != 1]}, {plan.bytes / 1e6:,.1f} MB, {plan.rows:,} rows in "
+        f"{count_files(plan)}, {plan.bytes / 1e6:,.1f} MB, {plan.rows:,} rows in "
         f"{parts:,} part{'s'[: parts != 1]} of at most {plan.settings['part_rows']:,}",
     )
     target = saved.target
@@ -210,47 +147,15 @@ def tell_plan(plan, saved):
     console.say("model", f"{saved.path}, {where}, {describe(saved.shapes)}")
 
 
-def show(plan, folder):
+def show(plan):
     for part in plan.parts:
-        console.say(f"part {part.number}", plan.told(part))
+        console.say(f"part {part.number}", plan.describe(part))
+    console.say("corpus", f"{count_files(plan)}, {plan.rows:,} rows; nothing was written")
+
+
+def count_files(plan):
     files = len(plan.inputs)
-    text = f"{files:,} file{'s'[: files != 1]}, {plan.rows:,} rows; nothing was written"
-    console.say("corpus", text)
-
-
-def work(args, job, plan, device, found):
-    """Run what is not `found`: ({Part: Done} of all, the Tally, times)."""
-    waiting = deque(part for part in plan.parts if part not in found)
-    done, tally = dict(found), worker.Tally(len(waiting))
-    clock = {"started": time.monotonic(), "first": None, "rows": 0, "workers": 0}
-    if not waiting:
-        return done, tally, clock
-    results = answers(args, job, waiting, device)
-    left = sum(part.span.rows for part in waiting)
-    progress = Progress(plan.rows, plan.rows - left)
-    with contextlib.closing(results), progress.bar:
-        for part, outcome, value in results:
-            if outcome == "ready":
-                clock["first"] = clock["first"] or time.monotonic()
-                clock["workers"] = max(clock["workers"], value)
-                continue
-            clock["last"] = time.monotonic()  # here: Ray takes a second to end
-            tally.add(part, outcome, value, waiting)
-            if outcome == "done":
-                done[part] = value
-                clock["rows"] += value.rows
-                progress.add(value.rows)
-            else:
-                console.note(f"part {part.number} failed: {value}")
-    return done, tally, clock
-
-
-def answers(args, job, waiting, device):
-    """Run the Parts of the deque `waiting`, and what is added to it meanwhile, here or on Ray:
-    yields as corpus.here does."""
-    if args.ray:
-        return ray_workers.on_ray(job, waiting, args.ray, device, args.workers, console.note)
-    return worker.here(job, waiting)
+    return f"{files:,} file{'s'[: files != 1]}"
 
 
 class Progress:
@@ -258,64 +163,24 @@ class Progress:
 
     def __init__(self, rows, before):
         self.rows, self.before, self.now = rows, before, before
-        self.started = self.told = time.monotonic()
+        self.started = self.printed = time.monotonic()
         self.bar = console.bar(total=rows, initial=before, desc="rows", unit="row")
 
     def add(self, rows):
         self.now += rows
         self.bar.update(rows)
-        here = time.monotonic()
-        if self.bar.disable and here - self.told >= TOLD:
-            rate = (self.now - self.before) / (here - self.started)
+        clock = time.monotonic()
+        if self.bar.disable and clock - self.printed >= INTERVAL:
+            rate = (self.now - self.before) / (clock - self.started)
             left = (self.rows - self.now) / rate / 60
             console.note(
                 f"{self.now:,} of {self.rows:,} rows, {rate:,.0f} rows/s, {left:,.0f} min left"
             )
-            self.told = here
-
-
-def times(clock):
-    """Of a run; {} of one that had nothing to do."""
-    if not clock["first"]:
-        return {}
-    seconds = clock["last"] - clock["first"]
-    return {
-        "workers": clock["workers"],
-        "startup_seconds": clock["first"] - clock["started"],
-        "seconds": seconds,
-        "rows_per_second": clock["rows"] / seconds if seconds else None,
-    }
-
-
-def conclude(args, saved, plan, done, tally, clock):
-    """What the run came to, written to the output folder."""
-    ordered = [(part, done[part]) for part in plan.parts if part in done]
-    summary = {
-        "plan": plan.digest,
-        **{key: plan.settings[key] for key in ("model", "text_column", "label_column")},
-        "files": len(plan.inputs),
-        "parts": len(plan.parts),
-        "rows_planned": plan.rows,
-        **summaries.counts([one for _, one in ordered]),
-        **(times(clock) or summaries.last_times(args.output_dir, plan)),
-        "failed": [
-            {"part": part.number, "what": plan.told(part), "why": why} for part, why in tally.failed
-        ],
-    }
-    if plan.settings["label_column"] and not tally.failed:
-        if saved.manifest["random_weights"]:
-            console.note("random weights: no accuracy")
-        else:
-            task = saved.task.of(saved.classes(args.label_map))
-            task = task._replace(labels=tuple(plan.settings["labels"]))
-            summary.update(summaries.measured(args.output_dir, plan, task))
-    summaries.write_skipped(args.output_dir, plan, ordered)
-    summaries.write_summary(args.output_dir, summary)
-    return summary
+            self.printed = clock
 
 
 def main(argv=None):
-    """Exit code; command.main says what each means."""
+    """Exit code; console.main says what each means."""
     return console.main(parse_args, run, argv)
 
 

@@ -88,7 +88,7 @@ def measure(args, own, saved, target, task):
         evaluation = classify.evaluate(examples.sentences, **how)
         host = figures.hosted(target.device, args.command)
         scored = figures.Scored(evaluation, saved, classify.runner, examples, load, host)
-        result = figures.report(scored)
+        result = figures.collect(scored)
     if args.output_dir:  # before anything is printed: a terminal may fail
         results.write(args.output_dir, result, evaluation.logits, examples)
     if args.output:

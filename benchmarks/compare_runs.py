@@ -112,7 +112,7 @@ def read(folder):
 
 
 def check_comparable(old, new):
-    kinds = ["one_at_a_time" in run.result for run in (old, new)]
+    kinds = [single(run.result) for run in (old, new)]
     if kinds[0] != kinds[1]:
         names = [f"{run.folder} {KINDS[kind]}" for run, kind in zip((old, new), kinds)]
         raise UserError(f"{', '.join(names)}: times of unlike things; run both the same way")
@@ -153,9 +153,9 @@ def changes(old, new):
 def latency(old, new):
     """Percentiles of what was timed. Batches of unlike shapes are not compared with one another:
     then it is the median of each shape that both runs computed."""
-    if "one_at_a_time" in old or shapes(old) == shapes(new):
-        what = "sentence" if "one_at_a_time" in old else "batch"
-        before, after = (run.get("one_at_a_time", run)["latency_ms"] for run in (old, new))
+    if single(old) or shapes(old) == shapes(new):
+        what = "sentence" if single(old) else "batch"
+        before, after = (run["latency_ms"] for run in (old, new))
         shown = [f"{p} {before[p]:.1f} -> {after[p]:.1f}" for p in ("p50", "p99")]
         return f"{', '.join(shown)} ms a {what}"
     medians = [
@@ -231,8 +231,8 @@ def mcnemar(old, new):
 def speed(old, new):
     """Ratios of new to old: forward with a 95 % interval from its batches, and end to end, which
     was timed once."""
-    if "one_at_a_time" in old:
-        before, after = (r["one_at_a_time"]["sentences_per_second"] for r in (old, new))
+    if single(old):
+        before, after = (r["sentences_per_second"] for r in (old, new))
         low, high = spread(old, new, after / before)
         line = f"{before:.1f} -> {after:.1f} sentences/s, one at a time, {after / before:.3f} times"
         yield f"{line} [{low:.3f}, {high:.3f}]"
@@ -249,9 +249,9 @@ def speed(old, new):
 def spread(old, new, ratio):
     """95 % interval of the ratio of rates by resampling batches, pairwise where both runs made the
     same ones. It is the spread within the two runs: it knows nothing of another hour's machine."""
-    before, after = (numpy.array(times(r)) for r in (old, new))
+    before, after = (numpy.array(r["latencies_ms"]) for r in (old, new))
     generator = numpy.random.default_rng(0)
-    paired = "one_at_a_time" in old or shapes(old) == shapes(new)
+    paired = single(old) or shapes(old) == shapes(new)
     first = generator.integers(len(before), size=(RESAMPLES, len(before)))
     second = generator.integers(len(after), size=(RESAMPLES, len(after)))
     if paired and len(before) == len(after):
@@ -261,10 +261,9 @@ def spread(old, new, ratio):
     return tuple(ratio * numpy.percentile(drawn, (2.5, 97.5)))
 
 
-def times(result):
-    """Milliseconds of each batch, or of each sentence that was sent singly."""
-    single = result.get("one_at_a_time")
-    return single["sentence_latencies_ms"] if single else result["batch_latencies_ms"]
+def single(result):
+    """Whether sentences were sent one at a time, and are what was timed."""
+    return "sentences_per_second" in result
 
 
 def worse(old, new):

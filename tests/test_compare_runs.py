@@ -46,12 +46,12 @@ def test_the_interval_of_a_speed():
     With one batch on each side there is none."""
     shape = {"shapes": [{"batch_size": 4, "max_seq_length": 32, "slots": 0, "batches": 4}]}
     other = {"shapes": [{"batch_size": 4, "max_seq_length": 32, "slots": 4, "batches": 4}]}
-    old = {**shape, "batch_latencies_ms": [10.0, 30.0, 20.0, 40.0]}
-    new = {**shape, "batch_latencies_ms": [5.0, 15.0, 10.0, 20.0]}
+    old = {**shape, "latencies_ms": [10.0, 30.0, 20.0, 40.0]}
+    new = {**shape, "latencies_ms": [5.0, 15.0, 10.0, 20.0]}
     assert compare_runs.spread(old, new, 2.0) == pytest.approx((2.0, 2.0))
     low, high = compare_runs.spread(old, {**new, **other}, 2.0)
     assert 0.8 < low < 1.5 and 2.7 < high < 5
-    one = {**shape, "batch_latencies_ms": [10.0]}
+    one = {**shape, "latencies_ms": [10.0]}
     assert compare_runs.spread(one, {**one, **other}, 1.0) == (1.0, 1.0)
 
 
@@ -82,8 +82,8 @@ def test_latencies_are_those_of_the_same_shape(old, new, line):
 
 def test_batches_are_paired_only_where_the_shapes_agree():
     """Twice as fast in each batch, the fast ones in another place where shapes differ."""
-    old = run_of((2, 8, 64, 1), (2, 4, 128, 1), batch_latencies_ms=[10.0, 30.0, 20.0, 40.0])
-    new = {**old, "batch_latencies_ms": [5.0, 15.0, 10.0, 20.0]}
+    old = run_of((2, 8, 64, 1), (2, 4, 128, 1), latencies_ms=[10.0, 30.0, 20.0, 40.0])
+    new = {**old, "latencies_ms": [5.0, 15.0, 10.0, 20.0]}
     assert compare_runs.spread(old, new, 2.0) == pytest.approx((2.0, 2.0))
     other = {**new, **run_of((3, 8, 64, 1), (1, 4, 128, 1))}
     low, high = compare_runs.spread(old, other, 2.0)
@@ -103,11 +103,13 @@ def test_runs_whose_rows_were_made_otherwise_say_so(evaluated, sentences, evalua
 def test_the_speed_of_sentences_one_at_a_time():
     """Of sentences, paired whatever rows they took: 10 to 20 a second."""
     old = {
-        "one_at_a_time": {"sentences_per_second": 10.0, "sentence_latencies_ms": [80.0, 120.0]},
+        "sentences_per_second": 10.0,
+        "latencies_ms": [80.0, 120.0],
         "shapes": 1,
     }
     new = {
-        "one_at_a_time": {"sentences_per_second": 20.0, "sentence_latencies_ms": [40.0, 60.0]},
+        "sentences_per_second": 20.0,
+        "latencies_ms": [40.0, 60.0],
         "shapes": 2,
     }
     (line,) = compare_runs.speed(old, new)

@@ -235,15 +235,15 @@ def test_lines_and_tables_of_text_are_corpora_too(tmp_path, run, texts):
 
 def test_the_rate_ends_with_the_last_part(run, monkeypatch, tmp_path):
     """Ray takes a second to end, which is no time of the rows."""
-    here = corpus_module.here
+    run_in_process = corpus_module.run_in_process
 
     def slow_to_end(job, waiting):
         try:
-            yield from here(job, waiting)
+            yield from run_in_process(job, waiting)
         finally:
             time.sleep(2)
 
-    monkeypatch.setattr(corpus_module, "here", slow_to_end)
+    monkeypatch.setattr(corpus_module, "run_in_process", slow_to_end)
     started = time.monotonic()
     assert run().code == 0
     summary = json.loads((tmp_path / "out" / "_summary.json").read_text())

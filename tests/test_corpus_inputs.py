@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from albert_aie.base.errors import UserError
 from albert_aie.corpus import reading, urls, worker
-from albert_aie.data import datasets, records
+from albert_aie.data import datasets, formats, records
 from albert_aie.data.tasks import TASKS
 
 
@@ -119,7 +119,7 @@ def test_both_scripts_read_the_same_records(tmp_path, run, evaluate, file_of, na
     path, told = tmp_path / name, tmp_path / "told.jsonl"
     path.write_bytes(content)
     assert evaluate(aie_model_dir=file_of("SST-2"), input=path, output=told).code == 0
-    form = records.format_of(path)
+    form = formats.format_of(path)
     with records.reading(path, form) as table:
         wanted = [record.values for record in table.records]
     assert run(input=path, part_rows=1).code == 0
@@ -196,7 +196,7 @@ def test_planning_takes_time_with_the_file_alone(line):
         lines = list(numbered("".join(content).encode()))
         gc.disable()  # else what other tests left is looked through again and again
         started = time.process_time()
-        found = list(records._split_csv(iter(lines), "a.csv"))
+        found = list(formats._split_csv(iter(lines), "a.csv"))
         seconds.append(time.process_time() - started)
         gc.enable()
         assert len(found) == count
@@ -211,7 +211,7 @@ def numbered(content):
 
 
 def test_a_quote_that_is_never_closed_does_not_fill_the_memory(tmp_path, run, monkeypatch):
-    monkeypatch.setattr(records, "RECORD", 200)
+    monkeypatch.setattr(formats, "RECORD", 200)
     path = tmp_path / "a.csv"
     path.write_text('sentence\nfine\n"open\n' + "more\n" * 100)
     assert refused(run(input=path, on_bad_row="skip"), "a.csv, line 3: a quote that opens there")

@@ -17,9 +17,10 @@ from albert_aie.base import machine
 from albert_aie.base.encoding import Encoded
 from albert_aie.base.errors import UserError
 from albert_aie.base.shapes import Shape
+from albert_aie.data import metrics
 from albert_aie.data.datasets import Examples
 from albert_aie.data.tasks import SST2, TASKS
-from albert_aie.report import figures, results
+from albert_aie.report import figures, results, speed
 from albert_aie.run import compare
 from albert_aie.run.compare import Comparison
 from albert_aie.run.evaluate import Evaluation
@@ -118,7 +119,7 @@ def report_of(evaluated=None, given=None, **manifest):
         tokenizer=SimpleNamespace(sha256="7" * 64),
     )
     evaluated, given = evaluated or evaluation(), given or examples()
-    return figures.report(figures.Scored(evaluated, saved, RUNNER, given, 1.5, HOST))
+    return figures.collect(figures.Scored(evaluated, saved, RUNNER, given, 1.5, HOST))
 
 
 # The report
@@ -217,7 +218,7 @@ def test_every_key_of_eval_json():
                 "max": 100,
             }
         ),
-        "batch_latencies_ms": pytest.approx([100, 20, 90, 30, 80, 40, 70, 50, 60, 10]),
+        "latencies_ms": pytest.approx([100, 20, 90, 30, 80, 40, 70, 50, 60, 10]),
         "batches": 10,
         "warmup": 3,
         "seconds": {
@@ -256,8 +257,8 @@ def test_sentences_one_at_a_time_have_figures_of_their_own():
     )
     assert told["runs"] == "10 batches, after 3 warm-up runs of each shape"
     assert not {"throughput", "latency"} & set(told)
-    assert not {"samples_per_second", "latency_ms", "batch_latencies_ms"} & set(made)
-    assert made["one_at_a_time"]["sentence_latencies_ms"] == [1000 * s for s in single]
+    assert "samples_per_second" not in made
+    assert made["latencies_ms"] == [1000 * s for s in single]
 
 
 def test_rows_positions_and_compute_of_several_shapes():
@@ -311,18 +312,31 @@ def test_eval_json_is_what_its_schema_says():
     validator.check_schema(SCHEMA)
     whole = json.loads(results.json_text(report_of()))
     validator.validate(whole)
-    assert set(SCHEMA["properties"]) == {*whole, "comparison", "one_at_a_time", "om", "providers"}
-    of_batches = {"samples_per_second", "latency_ms", "batch_latencies_ms"}
-    timed = {"batches", "warmup", "seconds", "nominal_gflop_per_row", "nominal_gflop_per_second"}
-    assert set(SCHEMA["required"]) == set(whole) - {"accuracy"} - of_batches - timed
+    further = {"comparison", "sentences_per_second", "om", "providers"}
+    assert set(SCHEMA["properties"]) == {*whole, *further}
+    timed = {"latency_ms", "latencies_ms", "batches", "warmup", "seconds"}
+    timed |= {"samples_per_second", "nominal_gflop_per_row", "nominal_gflop_per_second"}
+    assert set(SCHEMA["required"]) == set(whole) - {"accuracy"} - timed
     single = json.loads(results.json_text(report_of(evaluation(single=[0.5, 0.25]))))
     validator.validate(single)
     assert not validator.is_valid({**whole, **single}), "batches and single sentences in one"
-    assert not validator.is_valid({key: whole[key] for key in whole if key not in of_batches})
-    for wrong in ({"further": 1}, {"schema_version": 2}, {"slots": -1}, {"machine": {}}):
+    assert not validator.is_valid({k: whole[k] for k in whole if k != "samples_per_second"})
+    for wrong in (
+        {"further": 1},
+        {"batch_latencies_ms": [1.0]},
+        {"schema_version": 2},
+        {"slots": -1},
+        {"machine": {}},
+    ):
         assert not validator.is_valid({**whole, **wrong})
     unlabelled = json.loads(results.json_text(report_of(given=examples(None))))
     validator.validate(unlabelled)
+
+
+def test_the_schema_in_the_tree_is_that_of_the_rows_of_figures():
+    made = results.json_text(figures.schema())
+    how = "run python -m albert_aie.report.figures"
+    assert results.SCHEMA.read_text(encoding="utf-8") == made, how
 
 
 def test_where_an_evaluation_was_made(monkeypatch, tmp_path):
@@ -395,7 +409,7 @@ def test_the_first_three_without_finite_logits_are_named():
     ],
 )
 def test_wilson_intervals(correct, total, low, high):
-    assert figures.wilson(correct, total) == pytest.approx((low, high), abs=1e-6)
+    assert metrics.wilson(correct, total) == pytest.approx((low, high), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -413,7 +427,7 @@ def test_wilson_intervals(correct, total, low, high):
     ],
 )
 def test_percentiles_are_nearest_rank(values, percent, wanted):
-    assert figures.percentile(values, percent) == wanted
+    assert speed.percentiles(values, percent) == {f"p{percent}": wanted}
 
 
 def test_flops_of_a_row_of_8_tokens():

@@ -10,7 +10,7 @@ from albert_aie.artifact import pt_file
 from albert_aie.base import machine
 
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
-TIMES = ("samples_per_second", "shapes", "latency_ms", "batch_latencies_ms", "seconds", "machine")
+TIMES = ("samples_per_second", "shapes", "latency_ms", "latencies_ms", "seconds", "machine")
 TIMES += ("peak_memory_bytes", "command", "nominal_gflop_per_second")
 
 
@@ -28,7 +28,7 @@ def test_json_prints_what_eval_json_holds_and_nothing_else(
     assert told["digests"]["checkpoint"] == found.sha256
     assert told["digests"]["tokenizer"] == found.tokenizer.sha256
     assert f"--aie_model_dir={compiled}" in told["command"]
-    assert len(told["batch_latencies_ms"]) == told["batches"] == 1
+    assert len(told["latencies_ms"]) == told["batches"] == 1
     assert told["machine"]["cores"] >= 1
     if machine.peak_memory() is not None:  # where the system says it
         assert 30e6 < told["peak_memory_bytes"] < 30e9

@@ -12,6 +12,7 @@ from albert_aie.base.errors import UserError
 from albert_aie.data.datasets import Examples
 from albert_aie.data.tasks import SST2
 from albert_aie.report import page, plots
+from albert_aie.run.classifier import softmax
 from benchmarks import cells, sweep_page
 
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
@@ -41,10 +42,8 @@ def test_probabilities_by_hand():
     """softmax(0, ln 3) is 1/4 and 3/4, also of numbers whose exponential overflows."""
     three = numpy.log(3)
     logits = numpy.array([[0, three], [1000 + three, 1000], [NAN, 1]], numpy.float32)
-    assert page.probabilities(logits)[:2] == pytest.approx(
-        numpy.array([[0.25, 0.75], [0.75, 0.25]]), abs=1e-4
-    )
-    assert numpy.isnan(page.probabilities(logits)[2]).all()
+    assert softmax(logits)[:2] == pytest.approx(numpy.array([[0.25, 0.75], [0.75, 0.25]]), abs=1e-4)
+    assert numpy.isnan(softmax(logits)[2]).all()
 
 
 LOGITS = numpy.array([[2, 0], [0, 1], [0, 3], [NAN, 0], [4, 0], [0, 0.5]], numpy.float32)
@@ -78,7 +77,7 @@ def test_the_calibration_error_of_an_evaluation_leaves_out_what_was_not_scored(m
 
 def test_the_most_confident_errors_first(monkeypatch):
     correct = numpy.array([True, False, False, False, False, True])
-    made = page.confident_errors(page.probabilities(LOGITS), correct, examples(LABELS))
+    made = page.confident_errors(softmax(LOGITS), correct, examples(LABELS))
     assert [(e["index"], e["prediction"], e["label"]) for e in made] == [
         (4, "negative", "positive"),
         (2, "positive", "negative"),
@@ -86,7 +85,7 @@ def test_the_most_confident_errors_first(monkeypatch):
     ]
     assert [e["probability"] for e in made] == ["0.9820", "0.9526", "0.7311"]
     monkeypatch.setattr(page, "WORST", 1)
-    assert len(page.confident_errors(page.probabilities(LOGITS), correct, examples(LABELS))) == 1
+    assert len(page.confident_errors(softmax(LOGITS), correct, examples(LABELS))) == 1
 
 
 def outside(text):

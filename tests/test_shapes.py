@@ -277,7 +277,7 @@ def test_one_sentence_at_a_time_takes_the_shortest_row(tmp_path, tiny, sentences
     ]
     assert made["positions"] == sum(rungs)
     assert made["padding"] == pytest.approx(1 - sum(wanted) / sum(rungs))
-    assert len(made["one_at_a_time"]["sentence_latencies_ms"]) == len(texts)
+    assert len(made["latencies_ms"]) == len(texts)
 
 
 def test_an_engine_is_not_asked_while_it_computes(tmp_path, tiny, export, monkeypatch):

@@ -9,7 +9,7 @@ from ..base import terminal
 from ..base.choose_shapes import CHOSEN
 from ..base.errors import UserError
 from ..base.files import replacing
-from ..data import datasets, records
+from ..data import datasets, formats, records
 from ..run.classifier import chunks
 from . import arguments
 
@@ -23,7 +23,7 @@ def add_flags(parser):
     add("--input", metavar="FILE", help="file of texts, - for standard input")
     add(
         "--input_format",
-        choices=tuple(records.FORMATS),
+        choices=tuple(formats.FORMATS),
         help="default: by the suffix; lines on standard input",
     )
     arguments.add_text_column(add)
@@ -52,7 +52,7 @@ def check(args):
     for name in ("input_format", "text_column", "label_column"):
         if getattr(args, name) and not args.input:
             raise UserError(f"--{name}: means something with --input only; add --input FILE")
-    if args.output == records.STDIN and wants_figures(args):
+    if args.output == formats.STDIN and wants_figures(args):
         raise UserError("--output -: the figures stand on standard output; name a file")
     if args.output and not own:
         raise UserError(
@@ -87,7 +87,7 @@ def reading(args, task):
         record = records.Record(1, dict(zip(names, args.text)))
         yield records.Table("--text", names, [record]), "lines", names
         return
-    form = records.format_of(args.input, args.input_format)
+    form = formats.format_of(args.input, args.input_format)
     layout = records.Layout(task.columns, args.text_column or task.text)
     with records.reading(args.input, form, layout) as table:
         yield table, form, datasets.columns(table, task, args.text_column)
@@ -98,7 +98,7 @@ def writing(path):
     """`with writing(FILE) as write:` a function of text, None to flush, that gives False once
     nobody reads. A file appears whole at the end, standard output (None or "-") as it is
     written."""
-    if path not in (None, records.STDIN):
+    if path not in (None, formats.STDIN):
         with replacing(path) as temporary:
             with open(temporary, "w", encoding="utf-8", newline="") as file:
                 yield lambda text: text is None or bool(file.write(text))

@@ -1,3 +1,3 @@
 """Every row of a corpus once, on one machine or on Ray."""
 
-__all__ = ["planning", "ray_workers", "reading", "summaries", "worker"]
+__all__ = ["job", "planning", "ray_workers", "reading", "summaries", "worker"]

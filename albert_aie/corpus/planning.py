@@ -51,7 +51,7 @@ class Plan(NamedTuple):
 
     @property
     def bytes(self):
-        return sum(known.bytes for known in self.inputs)
+        return sum(source.bytes for source in self.inputs)
 
     @property
     def digest(self):
@@ -60,7 +60,7 @@ class Plan(NamedTuple):
     def content(self):
         """As JSON has it."""
         parts = [[part.number, part.input, *part.span] for part in self.parts]
-        inputs = [list(known) for known in self.inputs]
+        inputs = [list(source) for source in self.inputs]
         content = {"settings": self.settings, "inputs": inputs, "columns": self.columns}
         return {**content, "schema": self.encoded, "parts": parts}
 
@@ -68,14 +68,14 @@ class Plan(NamedTuple):
         """Of the input that a Part is of."""
         return self.inputs[part.input].path
 
-    def told(self, part):
+    def describe(self, part):
         """A Part, for messages."""
         unit = reading.FORMATS[self.settings["format"]].unit
         first = part.span.line or part.span.start
         place = f"from line {first}" if unit == "line" else f"from row {first}"
         return f"{self.path_of(part)}, {part.span.rows:,} rows {place}"
 
-    def told_row(self, part, number):
+    def describe_row(self, part, number):
         """A row of a Part, for messages."""
         unit = reading.FORMATS[self.settings["format"]].unit
         return f"{self.path_of(part)}, {unit} {number}"
@@ -88,14 +88,14 @@ def make(inputs, form, cut):
 
     schema, columns, parts, kinds = None, [], [], {}
     folders = _partitions(inputs)
-    for number, known in enumerate(inputs):
-        whole, spans = reading.scan(known, form, cut, kinds)
+    for number, source in enumerate(inputs):
+        whole, spans = reading.scan(source, form, cut, kinds)
         columns.append(whole.names)
-        found = pyarrow.schema([field for field in whole if field.name not in folders])
-        joined = found if schema is None or form == "jsonl" else _joined(schema, found)
+        added = pyarrow.schema([field for field in whole if field.name not in folders])
+        joined = added if schema is None or form == "jsonl" else _joined(schema, added)
         if joined is None:
             raise UserError(
-                f"{known.path}: has columns ({_columns(found)}), but {inputs[0].path} "
+                f"{source.path}: has columns ({_columns(added)}), but {inputs[0].path} "
                 f"({_columns(schema)}); give files of the same columns and types to a run"
             )
         schema = joined
@@ -111,11 +111,11 @@ def make(inputs, form, cut):
 
 def _partitions(inputs):
     """{key: its values} of the folders of all inputs that are called key=value."""
-    found = {}
-    for known in inputs:
-        for key, value in partition(known.path).items():
-            found.setdefault(key, []).append(value)
-    return found
+    folders = {}
+    for source in inputs:
+        for key, value in partition(source.path).items():
+            folders.setdefault(key, []).append(value)
+    return folders
 
 
 def _type_of(values):
@@ -129,19 +129,19 @@ def _type_of(values):
     return pyarrow.int32()
 
 
-def _joined(schema, found):
+def _joined(schema, added):
     """The Schema of both, whose columns may stand in another order; None where there is none that
     holds the values of both as they are."""
     import pyarrow
     from pyarrow import types
 
-    if set(schema.names) != set(found.names):
+    if set(schema.names) != set(added.names):
         return None
     try:
-        both = pyarrow.unify_schemas([schema, found], promote_options="permissive")
+        both = pyarrow.unify_schemas([schema, added], promote_options="permissive")
     except pyarrow.ArrowException:
         return None
-    pairs = [(one.field(field.name).type, field.type) for field in both for one in (schema, found)]
+    pairs = [(one.field(field.name).type, field.type) for field in both for one in (schema, added)]
     changed = (
         types.is_integer(one) and types.is_floating(other) or one != other and _is_bytes(other)
         for one, other in pairs
@@ -188,12 +188,12 @@ def load(folder):
     content = read_json(path, other)
     try:
         parts = [Part(number, file, Span(*span)) for number, file, *span in content["parts"]]
-        inputs = [Input(*known) for known in content["inputs"]]
+        inputs = [Input(*source) for source in content["inputs"]]
         plan = Plan(content["settings"], inputs, content["columns"], content["schema"], parts)
-        right = content["version"] == VERSION and content["sha256"] == plan.digest
+        whole = content["version"] == VERSION and content["sha256"] == plan.digest
     except (LookupError, TypeError, ValueError):
-        right = False
-    if not right:
+        whole = False
+    if not whole:
         raise UserError(f"{path}: is not a plan as it was written; {other}")
     return plan
 
@@ -230,10 +230,10 @@ def check_outside(inputs, folder):
     """Raises UserError for an input that lies in the output folder: the next run would take what
     this one wrote for more of it."""
     inside = os.path.realpath(folder) + os.sep
-    for known in inputs:
-        if identity(known.path).startswith(inside):
+    for source in inputs:
+        if identity(source.path).startswith(inside):
             raise UserError(
-                f"--output_dir {folder}: holds the input {known.path}; take another folder"
+                f"--output_dir {folder}: holds the input {source.path}; take another folder"
             )
 
 

@@ -1,7 +1,7 @@
 """Workers of a corpus as Ray actors: one a card, or each with its share of the CPUs.
 
 Plain actors, not Ray Data: a part is given out again when its actor dies, so many times and no
-more, which Ray Data cannot be told; and its own checkpoints do not promise a row once."""
+more, for which Ray Data has no setting; and its own checkpoints do not promise a row once."""
 
 import contextlib
 import os
@@ -13,13 +13,13 @@ from ..base.errors import UserError, first_line, need
 from .worker import ATTEMPTS, Worker, attempt
 
 OBJECT_STORE = 80 << 20  # bytes; rows never pass through it, and Ray takes no less
-PATIENCE = 30  # seconds without a worker before that is told
+PATIENCE = 30  # seconds without a worker before a note says so
 REACH = 10  # seconds for a cluster to take a connection; Ray itself tries for minutes
 CARDS = {"npu": "NPU", "cuda": "GPU"}  # device: what Ray calls it
 
 
 class Actor:
-    """Runs in a process of its own. Its methods answer as `corpus.attempt` does."""
+    """Runs in a process of its own. Its methods answer as `worker.attempt` does."""
 
     def place(self):
         import ray
@@ -111,11 +111,11 @@ def share(device, nodes, workers=None, threads=None):
     return workers, cpus, {"num_cpus": cpus}
 
 
-def on_ray(job, waiting, address, device, workers=None, tell=lambda text: None):
-    """As corpus.here, by actors of the Ray cluster at an address; `tell` is given what a user
-    should know meanwhile."""
+def on_ray(job, waiting, address, device, workers=None, note=lambda text: None):
+    """As worker.run_in_process, by actors of the Ray cluster at an address; `note` is given what a
+    user should know meanwhile."""
     ray, ours = connect(address)
-    # Ray tells of dead workers on stdout, which is for results; their parts are told by the caller
+    # Ray reports dead workers on stdout, which is for results; the caller reports their parts
     hushed = contextlib.ExitStack()
     try:
         hushed.enter_context(
@@ -127,7 +127,7 @@ def on_ray(job, waiting, address, device, workers=None, tell=lambda text: None):
             job = job._replace(options={**job.options, "threads": cpus})
         crew = Crew(ray, job, cpus, options, min(workers, len(waiting)))
         with contextlib.closing(crew):
-            yield from crew.results(waiting, tell)
+            yield from crew.results(waiting, note)
     finally:
         if ours:
             ray.shutdown()
@@ -151,7 +151,7 @@ class Crew:
         for actor in [*self.idle, *(actor for actor, _, _ in self.calls.values())]:
             self.ray.kill(actor, no_restart=True)
 
-    def results(self, waiting, tell):
+    def results(self, waiting, note):
         """(Part, outcome, value) of each call that ended; of an actor that is ready (None, "ready",
         how many are)."""
         while waiting or any(part for _, _, part in self.calls.values()):
@@ -161,7 +161,7 @@ class Crew:
                 self._call(self.make.remote(), "place")
             ready, _ = self.ray.wait(list(self.calls), timeout=PATIENCE)
             if not ready and not any(part for _, _, part in self.calls.values()):
-                tell("waiting for the cluster to start a worker")
+                note("waiting for the cluster to start a worker")
             for reference in ready:
                 yield from self._ended(reference)
 

@@ -1,7 +1,7 @@
 """Tables of a corpus, cut into parts and read a part at a time.
 
-Text is read by records.py, as run_aie_eval.py does. Columns of Parquet and JSON lines keep their
-types; those of the other formats are text."""
+Text is read as run_aie_eval.py reads it, in the formats of data/formats.py. Columns of Parquet and
+JSON lines keep their types; those of the other formats are text."""
 
 import itertools
 from functools import partial
@@ -9,7 +9,8 @@ from typing import Callable, NamedTuple
 
 from ..base.errors import UserError, first_line, some
 from ..base.files import AGAIN
-from ..data import records
+from ..data import formats, records
+from . import json_types
 from .urls import BLOCK, check_same, identity, matching, opened, partition, status
 
 BATCH = 4096  # rows decoded at a time
@@ -55,7 +56,7 @@ def find(patterns, asked=None, note=lambda text: None):
             note(f"{path}: is {first} by another name; it is read once")
     paths = list(paths.values())
     fix = f"say which it is with --input_format {'|'.join(FORMATS)}"
-    forms = {path: asked or records.by_suffix(path, FORMATS, fix) for path in paths}
+    forms = {path: asked or formats.by_suffix(path, FORMATS, fix) for path in paths}
     for path, form in forms.items():
         if form != forms[paths[0]]:
             raise UserError(
@@ -71,11 +72,11 @@ def find(patterns, asked=None, note=lambda text: None):
 def _scan_text(form, file, path, cut, kinds):
     import pyarrow
 
-    columns, found = records.rows(file, path, form, cut.layout)
+    columns, rows = records.rows(file, path, form, cut.layout)
     starts, count = [], 0
-    for row in found:
+    for row in rows:
         if columns is None and not row.why:
-            row, grown = _joined(kinds, row)
+            row, grown = json_types.join(kinds, row)
             kinds.update(grown)
         if row.why and not cut.skipped:
             raise UserError(
@@ -86,19 +87,23 @@ def _scan_text(form, file, path, cut, kinds):
         count += 1
     ends = [start for start, _, _ in starts[1:]] + [count]
     spans = [Span(start, end - start, *rest) for (start, *rest), end in zip(starts, ends)]
-    kinds = kinds if columns is None else dict.fromkeys(columns, TEXT)
-    return pyarrow.schema([(name, _type(kind)) for name, kind in kinds.items()]), spans
+    kinds = kinds if columns is None else dict.fromkeys(columns, json_types.TEXT)
+    return pyarrow.schema([(name, json_types.type_of(kind)) for name, kind in kinds.items()]), spans
 
 
 def _read_text(form, file, path, span, schema, columns):
     import pyarrow
 
     values, numbers, bad = [], [], []
-    kinds = {field.name: _kind_of(field.type) for field in schema} if form == "jsonl" else None
-    found = records.rows_at(file, path, form, columns, span.place, span.line)
-    for row in itertools.islice(found, span.rows):
+    kinds = (
+        {field.name: json_types.kind_of(field.type) for field in schema}
+        if form == "jsonl"
+        else None
+    )
+    rows = records.rows_at(file, path, form, columns, span.place, span.line)
+    for row in itertools.islice(rows, span.rows):
         if kinds is not None and not row.why:
-            row, grown = _joined(kinds, row)
+            row, grown = json_types.join(kinds, row)
             if grown != kinds:  # only where the file is not the one that was planned
                 row = row._replace(why=row.why or "values of other types than were planned")
         if row.why:
@@ -109,86 +114,6 @@ def _read_text(form, file, path, span, schema, columns):
     return Rows(pyarrow.Table.from_pylist(values, schema=schema), numbers, bad)
 
 
-# --- what the values of JSON lines are: one of these, [kind of a list's] or {key: kind}
-
-NULL, BOOLEAN, TEXT, FLOAT = "null", "true or false", "text", "a fraction"
-# as long as a float can hold, int64, and 38 digits
-WHOLE = ("a whole number", "a whole number over 2^53", "a whole number over 2^63")
-_PLAIN = {type(None): NULL, bool: BOOLEAN, str: TEXT, float: FLOAT}
-
-
-def _kind(value):
-    if isinstance(value, list):
-        kinds = [NULL]
-        for one in value:
-            kinds = [_join(kinds[0], _kind(one))]
-        return kinds
-    if isinstance(value, dict):
-        return {name: _kind(one) for name, one in value.items()}
-    if type(value) is int:
-        if abs(value) >= 10**38:
-            raise ValueError("a whole number of more than 38 digits")
-        return WHOLE[(abs(value) > 1 << 53) + (not -(1 << 63) <= value < 1 << 63)]
-    return _PLAIN[type(value)]
-
-
-def _join(known, kind):
-    """The kind that holds values of both. Raises ValueError where there is none."""
-    if known == kind or kind == NULL:
-        return known
-    if known == NULL:
-        return kind
-    if isinstance(known, list) and isinstance(kind, list):
-        return [_join(known[0], kind[0])]
-    if isinstance(known, dict) and isinstance(kind, dict):
-        return {name: _join(known.get(name, NULL), kind.get(name, NULL)) for name in known | kind}
-    if known in WHOLE and kind in WHOLE:
-        return max(known, kind, key=WHOLE.index)
-    if FLOAT in (known, kind) and WHOLE[0] in (known, kind):
-        return FLOAT
-    raise ValueError(f"{_named(kind)}, but {_named(known)} in lines before")
-
-
-def _named(kind):
-    return kind if isinstance(kind, str) else "a list" if isinstance(kind, list) else "an object"
-
-
-def _joined(kinds, row):
-    """(the Row, {key: kind} that holds it too); where none does the Row says why, and the kinds are
-    as they were."""
-    grown, name = dict(kinds), ""
-    try:
-        for name, value in row.values.items():
-            grown[name] = _join(kinds.get(name, NULL), _kind(value))
-    except (ValueError, RecursionError) as error:
-        why = f"key {name[:50]!r} is {first_line(error)}"
-        return row._replace(values=None, why=why, fix="give it one type"), kinds
-    return row, grown
-
-
-def _type(kind):
-    import pyarrow
-
-    if isinstance(kind, list):
-        return pyarrow.list_(_type(kind[0]))
-    if isinstance(kind, dict):
-        return pyarrow.struct([(name, _type(one)) for name, one in kind.items()])
-    whole = dict(zip(WHOLE, (pyarrow.int64(), pyarrow.int64(), pyarrow.decimal128(38))))
-    others = (pyarrow.null(), pyarrow.bool_(), pyarrow.string(), pyarrow.float64())
-    return {**whole, **dict(zip((NULL, BOOLEAN, TEXT, FLOAT), others))}[kind]
-
-
-def _kind_of(column):
-    """The widest kind whose _type it is."""
-    from pyarrow import types
-
-    if types.is_list(column):
-        return [_kind_of(column.value_type)]
-    if types.is_struct(column):
-        return {field.name: _kind_of(field.type) for field in column}
-    return next(kind for kind in (*reversed(WHOLE), *_PLAIN.values()) if _type(kind) == column)
-
-
 # --- Parquet
 
 
@@ -196,10 +121,10 @@ def _scan_parquet(file, path, cut, kinds):
     import pyarrow
     from pyarrow import parquet
 
-    found = parquet.ParquetFile(file)
-    groups = found.metadata
+    reader = parquet.ParquetFile(file)
+    groups = reader.metadata
     sizes = [groups.row_group(number).num_rows for number in range(groups.num_row_groups)]
-    fields = [(field.name, _without_views(field.type)) for field in found.schema_arrow]
+    fields = [(field.name, _without_views(field.type)) for field in reader.schema_arrow]
     return pyarrow.schema(fields), _cut(sizes, cut.rows)
 
 
@@ -235,21 +160,21 @@ def _read_parquet(file, path, span, schema, columns):
     import pyarrow
     from pyarrow import parquet
 
-    found = parquet.ParquetFile(file, buffer_size=BLOCK, page_checksum_verification=True)
-    groups, sizes = range(found.metadata.num_row_groups), []
-    sizes = [found.metadata.row_group(number).num_rows for number in groups]
+    reader = parquet.ParquetFile(file, buffer_size=BLOCK, page_checksum_verification=True)
+    groups, sizes = range(reader.metadata.num_row_groups), []
+    sizes = [reader.metadata.row_group(number).num_rows for number in groups]
     skip, end = span.start - sum(sizes[: span.place]), span.place
     while sum(sizes[span.place : end]) < skip + span.rows:
         end += 1
     batches, wanted = [], span.rows
-    for batch in found.iter_batches(BATCH, range(span.place, end), use_threads=False):
+    for batch in reader.iter_batches(BATCH, range(span.place, end), use_threads=False):
         piece = batch.slice(skip, wanted)
         skip = max(0, skip - batch.num_rows)
         wanted -= piece.num_rows
         batches.append(piece)
         if not wanted:
             break
-    table = pyarrow.Table.from_batches(batches, found.schema_arrow)
+    table = pyarrow.Table.from_batches(batches, reader.schema_arrow)
     there = set(table.column_names)
     arrays = [
         table.column(field.name).cast(field.type)
@@ -279,44 +204,44 @@ FORMATS = {
     "parquet": Format((".parquet", ".pq"), _scan_parquet, _read_parquet, "row"),
     **{
         name: Format(known.suffixes, partial(_scan_text, name), partial(_read_text, name))
-        for name, known in sorted(records.FORMATS.items())
+        for name, known in sorted(formats.FORMATS.items())
     },
 }
 
 
-def scan(known, form, cut, kinds):
+def scan(source, form, cut, kinds):
     """(pyarrow Schema, list of Span) of an Input; `kinds` as Format has them. Raises UserError for
     a file that is not of that format, and for a row that cannot be read where none is skipped."""
-    with opened(known.path) as file:
+    with opened(source.path) as file:
         try:
-            schema, spans = FORMATS[form].scan(file, known.path, cut, kinds)
+            schema, spans = FORMATS[form].scan(file, source.path, cut, kinds)
         except (OSError, ValueError) as error:  # pyarrow's are ValueErrors
             raise UserError(
-                f"{known.path}: not a readable {form} file ({first_line(error)}); {AGAIN}"
+                f"{source.path}: not a readable {form} file ({first_line(error)}); {AGAIN}"
             ) from None
     doubled = [name for name in schema.names if schema.names.count(name) > 1]
     if doubled:
-        raise UserError(f"{known.path}: has several columns {some(doubled[:1])!r}; rename them")
+        raise UserError(f"{source.path}: has several columns {some(doubled[:1])!r}; rename them")
     return schema, spans
 
 
-def read(known, form, span, schema, columns):
+def read(source, form, span, schema, columns):
     """Rows of a Span of an Input, in memory, with the `schema` of the plan; `columns` are those of
     the file. Raises UserError where the file is not the one that was planned, and ValueError or
     OSError for content that cannot be read."""
     import pyarrow
 
-    check_same(known)
-    folders = partition(known.path)
+    check_same(source)
+    folders = partition(source.path)
     own = pyarrow.schema([field for field in schema if field.name not in folders])
-    with opened(known.path) as file:
-        found = FORMATS[form].read(file, known.path, span, own, columns)
-    check_same(known)
-    if len(found.numbers) + len(found.bad) != span.rows:
-        raise ValueError(f"{len(found.numbers) + len(found.bad)} rows instead of {span.rows}")
-    table = found.table
+    with opened(source.path) as file:
+        rows = FORMATS[form].read(file, source.path, span, own, columns)
+    check_same(source)
+    if len(rows.numbers) + len(rows.bad) != span.rows:
+        raise ValueError(f"{len(rows.numbers) + len(rows.bad)} rows instead of {span.rows}")
+    table = rows.table
     for field in schema:
         if field.name in folders:
             value = pyarrow.scalar(folders[field.name]).cast(field.type)
             table = table.append_column(field, pyarrow.repeat(value, table.num_rows))
-    return found._replace(table=table.select(schema.names))
+    return rows._replace(table=table.select(schema.names))

@@ -3,15 +3,13 @@ skipped. All of it is read from the files of the parts."""
 
 import contextlib
 import json
-import math
 from collections import Counter
 from pathlib import Path
 
 import numpy
 
 from ..base.files import json_text, replacing
-from ..data import datasets
-from ..data.metrics import METRICS, NONE, wilson
+from ..data import datasets, metrics
 from . import worker
 
 SUMMARY, SKIPPED = "_summary.json", "_skipped.tsv"
@@ -29,15 +27,15 @@ def counts(done):
     }
 
 
-def write_skipped(folder, plan, found):
+def write_skipped(folder, plan, pairs):
     """_skipped.tsv, file, row and why of each row that was skipped, from (Part, Done) pairs; None
     where there is none."""
     path = Path(folder) / SKIPPED
-    if not any(done.bad for _, done in found):
+    if not any(done.bad for _, done in pairs):
         return None
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(b"file\trow\twhy\n")
-        for part, done in found:
+        for part, done in pairs:
             for number, why in done.bad:
                 cells = (plan.path_of(part), str(number), why)
                 line = "\t".join(" ".join(cell.split("\t")) for cell in cells)
@@ -48,11 +46,11 @@ def write_skipped(folder, plan, found):
 
 def last_times(folder, plan):
     """What the summary of the last run of a Plan says of its time; None where there is none."""
-    known = {}
+    summary = {}
     with contextlib.suppress(OSError, ValueError):
-        known = json.loads((Path(folder) / SUMMARY).read_text(encoding="utf-8"))
-    known = known if isinstance(known, dict) and known.get("plan") == plan.digest else {}
-    return {name: known.get(name) for name in TIMES}
+        summary = json.loads((Path(folder) / SUMMARY).read_text(encoding="utf-8"))
+    summary = summary if isinstance(summary, dict) and summary.get("plan") == plan.digest else {}
+    return {name: summary.get(name) for name in TIMES}
 
 
 def write_summary(folder, summary):
@@ -62,7 +60,7 @@ def write_summary(folder, summary):
     return path
 
 
-def measured(folder, plan, task):
+def measure(folder, plan, task):
     """{"accuracy", "metrics", "unlabelled"} of all rows of the output, as run_aie_eval.py has them
     of one file; {} where no row has a label.
 
@@ -73,32 +71,31 @@ def measured(folder, plan, task):
         columns = numpy.array(pairs, numpy.float64).reshape(-1, 2)
         if set(columns[:, 1]) == {float(datasets.NO_LABEL)}:
             return {}
-        return {"metrics": _metrics(task, columns[:, 1], columns[:, 0])}
-    found, unlabelled = Counter(), 0
+        return {"metrics": _metrics(task.metrics, columns[:, 1], columns[:, 0])}
+    counted, unlabelled = Counter(), 0
     for (answer, label), count in _counted(folder, plan).items():
         number = datasets.number(label, task)
         if number is None:  # -1: the rows of a test file have none
             unlabelled += count
             continue
-        known = None if answer is None else task.number(answer)
-        found[number, NONE if known is None else known] += count
-    if not found:
+        predicted = None if answer is None else task.number(answer)
+        counted[number, metrics.NONE if predicted is None else predicted] += count
+    if not counted:
         return {}
-    correct = sum(count for (label, answer), count in found.items() if label == answer)
-    total = sum(found.values())
-    accuracy = {"correct": correct, "total": total, "value": correct / total}
-    accuracy["wilson95"] = list(wilson(correct, total))
-    metrics = [name for name in task.metrics if name != "accuracy"]
+    correct = sum(count for (label, answer), count in counted.items() if label == answer)
+    total = sum(counted.values())
+    names = [name for name in task.metrics if name != "accuracy"]
     values = {}
-    if metrics:
-        repeats = list(found.values())
-        labels, answers = (numpy.repeat(side, repeats) for side in zip(*found))
-        values = _metrics(task._replace(metrics=metrics), labels, answers)
+    if names:
+        repeats = list(counted.values())
+        labels, answers = (numpy.repeat(side, repeats) for side in zip(*counted))
+        values = _metrics(names, labels, answers)
+    accuracy = metrics.accuracy(correct, total)
     return {"accuracy": accuracy, "metrics": values, "unlabelled": unlabelled}
 
 
-def _metrics(task, labels, answers):
-    return {name: METRICS[name].of(labels, answers) for name in task.metrics}
+def _metrics(names, labels, answers):
+    return {name: metrics.METRICS[name].of(labels, answers) for name in names}
 
 
 def _columns(folder, plan):
@@ -114,12 +111,12 @@ def _columns(folder, plan):
 
 def _counted(folder, plan):
     """{(answer, label): rows}"""
-    found = Counter()
+    counted = Counter()
     for table in _columns(folder, plan):
         names = table.column_names
         for row in table.group_by(names).aggregate([([], "count_all")]).to_pylist():
-            found[row[names[0]], row[names[1]]] += row["count_all"]
-    return found
+            counted[row[names[0]], row[names[1]]] += row["count_all"]
+    return counted
 
 
 def _scores(folder, plan):
@@ -136,33 +133,24 @@ def lines(summary):
         yield "rate", _rate(summary)
     accuracy = summary.get("accuracy") or {}
     if accuracy.get("total"):
-        low, high = accuracy["wilson95"]
-        yield (
-            "accuracy",
-            f"{accuracy['value']:.4f} ({accuracy['correct']:,}/{accuracy['total']:,}), 95 % Wilson "
-            f"interval {low:.4f} to {high:.4f}"
-            + f"; {summary['unlabelled']:,} rows without a label"
-            * bool(summary["unlabelled"]),
-        )
-    told = {
-        METRICS[name].title: f"{value:.4f}" if math.isfinite(value) else "undefined"
-        for name, value in (summary.get("metrics") or {}).items()
-    }
-    if told:
-        yield "metrics", ", ".join(f"{title} {value}" for title, value in told.items())
+        unlabelled = f"; {summary['unlabelled']:,} rows without a label"
+        text = metrics.accuracy_line(accuracy)
+        yield "accuracy", text + unlabelled * bool(summary["unlabelled"])
+    if values := metrics.line(summary.get("metrics") or {}):
+        yield "metrics", values
     for failed in summary["failed"]:
         yield "failed", f"part {failed['part']}: {failed['what']}: {failed['why']}"
 
 
 def _rows(summary):
-    told = f"{summary['rows_written']:,} of {summary['rows_planned']:,} written"
+    text = f"{summary['rows_written']:,} of {summary['rows_planned']:,} written"
     for key, what in (
         ("skipped", "skipped"),
         ("truncated", "cut to the file's length"),
         ("not_scored", "without an answer, for their logits are not finite"),
     ):
-        told += f"; {summary[key]:,} {what}" * bool(summary[key])
-    return told
+        text += f"; {summary[key]:,} {what}" * bool(summary[key])
+    return text
 
 
 def _rate(summary):

@@ -13,7 +13,6 @@ from ..base.errors import UserError, first_line
 from ..base.files import check_readable
 
 BLOCK = 1 << 20  # bytes read at a time
-WILD = "*?["
 _QUOTED = {ord(sign): urllib.parse.quote(sign) for sign in "%#? "}  # in the names of a URL
 
 
@@ -30,16 +29,16 @@ def matching(pattern):
     of a folder all that lie in it and below. Raises UserError where there are none."""
     if "://" not in pattern:
         pattern = os.path.abspath(pattern)
-        if os.path.exists(pattern) or not any(sign in pattern for sign in WILD):
+        if os.path.exists(pattern) or not glob.has_magic(pattern):
             named = [pattern]
         else:
             named = [path for path in glob.glob(pattern, recursive=True) if not _hidden(path)]
-        found = [path for name in named for path in _below(name)]
+        paths = [path for name in named for path in _below(name)]
     else:
-        found = _matching_url(pattern)
-    if not found:
+        paths = _matching_url(pattern)
+    if not paths:
         raise UserError(f"--input {pattern}: no file goes by that; correct the pattern")
-    return sorted(found)
+    return sorted(paths)
 
 
 def _hidden(path):
@@ -52,13 +51,13 @@ def _below(path):
     be read."""
     if not os.path.isdir(path):
         return [path]
-    found, seen = [], set()
+    paths, seen = [], set()
     for folder, folders, names in os.walk(path, onerror=_raise, followlinks=True):
         kept = [name for name in folders if not _hidden(name)]
         folders[:] = [] if os.path.realpath(folder) in seen else kept  # a link may be a circle
         seen.add(os.path.realpath(folder))
-        found += [os.path.join(folder, name) for name in names if not _hidden(name)]
-    return found
+        paths += [os.path.join(folder, name) for name in names if not _hidden(name)]
+    return paths
 
 
 def _raise(error):
@@ -89,7 +88,7 @@ def _matching_url(pattern):
 
     scheme, _, rest = pattern.partition("://")
     names = rest.rstrip("/").split("/")
-    fixed = list(itertools.takewhile(lambda name: not any(sign in name for sign in WILD), names))
+    fixed = list(itertools.takewhile(lambda name: not glob.has_magic(name), names))
     where, base = _filesystem("/".join([scheme + ":/", *fixed]))
     try:
         top = where.get_file_info(base)
@@ -124,23 +123,23 @@ def status(path):
     """The Input of a path or URL. Raises UserError where there is no such file."""
     if "://" not in path:
         check_readable(path)
-        found = os.stat(path)
-        return Input(path, found.st_size, found.st_mtime_ns)
+        info = os.stat(path)
+        return Input(path, info.st_size, info.st_mtime_ns)
     where, inner = _filesystem(path)
     try:
-        found = where.get_file_info(inner)
+        info = where.get_file_info(inner)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)}); correct it") from None
-    if not found.is_file:
+    if not info.is_file:
         raise UserError(f"{path}: no such file; correct its name")
-    return Input(path, found.size, found.mtime_ns)
+    return Input(path, info.size, info.mtime_ns)
 
 
-def check_same(known):
+def check_same(source):
     """Raises UserError where a file is not the one that was planned."""
-    if status(known.path) != known:
+    if status(source.path) != source:
         raise UserError(
-            f"{known.path}: changed since the run was planned; put the file back, or take another "
+            f"{source.path}: changed since the run was planned; put the file back, or take another "
             "--output_dir"
         )
 

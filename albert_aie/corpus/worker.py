@@ -26,12 +26,13 @@ from . import planning, reading
 
 LOCK = "_lock"
 KEY = b"albert_aie"  # of what a part's file says of itself, in its Parquet metadata
-ATTEMPTS = 3
+ATTEMPTS = 3  # at a part
 
 
 class Job(NamedTuple):
-    """What a worker needs to know beside the plan, which it reads from `folder`. `token` is in the
-    lock of this run there; `files` are the compiled ones, `options` their backend's settings."""
+    """What a run is to do. `token` is in its lock in `folder`, "" where it writes nothing there;
+    `files` are the compiled ones, `options` their backend's settings. What follows is for the plan
+    alone, which workers read from the folder."""
 
     folder: str
     token: str
@@ -39,6 +40,10 @@ class Job(NamedTuple):
     label_map: object = None
     options: dict = {}
     skip_bad_rows: bool = False
+    part_rows: int = planning.PART_ROWS
+    text_column: object = None
+    label_column: object = None
+    label_names: object = None
 
 
 class Done(NamedTuple):
@@ -77,20 +82,16 @@ class Worker:
         """Done of a Part, written. Raises UserError for what would stop every part, or a bad row
         where they are not skipped; ValueError or OSError where its input cannot be read."""
         settings = self.plan.settings
-        known = self.plan.inputs[part.input]
+        source = self.plan.inputs[part.input]
         table, numbers, bad = reading.read(
-            known,
-            settings["format"],
-            part.span,
-            self.plan.schema,
-            self.plan.columns[part.input],
+            source, settings["format"], part.span, self.plan.schema, self.plan.columns[part.input]
         )
         task = self.classify.task._replace(labels=tuple(settings["labels"]))
         sentences, wrong = _sentences(table, settings, task)
         bad = sorted([*bad, *((numbers[i], why) for i, why in wrong.items())])
         if bad and not self.job.skip_bad_rows:
             raise UserError(
-                f"{self.plan.told_row(part, bad[0][0])}: {bad[0][1]}; correct it, or take "
+                f"{self.plan.describe_row(part, bad[0][0])}: {bad[0][1]}; correct it, or take "
                 "--on_bad_row skip"
             )
         if wrong:
@@ -99,8 +100,8 @@ class Worker:
             table, sentences = table.filter(mask), [sentences[i] for i in kept]
         logits, cut = numpy.zeros((0, self.classify.saved.num_labels), numpy.float32), 0
         if sentences:
-            found = self.classify.evaluate(sentences, warmup=0)
-            logits, cut = found.logits, found.truncated
+            evaluation = self.classify.evaluate(sentences, warmup=0)
+            logits, cut = evaluation.logits, evaluation.truncated
         unanswered = int((~finite(logits)).sum())
         done = Done(part.span.rows, table.num_rows, bad, cut, unanswered)
         write(self.folder, self.plan, part, _answered(table, logits, self.classify, settings), done)
@@ -211,7 +212,7 @@ def _digest_of(path):
     return path.with_name(f"_{path.stem}.sha256")
 
 
-def look(folder, plan, part):
+def read_done(folder, plan, part):
     """Done of a part that is written; None where its file is missing, is not as it was written or
     is not the one of this part."""
     from pyarrow import parquet
@@ -219,15 +220,15 @@ def look(folder, plan, part):
     path = path_of(folder, plan, part)
     try:
         digest = _digest_of(path).read_text(encoding="ascii").split()[0]
-        found = parquet.read_metadata(path)
-        said = json.loads(found.metadata[KEY])
-        right = said.pop("plan") == plan.digest and said.pop("part") == part.number
+        footer = parquet.read_metadata(path)
+        said = json.loads(footer.metadata[KEY])
+        belongs = (said.pop("plan"), said.pop("part")) == (plan.digest, part.number)
         done = Done(**said)
     except (OSError, LookupError, TypeError, ValueError):  # pyarrow's are ValueErrors
         return None
-    right = right and done.rows == part.span.rows and done.written == found.num_rows
-    right = right and done.written + len(done.bad) == done.rows
-    return done if right and sha256(path) == digest else None
+    fits = done.rows == part.span.rows == done.written + len(done.bad)
+    fits = belongs and fits and done.written == footer.num_rows
+    return done if fits and sha256(path) == digest else None
 
 
 # --- a run
@@ -279,34 +280,13 @@ def attempt(function, *given):
         return "failed", f"{first_line(error)} ({type(error).__name__})"
 
 
-def here(job, waiting):
-    """Run the Parts of the deque `waiting` in this process: yields (Part, outcome, value), as
-    `attempt` has them. What is added to `waiting` meanwhile is run too."""
+def run_in_process(job, waiting):
+    """Run the Parts of the deque `waiting` in this process: yields (None, "ready", 1), then
+    (Part, outcome, value) as `attempt` has them. What is added to `waiting` meanwhile is run
+    too."""
     worker = Worker(job)
     with worker.classify:
         yield None, "ready", 1
         while waiting:
             part = waiting.popleft()
             yield (part, *attempt(worker.run, part))
-
-
-class Tally:
-    """What became of a run's parts so far."""
-
-    def __init__(self, parts):
-        self.left, self.tries, self.failed = parts, {}, []
-
-    def add(self, part, outcome, value, waiting):
-        """Count an outcome; a part that failed waits again, up to ATTEMPTS times. Raises UserError
-        for what stops the run."""
-        if outcome == "refused":
-            raise UserError(value)
-        if outcome == "done":
-            self.left -= 1
-            return
-        self.tries[part.number] = self.tries.get(part.number, 0) + 1
-        if self.tries[part.number] < ATTEMPTS:
-            waiting.append(part)
-        else:
-            self.left -= 1
-            self.failed.append((part, value))

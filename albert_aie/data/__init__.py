@@ -1,3 +1,3 @@
 """Tasks, and files of examples: what is read, and what tells how good predictions are."""
 
-__all__ = ["datasets", "metrics", "records", "tasks"]
+__all__ = ["datasets", "formats", "metrics", "records", "tasks"]

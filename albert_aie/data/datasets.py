@@ -139,20 +139,20 @@ def labelled(task, table, label, names=None):
 def collect(table, task, text, label=None, indices=()):
     """Examples of all Records of a Table, from its columns `text` and `label`. Raises UserError
     where there are none, or a label is no class."""
-    lines, sentences, labels, found = [], [], [], []
+    lines, sentences, labels, numbered = [], [], [], []
     index = next((indices[name] for name in INDEX if name in indices), None)
     for record in table.records:
         lines.append(record.line)
         sentences.append(sentence(record, text, table.path))
         labels.append(_label(record.values.get(label)))
-        found.append(_label(record.values[index]) if index in record.values else len(found))
+        numbered.append(_label(record.values[index]) if index in record.values else len(numbered))
     if not lines:
         raise UserError(f"{table.path}: holds a header and no sentence; download it again")
     unlabelled = label is None or all(map(is_missing, labels))
     numbers = None if unlabelled else _labels(labels, lines, table.path, task)
     classes = (SCORE,) if task.regression else task.classes
     note = _quoted(sentences, lines, table.path)
-    return Examples(task, table.path, sentences, numbers, found, classes, note)
+    return Examples(task, table.path, sentences, numbers, numbered, classes, note)
 
 
 def columns(table, task, asked=None):
@@ -174,8 +174,8 @@ def columns(table, task, asked=None):
 
 def sentence(record, text, path):
     """A Record's sentence: the text in a column, or the pair in two."""
-    found = tuple(records.text_of(record, name, path) for name in text)
-    return found if len(text) == 2 else found[0]
+    parts = tuple(records.text_of(record, name, path) for name in text)
+    return parts if len(text) == 2 else parts[0]
 
 
 def _check_there(path, task):
@@ -263,17 +263,17 @@ def _passed_over(broken):
 
 def _quoted(sentences, lines, path):
     """A note where sentences look like CSV's: in double quotes, with those inside doubled."""
-    found = [
+    quoted = [
         line
         for line, fields in zip(lines, sentences)
         if any(_is_csv(field.strip()) for field in texts(fields))
     ]
-    if not found:
+    if not quoted:
         return ""
+    more = f" and {len(quoted) - 1} more" if quoted[1:] else ""
     return (
-        f"{path}, line {found[0]}{f' and {len(found) - 1} more' if found[1:] else ''}: stands in "
-        "double quotes; GLUE has no quoting, so they are part of the sentence: take them out if "
-        "they are not"
+        f"{path}, line {quoted[0]}{more}: stands in double quotes; GLUE has no quoting, so they "
+        "are part of the sentence: take them out if they are not"
     )
 
 

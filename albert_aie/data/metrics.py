@@ -90,6 +90,28 @@ def measure(name, examples, logits):
         return METRICS[name].of(labels, predicted)
 
 
+def accuracy(correct, total):
+    """The accuracy of so many sentences, with its 95 % interval, as JSON has it."""
+    interval = list(wilson(correct, total))
+    return {"correct": correct, "total": total, "value": correct / total, "wilson95": interval}
+
+
+def accuracy_line(accuracy):
+    """The same as text."""
+    return ("{value:.4f} ({correct:,}/{total:,}), 95 % Wilson interval {0:.4f} to {1:.4f}").format(
+        *accuracy["wilson95"], **accuracy
+    )
+
+
+def line(values):
+    """Text of {name: value} of metrics but the accuracy, which has a line of its own."""
+    return ", ".join(
+        f"{METRICS[name].title} {f'{value:.4f}' if math.isfinite(value) else 'undefined'}"
+        for name, value in values.items()
+        if name != "accuracy"
+    )
+
+
 def wilson(correct, total, z=1.959964):
     """95 % Wilson score interval of correct/total (Wilson 1927): right also near 0 and 1, where
     k/n +- 2 sigma is not."""

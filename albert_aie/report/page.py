@@ -13,6 +13,7 @@ import numpy
 from ..base.encoding import texts
 from ..base.errors import UserError, need
 from ..base.files import replacing
+from ..run.classifier import softmax
 from ..run.evaluate import finite, right
 from . import plots
 from .figures import lines
@@ -36,7 +37,7 @@ def check(path):
 def of_evaluation(result, logits, examples, compared=()):
     """HTML text of what eval.json holds, with its logits float32 [sentences, class] and Examples;
     `compared`: (name, text) of each line of the comparison, where there was one."""
-    single = "one_at_a_time" in result
+    single = "sentences_per_second" in result
     timed = "from text to label" if single else "of a batch's forward"
     drawn = [
         plots.picture("Latency", f"{timed}, warmed up", plots.histogram, result),
@@ -46,7 +47,7 @@ def of_evaluation(result, logits, examples, compared=()):
     page = {"title": f"ALBERT on {result['task']}", "summary": summary}
     if result["random_weights"] or examples.labels is None or examples.task.regression:
         return render(**page, plots=drawn)
-    chances = probabilities(logits)
+    chances = softmax(logits)
     scored, correct = finite(logits), right(logits, examples.labels)
     bins, error = calibration(chances[scored].max(1), correct[scored])
     said = f"expected calibration error {error:.4f} in {BINS} bins, which is 0 on the line"
@@ -78,13 +79,6 @@ def render(**page):
 
 
 # The figures
-
-
-def probabilities(logits):
-    """Softmax of float32 [sentences, class] as float64; NaN where logits are not finite."""
-    with numpy.errstate(all="ignore"):
-        raised = numpy.exp(logits - logits.max(1, keepdims=True), dtype=numpy.float64)
-        return raised / raised.sum(1, keepdims=True)
 
 
 def calibration(confidence, correct):

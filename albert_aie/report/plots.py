@@ -46,10 +46,8 @@ def svg(title, size, draw, *given):
 
 
 def histogram(axes, result):
-    single = result.get("one_at_a_time")
-    latency = (single or result)["latency_ms"]
-    values = single["sentence_latencies_ms"] if single else result["batch_latencies_ms"]
-    what = "sentence" if single else "batch"
+    latency, values = result["latency_ms"], result["latencies_ms"]
+    what = "sentence" if "sentences_per_second" in result else "batch"
     axes.hist(values, bins=min(30, 1 + len(values)), color=COLOURS[0])
     for name, line in (("p50", "-"), ("p99", ":")):
         axes.axvline(latency[name], color=INK, linestyle=line, label=f"{name} {latency[name]:.1f}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..base import encoding
 from ..base.errors import UserError
-from ..data import datasets, records
+from ..data import datasets, formats, records
 from . import batching
 
 SENTENCES = 256
@@ -54,8 +54,8 @@ def read(data_dir, task, path=None, held_out=False):
 
 def _own(path, task):
     """The texts, or pairs, of a file of lines or of the task's columns: not the empty ones."""
-    suffixes = (suffix for known in records.FORMATS.values() for suffix in known.suffixes)
-    form = records.by_suffix(path, records.FORMATS, f"--calibration takes {', '.join(suffixes)}")
+    suffixes = (suffix for known in formats.FORMATS.values() for suffix in known.suffixes)
+    form = formats.by_suffix(path, formats.FORMATS, f"--calibration takes {', '.join(suffixes)}")
     layout = records.Layout(task.columns, task.text)
     with records.reading(path, form, layout) as table:
         columns = datasets.columns(table, task)

@@ -1,0 +1,81 @@
+"""What the values of JSON lines are. A kind is one of the names below, [kind of a list's values] or
+{key: kind}; each has one pyarrow type."""
+
+from ..base.errors import first_line
+
+NULL, BOOLEAN, TEXT, FLOAT = "null", "true or false", "text", "a fraction"
+# as long as a float can hold, int64, and 38 digits
+WHOLE = ("a whole number", "a whole number over 2^53", "a whole number over 2^63")
+_PLAIN = {type(None): NULL, bool: BOOLEAN, str: TEXT, float: FLOAT}
+
+
+def _kind(value):
+    if isinstance(value, list):
+        kinds = [NULL]
+        for one in value:
+            kinds = [_widen(kinds[0], _kind(one))]
+        return kinds
+    if isinstance(value, dict):
+        return {name: _kind(one) for name, one in value.items()}
+    if type(value) is int:
+        if abs(value) >= 10**38:
+            raise ValueError("a whole number of more than 38 digits")
+        return WHOLE[(abs(value) > 1 << 53) + (not -(1 << 63) <= value < 1 << 63)]
+    return _PLAIN[type(value)]
+
+
+def _widen(known, kind):
+    """The kind that holds values of both. Raises ValueError where there is none."""
+    if known == kind or kind == NULL:
+        return known
+    if known == NULL:
+        return kind
+    if isinstance(known, list) and isinstance(kind, list):
+        return [_widen(known[0], kind[0])]
+    if isinstance(known, dict) and isinstance(kind, dict):
+        return {name: _widen(known.get(name, NULL), kind.get(name, NULL)) for name in known | kind}
+    if known in WHOLE and kind in WHOLE:
+        return max(known, kind, key=WHOLE.index)
+    if FLOAT in (known, kind) and WHOLE[0] in (known, kind):
+        return FLOAT
+    raise ValueError(f"{_named(kind)}, but {_named(known)} in lines before")
+
+
+def _named(kind):
+    return kind if isinstance(kind, str) else "a list" if isinstance(kind, list) else "an object"
+
+
+def join(kinds, row):
+    """(the Row, {key: kind} that holds it too); where none does the Row says why, and the kinds are
+    as they were."""
+    grown, name = dict(kinds), ""
+    try:
+        for name, value in row.values.items():
+            grown[name] = _widen(kinds.get(name, NULL), _kind(value))
+    except (ValueError, RecursionError) as error:
+        why = f"key {name[:50]!r} is {first_line(error)}"
+        return row._replace(values=None, why=why, fix="give it one type"), kinds
+    return row, grown
+
+
+def type_of(kind):
+    import pyarrow
+
+    if isinstance(kind, list):
+        return pyarrow.list_(type_of(kind[0]))
+    if isinstance(kind, dict):
+        return pyarrow.struct([(name, type_of(one)) for name, one in kind.items()])
+    whole = dict(zip(WHOLE, (pyarrow.int64(), pyarrow.int64(), pyarrow.decimal128(38))))
+    others = (pyarrow.null(), pyarrow.bool_(), pyarrow.string(), pyarrow.float64())
+    return {**whole, **dict(zip((NULL, BOOLEAN, TEXT, FLOAT), others))}[kind]
+
+
+def kind_of(column):
+    """The widest kind whose type_of it is."""
+    from pyarrow import types
+
+    if types.is_list(column):
+        return [kind_of(column.value_type)]
+    if types.is_struct(column):
+        return {field.name: kind_of(field.type) for field in column}
+    return next(kind for kind in (*reversed(WHOLE), *_PLAIN.values()) if type_of(kind) == column)
