@@ -623,10 +623,11 @@ def test_the_files_that_are_exported_one_a_precision(monkeypatch, tmp_path):
     args = SimpleNamespace(precision=["fp32", "bf16"], **given)
     chosen, _ = plan.engines(args, tmp_path)
     files = {(engine.precision, engine.made_from["file"]) for engine in chosen}
-    assert len(chosen) == 5 and len(files) == 3
+    assert len(chosen) == 6 and len(files) == 4
     own = ["--pth_dir", "--data_dir", "--save_dir"]
     shaped = ["--backend", "--device", "--precision", *own]
-    assert calls == [own, shaped, shaped]
+    compiled = [*shaped[:3], "--pack", "--batch_size", "--max_seq_length", *own]
+    assert calls == [own, shaped, compiled, shaped]
 
 
 DEMO = "--pth_dir", str(ROOT / "demo" / "checkpoint")

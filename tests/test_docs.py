@@ -46,7 +46,8 @@ def commands(page):
             name = ours and (ours[1] or ours[2]).replace("/", ".")
             if name and name not in ("pytest", "pip", "venv", "ruff", "tests.fuzz"):
                 assert not (ours[1] or "").startswith("benchmarks"), f"{line}: needs -m"
-                yield name, shlex.split(part[ours.end() :], comments=True)
+                if name != "examples.serve":  # has no flags, and needs FastAPI
+                    yield name, shlex.split(part[ours.end() :], comments=True)
 
 
 def parsed(name, argv, monkeypatch):

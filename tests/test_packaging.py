@@ -30,8 +30,11 @@ def wanted(python):
             yield requirement
 
 
-def test_requirements_txt_lists_what_pyproject_toml_does_and_the_package():
-    assert lines(ROOT / "requirements.txt") == [*PROJECT["dependencies"], "-e ."]
+def test_requirements_txt_lists_what_running_and_exporting_need_and_the_package():
+    whole = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["export"], "-e ."]
+    assert sorted(lines(ROOT / "requirements.txt")) == sorted(whole)
+    core = {Requirement(line).name for line in PROJECT["dependencies"]}
+    assert core == {"numpy", "sentencepiece", "tokenizers", "tqdm", "openvino"}
 
 
 def test_each_requirement_has_an_upper_bound():

@@ -6,7 +6,7 @@ import time
 
 from ..base import machine
 from ..base.choose_shapes import CALL, Grid
-from ..base.errors import UserError, last_line
+from ..base.errors import UserError, last_line, need
 from ..base.machine import THREADS, lacks_memory
 from . import Compiled, Option, Output, Unavailable, check_precision, settings
 from .runner import Runner, check_read_back, manifest_mismatch
@@ -93,6 +93,7 @@ def forward(compiled, floating, device, batch):
 
 
 def load(artifact, target):
+    need(f"{artifact.path}: was compiled for torchscript, which", "torch")
     reason = unavailable(target.device)
     if reason:
         raise UserError(f"{artifact.path}: was compiled for {target.device}, but {reason}")

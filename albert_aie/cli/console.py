@@ -23,6 +23,8 @@ FIXES = {
 }
 _hushed = set()  # "results" where this run of a script prints JSON alone
 
+EXPORT = ("torch", "transformers", "safetensors")  # what running an openvino file does without
+
 
 def main(parse_args, run, argv=None):
     """Exit code of a script: 0 success, 1 the comparison failed or a sentence has no finite
@@ -38,6 +40,10 @@ def main(parse_args, run, argv=None):
         return run(args)
     except UserError as error:
         return _refuse(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in EXPORT:
+            raise
+        return _refuse(f"this needs {error.name}; pip install -e .[export] in the program's folder")
     except OSError as error:  # a file that is there and cannot be read
         where = f"{error.filename}: " if error.filename else ""
         fix = FIXES.get(error.errno, "correct its name or permissions")

@@ -1,3 +1,12 @@
 """Sentences through a file: batches, logits, classes, and the comparison with the reference."""
 
-__all__ = ["batching", "calibration", "classifier", "compare", "evaluate", "om_kit", "recipes"]
+__all__ = [
+    "batching",
+    "calibration",
+    "classifier",
+    "compare",
+    "dynamic_batching",
+    "evaluate",
+    "om_kit",
+    "recipes",
+]

@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""An exported file behind HTTP: pip install .[serve]; python examples/serve.py FILE.pt
+
+    curl localhost:8000/predict -H 'content-type: application/json' -d '{"inputs": "a fine film"}'
+
+/predict answers as text-embeddings-inference does: of one text [{"label", "score"}, ...], the
+likeliest first; of a list of texts a list of those. SIGTERM: what was asked for is answered first.
+"""
+
+import sys
+from typing import Union
+
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
+
+from albert_aie import Classifier
+from albert_aie.base.errors import UserError
+
+
+class Query(BaseModel):
+    inputs: Union[str, list[str]]
+
+
+def make_app(classify):
+    app = FastAPI()
+
+    @app.get("/health")
+    async def health():
+        return {"model": classify.saved.path.name}
+
+    @app.post("/predict")
+    async def predict(query: Query):
+        try:
+            found = await classify.answer(query.inputs)
+        except UserError as error:
+            code = 429 if "wait already" in str(error) else 422
+            raise HTTPException(code, str(error)) from None
+        return ranked(found) if isinstance(query.inputs, str) else list(map(ranked, found))
+
+    return app
+
+
+def ranked(answer):
+    scores = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])
+    return [{"label": label, "score": score} for label, score in scores]
+
+
+if __name__ == "__main__":
+    with Classifier(sys.argv[1], streams=1) as classify:  # one stream: the lowest latency
+        port = int(sys.argv[2]) if len(sys.argv) > 2 else 8000
+        uvicorn.run(make_app(classify), port=port, log_level="warning")

@@ -1,0 +1,265 @@
+"""Classifier under calls from many threads and tasks: whose answer is whose, turns, and the end."""
+
+import asyncio
+import contextlib
+import ctypes
+import pickle
+import random
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy
+import pytest
+
+from albert_aie.base.choose_shapes import Grid
+from albert_aie.base.encoding import Encoded
+from albert_aie.base.errors import UserError
+from albert_aie.base.shapes import Shape, packed
+from albert_aie.run import dynamic_batching
+from albert_aie.run.batching import next_batch
+from albert_aie.run.classifier import Classifier
+from albert_aie.run.dynamic_batching import Batcher
+
+
+class Runner:
+    """An engine whose logit of a sentence is its first token; it waits for `gate`, and notes its
+    calls. Token 13 is an error, 7 a NaN for all of its row."""
+
+    grid, streams = Grid(4, compiles=False), 1
+
+    def __init__(self):
+        self.gate, self.calls, self.entered = threading.Event(), [], threading.Semaphore(0)
+
+    def run(self, batch):
+        self.calls.append(batch)
+        self.entered.release()
+        assert self.gate.wait(20)
+        ids, mask = batch.input_ids, batch.attention_mask
+        if 13 in ids:
+            raise RuntimeError("token 13")
+        rows, _, slots = batch.shape
+        logits = numpy.zeros((rows, slots or 1, 1), numpy.float32)
+        for row in range(rows):
+            for number in range(1, mask[row].max() + 1):
+                logits[row, number - 1] = ids[row][mask[row] == number][0]
+            if 7 in ids[row]:
+                logits[row] = numpy.nan
+        return SimpleNamespace(logits=logits if slots else logits[:, 0], forward=1e-6)
+
+
+def batcher(limit=100):
+    saved = SimpleNamespace(path="a.pt", num_labels=1, shapes=(Shape(8, 64),))
+    return Batcher(Runner(), saved, lambda: UserError("closed"), limit)
+
+
+def text(token, length=20):
+    return Encoded([token] * length)
+
+
+def running(one, token=100):
+    """Its first call has begun, and waits."""
+    future = one.submit([text(token)])
+    assert one._runner.entered.acquire(timeout=20)
+    return future
+
+
+def test_what_waits_shares_the_next_call_and_each_gets_its_own_answer():
+    one = batcher()
+    first = running(one)
+    others = [one.submit([text(i + 20, 12), text(i + 40, 9)]) for i in range(9)]
+    one._runner.gate.set()
+    assert first.result(20) == 100
+    for i, future in enumerate(others):
+        assert future.result(20).ravel().tolist() == [i + 20, i + 40]
+    assert len(one._runner.calls) < 7  # 19 sentences
+
+
+def test_a_lone_caller_starts_at_once_at_its_own_length():
+    one = batcher()
+    one._runner.gate.set()
+    before = threading.active_count()
+    assert one.compute_now(text(9, 21)) == 9 and threading.active_count() == before
+    assert [batch.shape for batch in one._runner.calls] == [Shape(1, 24)]
+
+
+def test_nobody_starves_behind_a_long_list():
+    """Who comes last is in the next call but one, however long a list is."""
+    one = batcher(1000)
+    running(one)
+    long = one.submit([text(50, 60)] * 200)
+    late = [one.submit([text(i, 60)]) for i in (60, 61, 62)]
+    one._runner.gate.set()
+    for future in (*late, long):
+        future.result(20)
+    order = [int(batch.input_ids[0, 0]) for batch in one._runner.calls]
+    assert max(order.index(i) for i in (60, 61, 62)) <= 8
+
+
+def test_callers_take_turns():
+    """Each has its first sentence computed before any has its second."""
+    one = batcher()
+    running(one)
+    futures = [one.submit([text(20 + i, 60), text(60 + i, 60)]) for i in range(12)]
+    one._runner.gate.set()
+    for future in futures:
+        future.result(20)
+    order = [int(ids[0]) for batch in one._runner.calls[1:] for ids in batch.input_ids]
+    assert max(order.index(20 + i) for i in range(12)) < min(order.index(60 + i) for i in range(12))
+
+
+def test_too_many_that_wait_are_refused():
+    one = batcher(limit=3)
+    running(one)
+    two = one.submit([text(1), text(2)])
+    with pytest.raises(UserError, match="2 sentences wait already, of 3 at most"):
+        one.submit([text(3), text(4)])
+    one._runner.gate.set()
+    assert len(two.result(20)) == 2 and len(one.submit([text(3), text(4)]).result(20)) == 2
+
+
+@pytest.mark.parametrize("token", [13, 7])
+def test_an_error_or_a_nan_reaches_its_own_caller_alone(token):
+    one = batcher()
+    running(one)
+    good, bad, other = (one.submit([text(i, 9)]) for i in (5, token, 6))
+    one._runner.gate.set()
+    assert good.result(20) == 5 and other.result(20) == 6
+    if token == 13:
+        with pytest.raises(RuntimeError, match="token 13"):
+            bad.result(20)
+    else:
+        assert numpy.isnan(bad.result(20)).all()
+
+
+def test_close_answers_what_runs_and_refuses_what_waits():
+    one = batcher()
+    first = running(one)
+    waits = one.submit([text(5)])
+    ended = threading.Thread(target=one.close)
+    ended.start()
+    with pytest.raises(UserError, match="closed"):
+        waits.result(20)
+    ended.join(0.1)
+    assert ended.is_alive(), "it waits for what runs"
+    one._runner.gate.set()
+    ended.join(20)
+    assert first.result(0) == 100 and not ended.is_alive()
+    with pytest.raises(UserError, match="closed"):
+        one.submit([text(5)])
+
+
+def test_the_engine_is_one_callers_when_its_turn_comes():
+    one = batcher()
+    first = running(one)
+    with pytest.raises(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        one._runner.gate.set()
+        stack.enter_context(one.engine())
+        after = one.submit([text(5)])
+        assert first.done() and not after.done()
+        raise KeyboardInterrupt
+    assert after.result(20) == 5
+
+
+def test_what_was_cancelled_is_not_computed():
+    one = batcher()
+    running(one)
+    left, stays = one.submit([text(33, 60)]), one.submit([text(5, 60)])
+    assert left.cancel()
+    one._runner.gate.set()
+    assert stays.result(20) == 5
+    assert not any(33 in batch.input_ids for batch in one._runner.calls)
+
+
+def test_the_next_in_turn_is_first_and_the_longest_that_fit_share_its_row():
+    waiting = [(i, text(i, n)) for i, n in enumerate([10, 20, 30, 60, 24])]
+    batch = next_batch(waiting, [packed(1, 64)])
+    assert batch.sentences == [0, 2, 4] and batch.shape == packed(1, 64)
+    assert next_batch(waiting[:2], [packed(1, 64)], (Shape(1, 12),)).shape == Shape(1, 12)
+
+
+def test_many_threads_each_get_the_answers_of_their_own_texts(made_by):
+    serve(made_by["openvino"], requests=400, threads=16)
+
+
+@pytest.mark.slow
+def test_ten_thousand_requests_from_64_threads(made_by):
+    serve(made_by["openvino"], requests=10_000, threads=64)
+
+
+def serve(file, requests, threads):
+    """Random texts, over-long ones among them, from threads of which some are killed."""
+    draw = random.Random(0)
+    words = "a fine film dull poor charming never well acted plot slow start".split()
+    texts = [" ".join(draw.choices(words, k=draw.choice([1, 4, 9, 20, 90]))) for _ in range(50)]
+    with Classifier(file) as classify:
+        wanted = {one: classify(one).probability for one in texts}
+        wrong, ended = [], []
+
+        def work(seed):
+            own = random.Random(seed)
+            with contextlib.suppress(TimeoutError):
+                for _ in range(requests // threads):
+                    asked = own.sample(texts, own.choice([1, 1, 1, 5]))
+                    for one, answer in zip(asked, classify(asked)):
+                        if abs(answer.probability - wanted[one]) > 1e-5:
+                            wrong.append(one)
+            ended.append(seed)
+
+        workers = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers[::8]:
+            kill = ctypes.pythonapi.PyThreadState_SetAsyncExc
+            kill(ctypes.c_ulong(worker.ident), ctypes.py_object(TimeoutError))
+        deadline = time.monotonic() + 300
+        for worker in workers:
+            worker.join(max(0, deadline - time.monotonic()))
+        assert not any(worker.is_alive() for worker in workers) and not wrong
+        assert classify(texts[0]).probability == pytest.approx(wanted[texts[0]], abs=1e-5)
+
+
+def test_asyncio_awaits_it_and_a_cancelled_task_holds_up_nobody(made_by):
+    texts = [f"a {'very ' * i}fine film" for i in range(12)]
+
+    async def main(classify):
+        tasks = [asyncio.ensure_future(classify.answer(one)) for one in texts]
+        await asyncio.sleep(0)
+        tasks[3].cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        return found, await classify.answer(texts)
+
+    with Classifier(made_by["openvino"]) as classify:
+        wanted = [classify(one).probability for one in texts]
+        found, all_of_them = asyncio.run(main(classify))
+    assert [one.probability for one in all_of_them] == pytest.approx(wanted, abs=1e-5)
+    assert isinstance(found.pop(3), asyncio.CancelledError) and wanted.pop(3)
+    assert [one.probability for one in found] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_long_list_is_answered_in_order(made_by):
+    texts = ["fine" if i % 3 else "dull and slow" for i in range(700)]
+    with Classifier(made_by["torchscript"]) as classify:
+        wanted = [classify("dull and slow").probability, classify("fine").probability]
+        found = [one.probability for one in classify(texts)]
+    assert found == pytest.approx([wanted[bool(i % 3)] for i in range(700)], abs=1e-5)
+
+
+def test_a_pickled_one_says_what_to_do(made_by):
+    with Classifier(made_by["torchscript"]) as classify:
+        with pytest.raises(UserError, match="cannot be pickled or copied; send the file's path"):
+            pickle.dumps(classify)
+
+
+def test_no_thread_can_be_started(monkeypatch):
+    one = batcher()
+
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(dynamic_batching.threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="new thread"):
+        one.submit([text(5)])
+    monkeypatch.undo()
+    one._runner.gate.set()
+    assert one.submit([text(5)]).result(20) == 5
