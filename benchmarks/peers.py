@@ -26,7 +26,7 @@ from albert_aie.base.errors import UserError, some
 from albert_aie.base.shapes import slots_of
 from albert_aie.cli import arguments, console, parsing
 from albert_aie.data import datasets, tasks
-from albert_aie.report import figures
+from albert_aie.report import speed
 from albert_aie.run import batching
 from benchmarks import host, plan, readings
 from benchmarks import worker as job
@@ -267,7 +267,7 @@ def add_round(worker, answers, sentences):
     if worker.error:
         return
     times, classes = (sum(lists, []) for lists in zip(*answers))
-    found = figures.distribution(times)
+    found = speed.distribution(times)
     for name in readings.FIGURES:
         worker.readings["one_at_a_time"][name].append(found[name])
     worker.readings["one_at_a_time"] |= {"sentences": sentences, "every": 1, "predictions": classes}
