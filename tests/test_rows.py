@@ -138,7 +138,7 @@ def test_a_specialised_model_computes_no_places(files):
     assert len(model.get_ordered_ops()) == before, "it is a copy"
 
 
-def test_a_row_alone_has_all_threads_and_many_have_streams(files):
+def test_a_sentence_alone_has_all_threads_and_many_have_streams(files):
     asked = {}
     with Classifier(files["openvino"]) as classify, Classifier(files["openvino"], streams=2) as two:
         for name, runner in (("own", classify.runner), ("two", two.runner)):
@@ -150,7 +150,7 @@ def test_a_row_alone_has_all_threads_and_many_have_streams(files):
 
             runner._core = SimpleNamespace(compile_model=compile_model)
             runner.prepare([Shape(1, 16)]), runner.prepare([packed(1, 64), packed(8, 64)])
-    assert asked == {"own": [1, 1, "AUTO"], "two": [2, 2, 2]}
+    assert asked == {"own": [1, "AUTO", "AUTO"], "two": [2, 2, 2]}
 
 
 def test_what_many_calls_compile_stays_little(files):

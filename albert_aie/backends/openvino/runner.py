@@ -94,8 +94,8 @@ class OpenVinoRunner(Runner):
         for group in [shapes] if self._branches else [[shape] for shape in shapes]:
             if self._programs.keys() >= set(group):
                 continue
-            # a row alone has all threads, and does not wait for a second one
-            one = self.grid is not None and group[0].batch_size == 1
+            # a sentence alone has all threads, and does not wait for a second one
+            one = self.grid is not None and not group[0].slots and group[0].batch_size == 1
             streams = self._streams or (1 if one else "AUTO")
             with self._errors():
                 model = ir.branches([_specialised(self._model, s, self._artifact) for s in group])
