@@ -84,7 +84,7 @@ class Batcher:
                 mine = not self._busy
                 self._busy = True
             if mine:
-                return run_alone(self._runner, sentence, self._singles())
+                return run_alone(self._runner, sentence, self._singles())[2]
         finally:
             if mine:
                 self._release()
@@ -230,7 +230,7 @@ class Batcher:
         for request, number, sentence in sentences:
             if not request.future.done():
                 try:
-                    request.answer(number, run_alone(self._runner, sentence, self._singles()))
+                    request.answer(number, run_alone(self._runner, sentence, self._singles())[2])
                 except Exception as error:
                     request.fail(error)
 

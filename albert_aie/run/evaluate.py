@@ -107,7 +107,8 @@ def evaluate(
             singles = choose(saved.shapes, runner.grid, SINGLE)
             for number in numpy.flatnonzero(~finite(logits)):
                 sentence = tokenizer.encode(sentences[number], length)
-                logits[number] = run_alone(runner, sentence, singles, stages)
+                batch, output, logits[number] = run_alone(runner, sentence, singles)
+                stages.add(batch, output)
     end_to_end = time.perf_counter() - start
     rows_are = rows if runner.grid or rows == SINGLE else COMPILED
     return stages.evaluation(logits, rows_are, end_to_end, single)
@@ -155,18 +156,18 @@ def _singly(runner, sentences, shapes, logits, stages):
     """The seconds of each sentence from text to label."""
     for number, sentence in enumerate(sentences):
         begun = time.perf_counter()
-        logits[number] = run_alone(runner, stages.encode(sentence), shapes, stages)
+        batch, output, logits[number] = run_alone(runner, stages.encode(sentence), shapes)
         logits[number].argmax()
-        yield time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
+        stages.add(batch, output)
+        yield seconds
 
 
-def run_alone(runner, sentence, shapes, stages=None):
-    """Logits float32 [class] of one Encoded, in the shape that it takes alone."""
+def run_alone(runner, sentence, shapes):
+    """(Batch, Output, logits float32 [class]) of one Encoded, in the shape that it takes alone."""
     batch = alone(sentence, shapes)
     output = runner.run(batch)
-    if stages:
-        stages.add(batch, output)
-    return output.logits[0] if batch.slots is None else output.logits[0, 0]
+    return batch, output, output.logits[0] if batch.slots is None else output.logits[0, 0]
 
 
 def shapes_to_come(lengths, shapes, rows=CHOSEN, streams=1):
