@@ -27,6 +27,7 @@ from albert_aie.albert import checkpoint, graph
 from albert_aie.artifact import pt_file
 from albert_aie.backends import onnx as engine
 from albert_aie.backends import onnx_checks as checks
+from albert_aie.backends import onnx_half as half
 from albert_aie.base.errors import UserError
 from albert_aie.base.shapes import Shape, packed
 from albert_aie.data import datasets
@@ -268,13 +269,13 @@ def test_a_node_of_constants_alone_is_left_to_the_cpu():
 def test_room_is_the_largest_of_each_kind_and_says_where(module):
     """Against the module's own parts, computed by hand for its first LayerNorm."""
     built, inputs = module
-    room = checks.measure_room(built, [], inputs)
+    room = half.measure_room(built, [], inputs)
     x = built.word[inputs[0]] + built.position + built.token_type[inputs[2]]
     squares = (x - x.mean(-1, keepdim=True)).square().max().item()
-    watch = checks._watch()
+    watch = half._watch()
     with watch:
         built(*inputs)
-    assert watch.largest[checks.VARIANCE, "the embeddings"] == pytest.approx(squares)
+    assert watch.largest[half.VARIANCE, "the embeddings"] == pytest.approx(squares)
     assert [one.kind for one in room.largest][:3] == [
         "LayerNorm variance",
         "attention score",
@@ -306,7 +307,7 @@ def test_a_checkpoint_that_overflows_fp16_survives_by_the_scaled_form(
     run = export(pth_dir=folder, data_dir=sentences, save_dir=tmp_path, compare_cpu=True, **given)
     assert run.code == 0, run.err
     variance = float(run.said.split("LayerNorm variance ")[1].split()[0].replace(",", ""))
-    assert variance > 10 * checks.LARGEST and "compare_cpu PASS" in run.said
+    assert variance > 10 * half.LARGEST and "compare_cpu PASS" in run.said
 
 
 def test_one_that_no_scale_saves_is_refused_by_name(tmp_path, sentences, export):
@@ -323,8 +324,8 @@ def test_scaled_norms_are_the_same_function(onnx_files, monkeypatch):
 
     def run(powers, least):
         model = model_of(onnx_files["fp32"])
-        monkeypatch.setattr(checks, "LEAST", least)
-        checks.scale_norms(model.graph, powers)
+        monkeypatch.setattr(half, "LEAST", least)
+        half.scale_norms(model.graph, powers)
         assert sum(node.op_type == "Mul" for node in model.graph.node) == plain + sum(powers) // 5
         return engine.session(model.SerializeToString(), "cpu", "fp32").run(None, feeds)[0]
 

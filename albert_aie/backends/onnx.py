@@ -156,7 +156,7 @@ def compile(module, inputs, target, calibration=None):
     import onnx
 
     from ..albert import graph
-    from . import onnx_checks
+    from . import onnx_checks, onnx_half
 
     chosen = compile_settings(target)
     program = graph.trace(module, inputs)
@@ -165,10 +165,10 @@ def compile(module, inputs, target, calibration=None):
     batches = calibration()
     room = None
     if batches or target.precision == "fp16":
-        room = onnx_checks.measure_room(module, batches, inputs)
+        room = onnx_half.measure_room(module, batches, inputs)
     if target.precision == "fp16":
         room.check()
-        onnx_checks.narrow(model, room.powers)
+        onnx_half.narrow(model, room.powers)
     onnx.helper.set_model_props(model, {"precision": target.precision})
     lines = onnx_checks.check(model, OPSET)
     said = room.text() if room else "not measured: no sentences; --calibration FILE gives some"
