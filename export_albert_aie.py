@@ -312,7 +312,7 @@ def compile_model(model, target, shape):
 
 
 def main(argv=None):
-    """Exit code; command.main says what each means."""
+    """Exit code; console.main says what each means."""
     return console.main(parse_args, run, argv)
 
 

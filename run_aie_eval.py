@@ -174,7 +174,7 @@ def answer(args, saved, target):
 
 
 def main(argv=None):
-    """Exit code; command.main says what each means."""
+    """Exit code; console.main says what each means."""
     return console.main(parse_args, run, argv)
 
 

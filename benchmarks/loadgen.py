@@ -24,7 +24,7 @@ from albert_aie.base.errors import UserError, need
 from albert_aie.cli import console, parsing
 from albert_aie.data import datasets
 from albert_aie.run.classifier import Classifier
-from albert_aie.run.evaluate import right
+from albert_aie.run.evaluate import is_correct
 from benchmarks.readings import interval
 
 TOGETHER = 8  # sentences of a Multi Stream query, as MLPerf has it
@@ -143,7 +143,7 @@ def counted(classify, examples, queries):
     for numbers in queries:
         texts = [examples.sentences[i] for i in numbers]
         labels = [examples.labels[i] for i in numbers]
-        found = right(classify.evaluate(texts, warmup=0, rows=rows_for(texts)).logits, labels)
+        found = is_correct(classify.evaluate(texts, warmup=0, rows=rows_for(texts)).logits, labels)
         scored.update(zip(numbers, found.tolist()))
     return sum(scored.values())
 
@@ -210,7 +210,7 @@ def correct(folder, labels):
         entry["qsl_idx"]: numpy.frombuffer(bytes.fromhex(entry["data"]), numpy.float32)
         for entry in log
     }
-    scored = right(
+    scored = is_correct(
         numpy.array([found[i] for i in sorted(found)]), [labels[i] for i in sorted(found)]
     )
     return int(scored.sum()), len(found)

@@ -218,7 +218,13 @@ def test_the_union_of_intervals(intervals, length):
 def test_scored_and_right():
     logits = numpy.array([[0, 1], [1, NAN], [NAN, 1], [INF, 0], [1, 0]], numpy.float32)
     assert evaluate.finite(logits).tolist() == [True, False, False, False, True]
-    assert evaluate.right(logits, [1, 1, 0, 0, 1]).tolist() == [True, False, False, False, False]
+    assert evaluate.is_correct(logits, [1, 1, 0, 0, 1]).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
 
 
 # Batches

@@ -102,7 +102,7 @@ class Unavailable(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """What a backend's compile gives to artifact.save."""
+    """What a backend's compile gives to pt_file.save."""
 
     program: object  # torch.jit.ScriptModule
     operators: dict  # aten operator -> count, of the traced graph

@@ -14,7 +14,7 @@ from ..base.encoding import texts
 from ..base.errors import UserError, need
 from ..base.files import replacing
 from ..run.classifier import softmax
-from ..run.evaluate import finite, right
+from ..run.evaluate import finite, is_correct
 from . import plots
 from .figures import lines
 
@@ -48,7 +48,7 @@ def of_evaluation(result, logits, examples, compared=()):
     if result["random_weights"] or examples.labels is None or examples.task.regression:
         return render(**page, plots=drawn)
     chances = softmax(logits)
-    scored, correct = finite(logits), right(logits, examples.labels)
+    scored, correct = finite(logits), is_correct(logits, examples.labels)
     bins, error = calibration(chances[scored].max(1), correct[scored])
     said = f"expected calibration error {error:.4f} in {BINS} bins, which is 0 on the line"
     drawn.append(plots.picture("Reliability", said, plots.reliability, bins))

@@ -6,7 +6,7 @@ import numpy
 
 from ..albert.flops import flops_per_row
 from ..data import metrics
-from ..run.evaluate import WARMUP, right
+from ..run.evaluate import WARMUP, is_correct
 from .schema import (
     BOOLEAN,
     NUMBER,
@@ -27,7 +27,7 @@ def _accuracy(s):
     if not s.measured or s.examples.task.regression:
         return random_weights
     logits, labels, task = s.evaluation.logits, s.examples.labels, s.examples.task
-    k, n = int(right(logits, labels).sum()), len(labels)
+    k, n = int(is_correct(logits, labels).sum()), len(labels)
     other = [i for i, name in enumerate(s.examples.classes) if name not in task.classes]
     others = int((s.finite & numpy.isin(logits.argmax(1), other)).sum())
     return {**random_weights, "accuracy": {**metrics.accuracy(k, n), "other_classes": others}}

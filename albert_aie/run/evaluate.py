@@ -219,7 +219,7 @@ def finite(logits):
     return numpy.isfinite(logits).all(1)
 
 
-def right(logits, labels):
+def is_correct(logits, labels):
     """Which sentences were given their label: bool [sentences]. What was not scored is wrong."""
     return finite(logits) & (logits.argmax(1) == numpy.asarray(labels))
 
