@@ -223,7 +223,7 @@ def test_what_was_seen_of_an_activation_is_of_all_batches_and_both_signs():
 
 def test_smoothing_moves_outlier_channels_and_changes_no_result():
     openvino = pytest.importorskip("openvino")
-    ops = ir.part("opset13")
+    ops = ir.openvino_module("opset13")
     draw = numpy.random.default_rng(0)
     size, rows = 64, 32
     weight = (draw.standard_normal((size, size)) / 8).astype(numpy.float32)
@@ -256,7 +256,7 @@ def test_smoothing_moves_outlier_channels_and_changes_no_result():
 def test_attention_s_output_is_left_to_the_weights():
     """Two layers of attention and one shared product behind: no scale stands between them."""
     openvino = pytest.importorskip("openvino")
-    ops = ir.part("opset13")
+    ops = ir.openvino_module("opset13")
     draw = numpy.random.default_rng(1)
     weight = ops.constant(draw.standard_normal((8, 8)).astype(numpy.float32))
     x = ops.parameter([1, 2, 5, 4], numpy.float32, name="x")

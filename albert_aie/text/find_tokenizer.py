@@ -23,7 +23,7 @@ def find(folder, rows, huggingface, tokenizer_file=None, upstream_dir=None, kind
     """TokenizerFile of the checkpoint in `folder`, whose word embeddings have `rows` rows and which
     is in Hugging Face's layout or else in albert_pytorch's, whose code knows no tokenizer.json.
 
-    `kind` is a key of tokenizer_file.KINDS; `tokenizer_file`, of that kind, is taken instead of what lies in
+    `kind` is a key of KINDS; `tokenizer_file`, of that kind, is taken instead of what lies in
     the folder. Without them it is a Hugging Face folder's tokenizer.json, else the folder's
     sentencepiece model or vocab.txt, else the one in prev_trained_model/*/ of `upstream_dir` that
     fits. Raises UserError if there is none, it does not fit, or several different ones do."""

@@ -1,5 +1,6 @@
 """OpenVINO's IR of a model: how its weights are held, and its bytes."""
 
+import functools
 import importlib
 import tempfile
 from pathlib import Path
@@ -49,7 +50,11 @@ def specialised(model, shape):
 
 def _constant(value, like):
     """A constant of the type of an output."""
-    return part("opset13").constant(value.astype(like.get_element_type().to_dtype())).output(0)
+    return (
+        openvino_module("opset13")
+        .constant(value.astype(like.get_element_type().to_dtype()))
+        .output(0)
+    )
 
 
 def _replace(output, other):
@@ -62,21 +67,29 @@ def narrow(model):
     the engine computes them in, rounded as it does: the logits stay the same, to the bit."""
     import openvino
 
-    ops = part("opset13")
+    ops = openvino_module("opset13")
     for weight in _weights(model):
         narrow = openvino.Tensor(openvino.Type.bf16, weight.get_output_shape(0))
         narrow.data.view(numpy.uint16)[:] = _bf16(weight.get_data())
-        wide = ops.convert(part("op").Constant(narrow), "f32")
+        wide = ops.convert(openvino_module("op").Constant(narrow), "f32")
         for target in weight.output(0).get_target_inputs():
             target.replace_source_output(wide.output(0))
 
 
-def part(name):
-    """A module of OpenVINO, which stood in openvino.runtime until 2024.6."""
+@functools.cache
+def openvino_module(name):
+    """A module of OpenVINO, which stood in openvino.runtime until 2024.6. Found once: whoever loads
+    a file does it (`modules`), so that no other thread imports when a shape is compiled there."""
     try:
         return importlib.import_module(f"openvino.{name}")
     except ImportError:
         return importlib.import_module(f"openvino.runtime.{name}")
+
+
+def modules():
+    """Imports what the functions here take of OpenVINO."""
+    for name in ("op", "opset13", "passes"):
+        openvino_module(name)
 
 
 def _weights(model):
@@ -99,7 +112,7 @@ def _bf16(values):
 def widen(model):
     """The weights of a bf16 file in fp32 once, for all shapes: compiling takes them so, and would
     else widen them for each anew. (Of an int8 file it would undo the quantisation.)"""
-    known = part("passes")
+    known = openvino_module("passes")
     passes = known.Manager()
     passes.register_pass(known.ConstantFolding())
     passes.run_passes(model)
@@ -122,7 +135,7 @@ def _chosen(models, lengths):
         return models[0]
     import openvino
 
-    ops, half = part("opset13"), len(models) // 2
+    ops, half = openvino_module("opset13"), len(models) // 2
     left, right = (_chosen(models[i], lengths[i]) for i in (slice(half), slice(half, None)))
     inputs = [_like(port, port.get_partial_shape()) for port in left.inputs]
     length = ops.gather(ops.shape_of(inputs[0]), numpy.int64(1), numpy.int64(0))
@@ -139,7 +152,7 @@ def _freed(model):
     """The model with a free length outside; inside it stays fixed."""
     import openvino
 
-    ops, inputs = part("opset13"), []
+    ops, inputs = openvino_module("opset13"), []
     for port, fixed in zip(model.inputs, model.get_parameters()):
         rows, length = port.shape
         free = _like(port, openvino.PartialShape([rows, -1]))
@@ -152,7 +165,7 @@ def _freed(model):
 
 def _like(port, shape):
     """A parameter of that shape, of a port's type and names."""
-    made = part("opset13").parameter(shape, port.get_element_type())
+    made = openvino_module("opset13").parameter(shape, port.get_element_type())
     made.output(0).get_tensor().set_names(port.get_names())
     return made
 

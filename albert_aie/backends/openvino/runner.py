@@ -20,6 +20,7 @@ class OpenVinoRunner(Runner):
         import openvino
 
         super().__init__(artifact, "cpu")
+        ir.modules()
         chosen = settings(target, "evaluate")
         manifest = artifact.manifest
         floating = manifest["options"].get("floating", manifest["precision"])

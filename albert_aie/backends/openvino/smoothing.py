@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy
 
-from .ir import part
+from .ir import openvino_module
 
 STRENGTHS = (None, 0.1, 0.2, 0.3, 0.4, 0.5)  # None: as it is; more costs the weights too much
 TOKENS = 256  # of each layer, on which strengths are compared
@@ -111,7 +111,7 @@ def _activations(model, sources, inputs):
 
 def _watch(x, few, draw):
     """Results of what _Seen holds of an activation: made in the graph, for all of it is a GB."""
-    ops = part("opset13")
+    ops = openvino_module("opset13")
 
     channels = x.get_partial_shape()[-1].get_length()
     rows = ops.reshape(x, ops.constant(numpy.array([-1, channels])), False)
@@ -163,7 +163,7 @@ def _error(layers, weight, scale):
 
 
 def _apply(group, scale):
-    ops = part("opset13")
+    ops = openvino_module("opset13")
 
     weights = {}
     for one in group:
