@@ -125,7 +125,7 @@ def run(args):
 
 def choose_target(args):
     """The Target; its precision is the first that may be the default where --precision leaves it
-    open (see `compile_fastest`)."""
+    open (see `build`)."""
     backend, device, why = backends.pick(args.backend, args.device)
     engine = backends.get(backend)
     default = engine.candidates(device)[0]

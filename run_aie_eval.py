@@ -72,7 +72,7 @@ def run(args):
 def measure(args, own, saved, target, task):
     """Predictions and figures of a task's files, or of the user's `own` text."""
     from albert_aie.report import figures, page, results
-    from albert_aie.run import om_kit
+    from albert_aie.run import evaluate, om_kit
 
     examples, write_answers = read_examples(args, own, saved, task)
     checkpoint = read_checkpoint(args, saved, examples) if args.compare_cpu else None
@@ -84,8 +84,8 @@ def measure(args, own, saved, target, task):
     runner = args.om_results and om_kit.Outputs(args.om_results, saved, examples)
     with Classifier(saved, args.label_map, runner, **target.options) as classify:
         load = time.perf_counter() - started
-        how = {"progress": console.bar, "rows": args.rows, **({"warmup": 0} if runner else {})}
-        evaluation = classify.evaluate(examples.sentences, **how)
+        how = {"rows": args.rows, "warmup": 0 if runner else evaluate.WARMUP}
+        evaluation = classify.evaluate(examples.sentences, progress=console.bar, **how)
         host = figures.hosted(target.device, args.command)
         scored = figures.Scored(evaluation, saved, classify.runner, examples, load, host)
         result = figures.collect(scored)

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from albert_aie import Classifier
 from albert_aie.base.errors import UserError
+from albert_aie.run.dynamic_batching import Busy
 
 
 class Query(BaseModel):
@@ -34,7 +35,7 @@ def make_app(classify):
         try:
             found = await classify.answer(query.inputs)
         except UserError as error:
-            code = 429 if "wait already" in str(error) else 422
+            code = 429 if isinstance(error, Busy) else 422
             raise HTTPException(code, str(error)) from None
         return ranked(found) if isinstance(query.inputs, str) else list(map(ranked, found))
 

@@ -22,6 +22,13 @@ from albert_aie.run.classifier import Classifier
 from albert_aie.run.dynamic_batching import Batcher
 
 
+def test_a_window_takes_one_sentence_of_each_caller_and_then_a_second():
+    asked = [dynamic_batching.Request([f"{name}{i}" for i in range(3)]) for name in "abc"]
+    asked[1].waiting = {2: "b2"}
+    window = [(number, sentence) for _, number, sentence in dynamic_batching._in_turns(asked, 5)]
+    assert window == [(0, "a0"), (2, "b2"), (0, "c0"), (1, "a1"), (1, "c1")]
+
+
 class Runner:
     """An engine whose logit of a sentence is its first token; it waits for `gate`, and notes its
     calls. Token 13 is an error, 7 a NaN for all of its row."""
@@ -112,7 +119,7 @@ def test_too_many_that_wait_are_refused():
     one = batcher(limit=3)
     running(one)
     two = one.submit([text(1), text(2)])
-    with pytest.raises(UserError, match="2 sentences wait already, of 3 at most"):
+    with pytest.raises(dynamic_batching.Busy, match="2 sentences wait already, of 3 at most"):
         one.submit([text(3), text(4)])
     one._runner.gate.set()
     assert len(two.result(20)) == 2 and len(one.submit([text(3), text(4)]).result(20)) == 2

@@ -10,17 +10,10 @@ from . import Unfit
 from .onnx_checks import replace
 
 LARGEST = 65504  # of fp16
-
-
 ROOM = 1.25  # times what calibration sentences reach has to fit into that
-
-
 MARGIN = 4.0  # the same of a LayerNorm's sum of squares, for which room is made
-
-
 LEAST = 2.0**-24  # of fp16 above 0: an epsilon of 0 would divide 0 by 0
-
-
+VARIANCE = "LayerNorm variance"  # of its squares
 POSITIONS = 4096  # of the calibration's tokens, padding included: seconds, and maxima barely grow
 
 
@@ -62,9 +55,6 @@ class Room(NamedTuple):
             f"{LARGEST:,}; an fp16 file divides by 2 to {2 ** max(self.powers)} before squaring "
             f"in {scaled} of {len(self.powers)} LayerNorms"
         )
-
-
-VARIANCE = "LayerNorm variance"
 
 
 def measure_room(module, batches, inputs):

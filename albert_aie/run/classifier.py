@@ -120,8 +120,8 @@ class Classifier:
 
     def answers(self, sentences):
         """(list of Answer, how many sentences were cut to the file's length)."""
-        self._check(sentences)
         if len(sentences) == 1:
+            self._check(sentences)
             encoded = self._encode(sentences[0])
             logits = self._batcher.compute_now(encoded)
             if logits is not None:

@@ -23,6 +23,10 @@ WINDOW = 64  # of them that are looked at for the next call: enough for full row
 STEP = 0.1  # seconds that a call of several rows may take while another caller waits
 
 
+class Busy(UserError):
+    """Too many sentences wait: call again later."""
+
+
 class Request:
     """A slice of a `caller`'s sentences: those that wait, {their number: Encoded}, and where its
     answer goes, float32 logits [sentences, class]."""
@@ -61,13 +65,13 @@ class Batcher:
 
     def submit(self, sentences, caller=None, more=False):
         """Future of the float32 logits [sentences, class] of a list of Encoded, a slice of what
-        `caller` asks for. Raises UserError if too many wait; not for `more` slices than the
+        `caller` asks for. Raises Busy if too many wait; not for `more` slices than the
         first."""
         request = Request(sentences, self._saved.num_labels, caller)
         with self._lock:
             waiting = sum(len(other.waiting) for other in self._queue)
             if waiting + len(sentences) > self._limit and not more:
-                raise UserError(
+                raise Busy(
                     f"{self._saved.path}: {waiting} sentences wait already, of {self._limit} at "
                     "most; call again later"
                 )
