@@ -68,6 +68,11 @@ class Peer:
         own = self.spec.sorted or self.spec.typed
         return list(zip(groups, longest if own else [LENGTH] * len(groups)))
 
+    def inputs(self, text):
+        """{input: int64 [1, length]} of one text."""
+        ids = self.tokenizer.encode(text, LENGTH).ids
+        return dict(zip(NAMES, padded([ids], len(ids))))
+
     def sentences(self, texts):
         encoded = [self.tokenizer.encode(text, LENGTH).ids for text in texts]
         logits = numpy.zeros((len(texts), self.config.num_labels), numpy.float32)
@@ -159,7 +164,7 @@ class OnnxRuntime(Peer):
 
         options = onnxruntime.SessionOptions()
         if not self.spec.typed:
-            options.intra_op_num_threads = torch.get_num_threads()
+            options.intra_op_num_threads = max(1, torch.get_num_threads() // self.spec.streams)
             # threads that spin would starve the other engines
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with tempfile.TemporaryDirectory() as folder:
@@ -233,10 +238,10 @@ class OpenVino(Peer):
             data = nncf.Dataset([dict(zip(NAMES, row)) for row in rows])
             kind = nncf.ModelType.TRANSFORMER
             model = nncf.quantize(model, data, model_type=kind, subset_size=len(rows))
-        compiled = openvino.Core().compile_model(model, "CPU", self.options())
+        self.compiled = openvino.Core().compile_model(model, "CPU", self.options())
         self.idle = queue.SimpleQueue()
         for _ in range(self.spec.streams):
-            self.idle.put(compiled.create_infer_request())
+            self.idle.put(self.compiled.create_infer_request())
 
     def options(self):
         if self.spec.typed:

@@ -3,29 +3,33 @@
 
     python -m benchmarks.loadgen --aie_model_dir albert_seq128_bs32.pt \\
         --data_dir ../shared/data/SST-2
+    python -m benchmarks.loadgen --pth_dir demo/checkpoint --data_dir ../shared/data/SST-2 \\
+        --scenarios Server
 
 Each scenario is run for accuracy, over every sentence of dev, and then for performance; a sample is
 a sentence, and its time goes from text to logits. Single Stream sends one at a time, Multi Stream 8
-at a time, and Offline all at once, in turn with our own measurement of the same sentences. Exit
-code 1: LoadGen calls a run invalid, or its accuracy log is not what run_aie_eval.py counts.
+at a time, and Offline all at once, in turn with our own measurement of the same sentences. Server
+sends them one by one at random times, and seeks the most a second whose 99th percentile stays below
+--target_latency_ms; with --pth_dir our files and their peers, each a service. Exit code 1: LoadGen
+calls a run invalid, or its accuracy log is not what run_aie_eval.py counts.
 """
 
-import json
 import math
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy
-
+from albert_aie import backends
 from albert_aie.artifact import pt_file
 from albert_aie.base.choose_shapes import CHOSEN, SINGLE
 from albert_aie.base.errors import UserError, need
-from albert_aie.cli import console, parsing
+from albert_aie.cli import arguments, console, parsing
 from albert_aie.data import datasets
 from albert_aie.run.classifier import Classifier
 from albert_aie.run.evaluate import is_correct
-from benchmarks.readings import interval
+from benchmarks import server_rates, traffic
+from benchmarks.plan import SERVER
+from benchmarks.readings import PRECISIONS, interval
 
 TOGETHER = 8  # sentences of a Multi Stream query, as MLPerf has it
 MANY = 1024  # sentences at least in one measurement of ours: rows are packed of as many
@@ -46,15 +50,22 @@ SCENARIOS = {
     "SingleStream": Scenario("Single Stream", 1, 1024),
     "MultiStream": Scenario("Multi Stream", 1, 662),
     "Offline": Scenario("Offline", None, 1, rounds=4),
+    SERVER: Scenario("Server", 1, 1),
 }
 
 
 def parse_args(argv):
     parser = parsing.Parser(__doc__)
     add = parser.add_argument
-    add("--aie_model_dir", required=True, metavar="FILE.pt", help="the exported file")
+    what = parser.add_mutually_exclusive_group(required=True).add_argument
+    what("--aie_model_dir", metavar="FILE.pt", help="the exported file")
+    what("--pth_dir", help="a checkpoint: Server with the files and peers made of it")
     add("--data_dir", required=True, help="the task's folder")
-    add("--scenarios", nargs="+", choices=tuple(SCENARIOS), default=list(SCENARIOS))
+    add("--scenarios", nargs="+", choices=tuple(SCENARIOS), help="(default: all that can be run)")
+    bound = {"type": parsing.at_least(1), "default": 130}
+    add("--target_latency_ms", help="bound of Server (default: 130, as MLPerf's BERT)", **bound)
+    add("--precision", nargs="+", choices=PRECISIONS, help="of --pth_dir (default: what runs here)")
+    add("--engines", nargs="+", metavar="WORD", help="of --pth_dir: with one of these in its label")
     add("--seconds", type=parsing.at_least(1), default=60, help="of a run (default: 60)")
     add("--output_dir", default="outputs/loadgen", help="LoadGen's logs (default: %(default)s)")
     return parser.parse_args(argv)
@@ -62,12 +73,23 @@ def parse_args(argv):
 
 def run(args):
     need("loadgen.py:", "mlperf_loadgen", "mlcommons-loadgen")
+    arguments.check_outputs(Path(args.output_dir) / server_rates.OUTPUT)
+    if args.pth_dir:
+        for name in set(args.scenarios or ()) - {SERVER}:
+            raise UserError(f"--scenarios {name}: wants an exported file (--aie_model_dir)")
+        return server_rates.run(args)
+    for name in ("precision", "engines"):
+        if getattr(args, name):
+            raise UserError(f"--{name}: is of --pth_dir; leave it out")
     saved = pt_file.open_all([args.aie_model_dir])
     examples = datasets.read(args.data_dir, "dev", saved.task).for_model(saved.classes())
     if examples.labels is None or saved.task.regression:
         raise UserError(f"{args.data_dir}: the accuracy log needs classes as labels")
     code = 0
-    for name in args.scenarios:
+    for name in args.scenarios or SCENARIOS:
+        if name == SERVER:
+            code = max(code, server_rates.run(args))
+            continue
         with Classifier(saved, **options(saved, SCENARIOS[name])) as classify:
             size = {"SingleStream": 1, "MultiStream": TOGETHER}.get(name, MANY)
             warm_up(classify, examples.sentences, size)
@@ -90,14 +112,8 @@ def rows_for(texts):
 
 
 def options(saved, scenario):
-    known = [option.name for option in backend_options(saved)]
+    known = [option.name for option in backends.get(saved.manifest["backend"]).OPTIONS]
     return {"streams": scenario.streams} if scenario.streams and "streams" in known else {}
-
-
-def backend_options(saved):
-    from albert_aie import backends
-
-    return backends.get(saved.manifest["backend"]).OPTIONS
 
 
 def measure(name, classify, examples, args):
@@ -109,9 +125,9 @@ def measure(name, classify, examples, args):
     console.say("scenario", f"{scenario.title}: {classify.saved.path.name}, {args.seconds} s")
 
     where = folder / "accuracy"
-    queries = test(name, classify, examples.sentences, where, args.seconds, rate, True)
+    queries, _ = test(name, classify, examples.sentences, where, args.seconds, rate, True)
     wanted = counted(classify, examples, queries)
-    found = correct(where, examples.labels)
+    found = traffic.correct(where, examples.labels)
     same = found == (wanted, len(examples.labels))
     text = "as run_aie_eval.py counts" if same else f"but run_aie_eval.py counts {wanted}"
     console.say("accuracy", f"{found[0]}/{found[1]} in LoadGen's accuracy log, {text}")
@@ -119,8 +135,7 @@ def measure(name, classify, examples, args):
     valid, ratios = True, []
     for number in range(scenario.rounds):
         where = folder / f"performance{number}"
-        test(name, classify, examples.sentences, where, args.seconds, rate)
-        summary = read_summary(where)
+        _, summary = test(name, classify, examples.sentences, where, args.seconds, rate)
         valid &= summary.get("Result is") == "VALID"
         if "Samples per second" in summary:
             ratios.append(
@@ -159,69 +174,26 @@ def ours(classify, examples, least):
 
 
 def test(name, classify, sentences, folder, seconds, rate, accuracy=False):
-    """One run of LoadGen, whose logs go to `folder`: the sentences' numbers of each query."""
-    import mlperf_loadgen as lg
-
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = lg.TestSettings()
-    settings.scenario = getattr(lg.TestScenario, name)
-    mode = lg.TestMode.AccuracyOnly if accuracy else lg.TestMode.PerformanceOnly
-    settings.mode = mode
-    settings.min_duration_ms = 1000 * seconds
-    settings.min_query_count = SCENARIOS[name].queries
-    settings.multi_stream_samples_per_query = TOGETHER
-    # less than any sentence takes: LoadGen makes its queries before, and ends when time is over
-    settings.single_stream_expected_latency_ns = settings.multi_stream_expected_latency_ns = 100000
-    settings.offline_expected_qps = RATE * rate
-
+    """One run of LoadGen, whose logs go to `folder`: (the sentences' numbers of each query, the
+    summary)."""
     queries = []
 
     def issue(samples):
         queries.append([sample.index for sample in samples])
         texts = [sentences[sample.index] for sample in samples]
-        respond(lg, samples, classify.evaluate(texts, warmup=0, rows=rows_for(texts)).logits)
+        logits = classify.evaluate(texts, warmup=0, rows=rows_for(texts)).logits
+        traffic.respond(samples, logits)
 
-    logs = lg.LogSettings()
-    logs.log_output.outdir, logs.log_output.copy_summary_to_stdout = str(folder), False
-    logs.enable_trace = False
-    system = lg.ConstructSUT(issue, lambda: None)
-    library = lg.ConstructQSL(len(sentences), len(sentences), lambda _: None, lambda _: None)
-    try:
-        lg.StartTestWithLogSettings(system, library, settings, logs)
-    finally:
-        lg.DestroyQSL(library), lg.DestroySUT(system)
-    return queries
-
-
-def respond(lg, samples, logits):
-    logits = numpy.ascontiguousarray(logits, numpy.float32)  # lives until LoadGen has copied it
-    size = logits[0].nbytes
-    answers = [
-        lg.QuerySampleResponse(sample.id, logits.ctypes.data + i * size, size)
-        for i, sample in enumerate(samples)
-    ]
-    lg.QuerySamplesComplete(answers)
-
-
-def correct(folder, labels):
-    """(right, sentences) of an accuracy log, whose data are float32 logits in hexadecimal."""
-    log = json.loads((folder / "mlperf_log_accuracy.json").read_text(encoding="utf-8"))
-    found = {
-        entry["qsl_idx"]: numpy.frombuffer(bytes.fromhex(entry["data"]), numpy.float32)
-        for entry in log
+    settings = {
+        "min_duration_ms": 1000 * seconds,
+        "min_query_count": SCENARIOS[name].queries,
+        "multi_stream_samples_per_query": TOGETHER,
+        # less than any sentence takes: LoadGen makes its queries before, and ends when time is over
+        "single_stream_expected_latency_ns": 100000,
+        "multi_stream_expected_latency_ns": 100000,
+        "offline_expected_qps": RATE * rate,
     }
-    scored = is_correct(
-        numpy.array([found[i] for i in sorted(found)]), [labels[i] for i in sorted(found)]
-    )
-    return int(scored.sum()), len(found)
-
-
-def read_summary(folder):
-    """{name: value} of LoadGen's summary up to its settings."""
-    text = (folder / "mlperf_log_summary.txt").read_text(encoding="utf-8")
-    lines = text.split("Test Parameters Used")[0].splitlines()
-    pairs = (line.partition(":") for line in lines if ":" in line)
-    return {name.strip(" *"): value.strip() for name, _, value in pairs}
+    return queries, traffic.drive(name, issue, len(sentences), folder, accuracy, **settings)
 
 
 if __name__ == "__main__":

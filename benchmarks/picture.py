@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """The pictures of README and docs as SVG: us and the peers in each precision, from what peers.py
-measured end to end, and the plots of a sweep.
+measured end to end, the plots of a sweep, and latency against load.
 
     python -m benchmarks.picture outputs/bench.json docs/speed.svg
     python -m benchmarks.picture outputs/sweep.json docs/sweep-throughput.svg --plot throughput
+    python -m benchmarks.picture outputs/loadgen/server.json docs/serving.svg --plot server
 """
 
 import statistics
@@ -23,7 +24,7 @@ BAR = 0.29  # inches
 def parse_args(argv):
     parser = parsing.Parser(__doc__)
     add = parser.add_argument
-    add("readings", help="the file that peers.py or sweep.py wrote (--output)")
+    add("readings", help="the file that peers.py, sweep.py or loadgen.py wrote")
     add("picture", help="the SVG to write")
     add("--plot", choices=tuple(PLOTS), default="engines", help="(default: %(default)s)")
     return parser.parse_args(argv)
@@ -96,11 +97,37 @@ def draw(axes, bars, where):
     axes.set(xlabel=f"sentences a second, text to logits; {where}", xlim=(0, 1.35 * most))
 
 
+def served(report):
+    """The same of what loadgen.py found of servers."""
+    return (7.2, 4.8), latency, [e for e in report["servers"] if not e["error"]], report["bound"]
+
+
+def latency(axes, servers, bound):
+    """The 99th percentile of a text's time against texts a second, of every run of each server."""
+    styles = dict(zip(readings.PRECISIONS, ("-", "--", ":", "-.")))
+    kinds = {name: place for place, name in enumerate(dict.fromkeys(e["server"] for e in servers))}
+    for entry in sorted(servers, key=lambda e: -e["completed"]):
+        points = sorted((each["rate"], each["p99"]) for each in entry["probes"])
+        colour = plots.COLOURS[kinds[entry["server"]] % len(plots.COLOURS)]
+        axes.plot(
+            *zip(*points),
+            styles[entry["precision"]],
+            color=colour,
+            marker=".",
+            label=entry["label"],
+        )
+    axes.axhline(bound, color=plots.INK, linewidth=0.8)
+    axes.set(xlabel="texts a second", ylabel="99th percentile of a text's ms", yscale="log")
+    axes.set_ylim(top=20 * bound)
+    axes.legend(fontsize="small")
+
+
 PLOTS = {  # the script that wrote the file, and what is drawn of it
     "engines": ("peers.py", engines),
     "throughput": ("sweep.py", swept(sweep_page.throughput)),
     "latency": ("sweep.py", swept(sweep_page.latency)),
     "accuracy": ("sweep.py", swept(sweep_page.tradeoff)),
+    "server": ("loadgen.py", served),
 }
 
 

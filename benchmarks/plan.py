@@ -18,6 +18,7 @@ LENGTH = 128
 ROW = 64  # of compiled packed rows: SST-2 dev's longest sentence has 60 tokens
 BOTH, TEXT, DENSE = ("dense", "end_to_end"), ("end_to_end",), ("dense",)
 SINGLE, TYPED = ("one_at_a_time",), ("as_typed",)
+SERVER = "Server"  # of loadgen.py
 SETTINGS = (*BOTH, *SINGLE, *TYPED)
 STREAMS = {1: "1 stream", 2: "2 streams"}
 
@@ -41,12 +42,13 @@ class Engine:
     device: str = "cpu"
     attention: str = "eager"
     compile: bool = False
+    server: str = ""  # servers.SERVERS: what answers texts that come at random times
     search: tuple = ()  # batch sizes of which the best is taken end to end
     made_from: dict = field(default_factory=dict)  # pth_dir, calibration, file
 
     def fields(self):
         """What bench.json holds of it."""
-        private = ("settings", "search", "made_from")
+        private = ("settings", "search", "made_from", "server")
         return {key: value for key, value in asdict(self).items() if key not in private}
 
 
@@ -66,6 +68,7 @@ def candidates():
         yield Engine("openvino", label, p, BOTH if streams == 1 else TEXT, **common)
     yield from singles()
     yield from as_typed()
+    yield from servers()
     gpu = {"precision": "fp16", "device": "cuda", "search": (32, 256, 1024)}
     for attention in ("eager", "sdpa"):
         label = f"transformers {attention} fp16 cuda"
@@ -103,6 +106,22 @@ def as_typed():
     label = "OpenVINO, batches of 32"
     yield Engine("openvino", label, readings.DEFAULT, batch_size=32, **common)
     yield Engine("ours", "ours as typed", readings.DEFAULT, batch_size=32, **common)
+
+
+def servers():
+    """One text at a time from many callers, as services are set up for it."""
+    common = {"settings": (SERVER,), "sorted": True}  # a batch is padded to its longest
+    label = "transformers pipeline behind a lock"
+    yield Engine("pipeline", label, "fp32", server="lock", **{**common, "batch_size": 1})
+    for p in ("fp32", "int8"):
+        label = f"ONNX Runtime {p} in 2 threads"
+        yield Engine("onnxruntime", label, p, server="threads", streams=2, **common)
+    for p in ("fp32", "bf16", "int8"):
+        label = f"OpenVINO {p}, AsyncInferQueue"
+        yield Engine("openvino", label, p, server="queue", streams=2, **common)
+        label = f"OpenVINO {p}, dynamic batcher"
+        yield Engine("openvino", label, p, server="batcher", batch_size=32, **common)
+        yield Engine("ours", f"ours {p}, shared rows", p, server="shared", streams=1, **common)
 
 
 def ours(precision):

@@ -92,6 +92,13 @@ def dense(batch_size, seconds):
     return statistics.median(times)
 
 
+def served(job, *given):
+    """What servers.`job` answers of this engine: "rate" or "probe"."""
+    from benchmarks import servers
+
+    return getattr(servers, job)(engine, *given)
+
+
 def set_batch_size(batch_size):
     engine.batch_size = batch_size
 

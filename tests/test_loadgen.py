@@ -7,7 +7,7 @@ import numpy
 from helpers import Run, refused
 
 from albert_aie.cli import console
-from benchmarks import loadgen
+from benchmarks import loadgen, server_rates, traffic
 
 SUMMARY = """================================================
 MLPerf Results Summary
@@ -34,13 +34,13 @@ def test_what_an_accuracy_log_counts(tmp_path):
         for n, (i, row) in enumerate(logits.items())
     ]
     (tmp_path / "mlperf_log_accuracy.json").write_text(json.dumps(log))
-    assert loadgen.correct(tmp_path, [1, 1, 0]) == (2, 3)
-    assert loadgen.correct(tmp_path, [1, 1, 1]) == (1, 3)
+    assert traffic.correct(tmp_path, [1, 1, 0]) == (2, 3)
+    assert traffic.correct(tmp_path, [1, 1, 1]) == (1, 3)
 
 
 def test_what_is_read_from_a_summary(tmp_path):
     (tmp_path / "mlperf_log_summary.txt").write_text(SUMMARY)
-    assert loadgen.read_summary(tmp_path) == {
+    assert traffic.read_summary(tmp_path) == {
         "SUT name": "PySUT",
         "Scenario": "Offline",
         "Mode": "PerformanceOnly",
@@ -63,6 +63,7 @@ def test_a_short_run_of_loadgen(tmp_path, tiny, sst2, sentences, export, capfd, 
         "--seconds",
         1,
     ]
+    flags += ["--scenarios", "SingleStream", "MultiStream", "Offline"]
     flags = [*map(str, [*flags, "--output_dir", tmp_path / "logs"])]
     capfd.readouterr()
     few = loadgen.SCENARIOS["SingleStream"]._replace(queries=100)  # its 90 % needs no more
@@ -93,7 +94,7 @@ def test_an_accuracy_log_that_counts_otherwise_fails(
 ):
     given = {"pth_dir": tiny, "save_dir": tmp_path, "backend": "torchscript"}
     assert export(batch_size=1, max_seq_length=32, **given).code == 0
-    monkeypatch.setattr(loadgen, "correct", lambda *given: (0, 11))
+    monkeypatch.setattr(traffic, "correct", lambda *given: (0, 11))
     flags = ["--aie_model_dir", tmp_path, "--data_dir", sentences, "--seconds", 1]
     flags += ["--scenarios", "SingleStream", "--output_dir", tmp_path / "logs"]
     assert console.main(loadgen.parse_args, loadgen.run, [*map(str, flags)]) == 1

@@ -1,0 +1,160 @@
+"""LoadGen's Server scenario: texts come one by one at random times (Poisson); the most of them a
+second are sought whose time to an answer stays, in its 99th percentile, below a bound."""
+
+import math
+import operator
+import re
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+from albert_aie.artifact import pt_file
+from albert_aie.base.errors import UserError
+from albert_aie.cli import console
+from albert_aie.data import datasets, tasks
+from albert_aie.run.compare import GATES
+from benchmarks import host, plan, readings, traffic, worker
+from benchmarks.plan import SERVER, Engine
+from benchmarks.servers import CALLERS
+
+STEP = 1.05  # between rates that are told apart
+OUTPUT = "server.json"  # in --output_dir
+
+
+def run(args):
+    """Exit code of the scenario."""
+    with tempfile.TemporaryDirectory() as folder:
+        specs, examples, notes = chosen(args, Path(folder))
+        for note in notes:
+            console.note(note)
+        if not specs:
+            raise UserError("none of the servers that were asked for runs here; ask for others")
+        texts, labels = examples.sentences, examples.labels
+        attempts = [Attempt(spec, args) for spec in specs]
+        try:
+            for one in attempts:
+                one.search(texts)
+            for one in attempts:  # what is compared stands close together in time
+                one.confirm(texts)
+            results = [one.result(texts, labels) for one in attempts]
+        finally:
+            for one in attempts:
+                one.worker.pool.shutdown()
+    for entry in results:
+        tell(entry, results)
+    whole = {"machine": host.machine(), "bound": args.target_latency_ms, "servers": results}
+    host.save(Path(args.output_dir) / OUTPUT, whole)
+    return 0 if all(map(good, results)) else 1
+
+
+def chosen(args, folder):
+    """(list of Engine, Examples, notes on what does not run)"""
+    if args.pth_dir:
+        names = plan.load(args.pth_dir)[0].named(tasks.SST2).config.label_names
+        examples = datasets.read(args.data_dir).for_model(names)
+        specs, notes = plan.engines(SimpleNamespace(**vars(args), settings=[SERVER]), folder)
+        return specs, examples, notes
+    saved = pt_file.open_all([args.aie_model_dir])
+    examples = datasets.read(args.data_dir, "dev", saved.task).for_model(saved.classes())
+    served = {"server": "shared", "streams": 1, "made_from": {"file": args.aie_model_dir}}
+    precision = saved.manifest["precision"]
+    return [Engine("ours", saved.path.name, precision, (SERVER,), **served)], examples, []
+
+
+class Attempt:
+    """What one server does, in its Worker."""
+
+    def __init__(self, spec, args):
+        self.spec, self.worker = spec, worker.Worker(spec)
+        self.folder = Path(args.output_dir) / "Server" / re.sub(r"\W+", "-", spec.label)
+        self.bound, self.seconds = args.target_latency_ms, args.seconds
+        self.probes, self.rate, self.best = [], 0, None
+
+    def ask(self, job, *given):
+        return self.worker.ask(worker.served, job, *given)
+
+    def probe(self, texts, rate, seconds, accuracy=False):
+        folder = str(self.folder / ("accuracy" if accuracy else "performance"))
+        found = self.ask("probe", texts, folder, rate, seconds, self.bound, accuracy)
+        self.probes += [found] if found else []
+        return found
+
+    def search(self, texts):
+        """The rate to begin with, by short runs."""
+
+        def meets_bound(rate):
+            found = self.probe(texts, rate, max(1, self.seconds // 4))
+            return bool(found) and found["p99"] <= self.bound
+
+        if start := self.ask("capacity", texts):
+            console.say("search", f"{self.spec.label}: {start:.1f}/s when all texts come at once")
+            self.rate = highest(meets_bound, start / 2)
+
+    def confirm(self, texts):
+        """Steps down until LoadGen calls a run of all seconds valid; a run for accuracy at that."""
+        lowest = self.rate / 10
+        while self.rate > lowest and not self.worker.error:
+            found = self.probe(texts, self.rate, self.seconds)
+            if found and found["valid"]:
+                self.best = found
+                self.probe(texts, self.rate, self.seconds, accuracy=True)
+                return
+            self.rate /= STEP
+
+    def result(self, texts, labels):
+        """What server.json holds of it."""
+        spec = self.spec
+        entry = {key: getattr(spec, key) for key in ("kind", "label", "precision", "server")}
+        if self.best and not self.worker.error:
+            answers = traffic.answers(self.folder / "accuracy")
+            predictions = [int(answers[i].argmax()) for i in range(len(texts))]
+            together = (self.worker.ask(worker.sentences, texts) or [None, []])[1]
+            entry.update(self.best, sentences=len(texts))
+            entry["correct"] = sum(map(operator.eq, predictions, labels))
+            entry["differ"] = sum(map(operator.ne, predictions, together))
+            if spec.kind == "ours":
+                entry["callers"] = self.ask("callers", texts)
+        error = self.worker.error or (None if self.best else "no run was valid")
+        return {**entry, "error": error, "probes": self.probes}
+
+
+def highest(meets_bound, start):
+    """The highest rate that meets_bound(rate), to a STEP, by doubling and bisection from `start`;
+    0 where none does that is more than a hundredth of it."""
+    low, high, rate = 0, math.inf, start
+    while high > STEP * max(low, start / 100):
+        low, high = (rate, high) if meets_bound(rate) else (low, rate)
+        rate = 2 * low if high == math.inf else math.sqrt(low * high) if low else high / 2
+    return low
+
+
+def tell(entry, results):
+    """Prints an entry of server.json."""
+    if entry["error"]:
+        console.say("FAILED", f"{entry['label']}: {entry['error']}")
+        return
+    text = (
+        f"{entry['label']}: {entry['completed']:.1f} queries/s VALID; p50 {entry['p50']:.1f} ms, "
+        f"p99 {entry['p99']:.1f} ms; {entry['correct']}/{entry['sentences']} right"
+    )
+    if entry["kind"] == "ours":
+        text += f", {entry['differ']} labels not those of one call with all texts"
+        peer = best_peer(results, entry["precision"])
+        if peer:
+            ratio = entry["completed"] / peer["completed"]
+            text += f"; {ratio:.2f} of the best peer's queries/s ({peer['label']})"
+        middle, low, high = readings.interval(entry["callers"])
+        text += f"; {CALLERS} callers: {middle:.2f} [{low:.2f}, {high:.2f}] of one call's rate"
+    console.say("server", text)
+
+
+def best_peer(results, precision):
+    peers = [e for e in results if e["kind"] != "ours" and e["precision"] == precision]
+    return max((e for e in peers if not e["error"]), key=lambda e: e["completed"], default=None)
+
+
+def good(entry):
+    """Whether it ran, and a server of ours gives the labels that one call gives."""
+    if entry["error"] or entry["kind"] != "ours":
+        return not entry["error"]
+    return entry["differ"] <= GATES[entry["precision"]].flips * entry["sentences"]

@@ -1,0 +1,204 @@
+"""LoadGen's Server scenario: how the highest rate is found, and what each server answers."""
+
+import json
+import threading
+from types import SimpleNamespace
+
+import numpy
+import pytest
+
+from albert_aie import Classifier
+from albert_aie.cli import console
+from benchmarks import loadgen, server_rates, servers, traffic
+from benchmarks.plan import Engine
+
+TEXTS = [f"a {'very ' * (i % 7)}fine film {i}" for i in range(40)]
+
+
+@pytest.mark.parametrize("true", [3, 47.3, 100, 1234])
+@pytest.mark.parametrize("start", [40, 100])
+def test_the_highest_rate_is_found_to_a_step(true, start):
+    asked = []
+
+    def meets_bound(rate):
+        asked.append(rate)
+        return rate <= true
+
+    found = server_rates.highest(meets_bound, start)
+    assert found <= true < server_rates.STEP * found and len(asked) < 15
+
+
+def test_a_server_that_never_meets_the_bound_has_no_rate():
+    asked = []
+    assert server_rates.highest(lambda rate: asked.append(rate), 100) == 0
+    assert 5 < len(asked) < 15
+
+
+class Numbers:
+    """An engine whose row of a text is its number; `calls` are what it was given at a time."""
+
+    def __init__(self, server):
+        self.spec, self.calls, self.start = (
+            Engine("", "", "", (), server=server),
+            [],
+            threading.Event(),
+        )
+
+    def sentences(self, texts):
+        self.start.wait(10)
+        self.calls.append(texts)
+        return numpy.array([[float(text.split()[-1])] for text in texts], numpy.float32)
+
+
+def answered(server, texts):
+    """The row of each text, by the place at which it was sent."""
+    rows, done = {}, threading.Semaphore(0)
+
+    def answer(place, row):
+        rows[place] = float(row[0])
+        done.release()
+
+    for place, text in enumerate(texts):
+        server.send(text, lambda row, place=place: answer(place, row))
+    return rows, done
+
+
+@pytest.mark.parametrize("name, most", [("lock", 1), ("threads", 1), ("batcher", servers.TOGETHER)])
+def test_turns_answer_each_text_with_its_own_row(name, most):
+    engine = Numbers(name)
+    server = servers.SERVERS[name](engine)
+    rows, done = answered(server, TEXTS)
+    engine.start.set()
+    for _ in TEXTS:
+        assert done.acquire(timeout=10)
+    server.close()
+    assert rows == {i: float(i) for i in range(len(TEXTS))}
+    assert max(map(len, engine.calls)) == most and sum(map(len, engine.calls)) == len(TEXTS)
+
+
+def test_a_server_of_ours_gives_what_classifier_gives(made_by):
+    with Classifier(made_by["openvino"], streams=1) as classify:
+        engine = SimpleNamespace(classify=classify, spec=Engine("", "", "", (), server="shared"))
+        server = servers.SERVERS["shared"](engine)
+        rows, done = answered(server, TEXTS)
+        for _ in TEXTS:
+            assert done.acquire(timeout=30)
+        server.close()
+        for place, answer in enumerate(classify(TEXTS)):
+            assert rows[place] == pytest.approx(list(answer.probabilities.values())[0], abs=1e-5)
+        ratios = servers.callers(engine, TEXTS, rounds=2)
+    assert len(ratios) == 2 and min(ratios) > 0
+
+
+def test_a_run_of_loadgen_against_a_server(tmp_path):
+    """One second of it: what is read are LoadGen's own figures; each answer is in the log."""
+    engine = Numbers("batcher")
+    engine.start.set()
+    found = servers.probe(engine, TEXTS, tmp_path, 200, 1, 130)
+    assert 100 < found["completed"] < 300 and found["rate"] == 200 and found["seconds"] == 1
+    assert 0 < found["p50"] <= found["p99"]
+    # 200 queries are too few for LoadGen to know a 99th percentile
+    assert found["valid"] is False
+    assert servers.probe(engine, TEXTS, tmp_path / "a", 400, 1, 130, accuracy=True) == {}
+    assert {i: float(row[0]) for i, row in traffic.answers(tmp_path / "a").items()} == {
+        i: float(i) for i in range(len(TEXTS))
+    }
+
+
+class FakeWorker:
+    """Holds the bound up to 50 texts a second, and LoadGen calls runs valid up to 45."""
+
+    error = None
+
+    def __init__(self, spec):
+        pass
+
+    def ask(self, function, job, *given):
+        if job == "capacity":
+            return 80.0
+        _, _, rate, seconds, bound, accuracy = given
+        fine = {"p50": 20.0, "p99": bound if rate <= 50 else 2.0 * bound}
+        return {} if accuracy else dict(rate=rate, seconds=seconds, valid=rate <= 45, **fine)
+
+
+def test_a_rate_is_sought_in_short_runs_and_confirmed_in_a_long_one(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(server_rates.worker, "Worker", FakeWorker)
+    args = SimpleNamespace(output_dir=tmp_path, target_latency_ms=130, seconds=60)
+    one = server_rates.Attempt(Engine("ours", "ours: a/b", "fp32", ()), args)
+    one.search(TEXTS)
+    assert 50 / server_rates.STEP < one.rate <= 50
+    assert {each["seconds"] for each in one.probes} == {15}
+    one.confirm(TEXTS)
+    assert one.best["valid"] and 45 / server_rates.STEP < one.best["rate"] <= 45
+    assert one.best["seconds"] == 60 and one.folder.parent == tmp_path / "Server"
+    assert "80.0/s" in capsys.readouterr().out
+
+
+RESULT = {"precision": "fp32", "error": None, "sentences": 200, "correct": 150, "p50": 9, "p99": 99}
+OURS = {
+    **RESULT,
+    "kind": "ours",
+    "label": "o",
+    "completed": 60.0,
+    "callers": [0.9, 0.9],
+    "differ": 0,
+}
+
+
+def test_the_best_peer_of_the_precision_is_what_ours_is_compared_with(capsys):
+    peer = {**RESULT, "kind": "openvino", "label": "slow", "completed": 30.0}
+    results = [
+        peer,
+        {**peer, "label": "best", "completed": 40.0},
+        {**peer, "label": "other", "completed": 99.0, "precision": "int8"},
+        {**peer, "label": "failed", "completed": 99.0, "error": "no run was valid"},
+        OURS,
+    ]
+    for entry in results:
+        server_rates.tell(entry, results)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "o: 60.0 queries/s VALID; p50 9.0 ms, p99 99.0 ms; 150/200 right, 0 labels" in out
+    assert "1.50 of the best peer's queries/s (best); 32 callers: 0.90 [0.90, 0.90]" in out
+    assert "FAILED failed: no run was valid" in out
+
+
+@pytest.mark.parametrize(
+    "change, good",
+    [
+        ({}, True),
+        ({"error": "no run was valid"}, False),
+        ({"differ": 1}, False),
+        ({"precision": "int8", "differ": 2}, True),
+        ({"precision": "int8", "differ": 3}, False),
+        ({"kind": "openvino", "differ": 99}, True),
+    ],
+)
+def test_an_answer_that_is_not_ours_fails(change, good):
+    assert server_rates.good({**OURS, **change}) is good
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        (["--pth_dir=demo", "--scenarios=Offline"], "--scenarios Offline: wants an exported file"),
+        (["--aie_model_dir=a.pt", "--precision=fp32"], "--precision: is of --pth_dir"),
+        ([], "one of the arguments --aie_model_dir --pth_dir is required"),
+    ],
+)
+def test_flags_that_mean_nothing_are_refused(flags, sentence, tmp_path, capsys):
+    flags = [*flags, "--data_dir=x", f"--output_dir={tmp_path}"]
+    assert console.main(loadgen.parse_args, loadgen.run, flags) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow  # half a minute: five servers are made, and LoadGen runs some twenty times
+def test_all_servers_in_one_run(tmp_path, tiny, sst2, capfd):
+    pytest.importorskip("onnxruntime")
+    flags = [f"--pth_dir={tiny}", f"--data_dir={sst2}", "--scenarios=Server", "--seconds=4"]
+    flags += ["--precision", "fp32", f"--output_dir={tmp_path}"]
+    code = console.main(loadgen.parse_args, loadgen.run, flags)
+    out = capfd.readouterr().out
+    assert code == 0, out
+    found = json.loads((tmp_path / server_rates.OUTPUT).read_text())["servers"]
+    assert {entry["server"] for entry in found} == set(servers.SERVERS)
+    assert len({entry["correct"] for entry in found}) == 1 and out.count("VALID") == 5
