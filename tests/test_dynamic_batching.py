@@ -3,14 +3,18 @@
 import asyncio
 import contextlib
 import ctypes
+import itertools
+import os
 import pickle
 import random
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy
 import pytest
+from corpora import OVERFLOW, write_file
 
 from albert_aie.base.choose_shapes import Grid
 from albert_aie.base.encoding import Encoded
@@ -185,45 +189,74 @@ def test_the_next_in_turn_is_first_and_the_longest_that_fit_share_its_row():
     assert next_batch(waiting[:2], [packed(1, 64)], (Shape(1, 12),)).shape == Shape(1, 12)
 
 
-def test_many_threads_each_get_the_answers_of_their_own_texts(made_by):
-    serve(made_by["openvino"], requests=400, threads=16)
+def test_many_threads_each_get_the_answers_of_their_own_texts(overflowing):
+    serve(overflowing, requests=400, threads=16)
 
 
 @pytest.mark.slow
-def test_ten_thousand_requests_from_64_threads(made_by):
-    serve(made_by["openvino"], requests=10_000, threads=64)
+def test_ten_thousand_requests_from_64_threads(overflowing):
+    serve(overflowing, requests=10_000, threads=64)
+
+
+@pytest.fixture(scope="module")
+def overflowing(tmp_path_factory):
+    """A small openvino file whose logits overflow at the word OVERFLOW."""
+    folder = tmp_path_factory.mktemp("overflowing")
+    return write_file(folder, "SST-2", backend="openvino", precision="fp32")
 
 
 def serve(file, requests, threads):
-    """Random texts, over-long ones among them, from threads of which some are killed."""
-    draw = random.Random(0)
-    words = "a fine film dull poor charming never well acted plot slow start".split()
+    """Random texts, from threads of which every eighth is killed half way: each answer is that of
+    the text by itself, in fp32. Some texts are over-long, and some overflow, which is NaN for all
+    of their row."""
+    draw, words = random.Random(0), "a fine film dull poor charming never well acted plot".split()
     texts = [" ".join(draw.choices(words, k=draw.choice([1, 4, 9, 20, 90]))) for _ in range(50)]
+    texts += [f"{one} {OVERFLOW}"[-60:] for one in texts[:5]]
     with Classifier(file) as classify:
         wanted = {one: classify(one).probability for one in texts}
-        wrong, ended = [], []
+        assert [one for one in texts if wanted[one] is None] == texts[-5:]
+        answered, wrong, killed, memory = itertools.count(), [], [], []
+        half = threading.Barrier(threads + 1)
 
         def work(seed):
-            own = random.Random(seed)
-            with contextlib.suppress(TimeoutError):
-                for _ in range(requests // threads):
-                    asked = own.sample(texts, own.choice([1, 1, 1, 5]))
-                    for one, answer in zip(asked, classify(asked)):
-                        if abs(answer.probability - wanted[one]) > 1e-5:
-                            wrong.append(one)
-            ended.append(seed)
+            own, dies = random.Random(seed), seed % 8 == 0
+            try:
+                ask(own, requests // threads // 2)
+                half.wait(200)
+                ask(own, 10**9 if dies else requests // threads // 2)
+            except TimeoutError:
+                killed.append(seed)
+
+        def ask(own, count):
+            for _ in range(count):
+                asked = own.sample(texts, own.choice([1, 1, 1, 5]))
+                for one, answer in zip(asked, classify(asked)):
+                    if answer.probability != pytest.approx(wanted[one], abs=1e-5):
+                        wrong.append(one)
+                    if next(answered) % 100 == 0:
+                        memory.append(resident())
 
         workers = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(threads)]
         for worker in workers:
             worker.start()
+        half.wait(200)
         for worker in workers[::8]:
             kill = ctypes.pythonapi.PyThreadState_SetAsyncExc
             kill(ctypes.c_ulong(worker.ident), ctypes.py_object(TimeoutError))
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 200
         for worker in workers:
             worker.join(max(0, deadline - time.monotonic()))
         assert not any(worker.is_alive() for worker in workers) and not wrong
+        assert sorted(killed) == list(range(0, threads, 8))
+        assert next(answered) > requests * (1 - 1 / 8)
+        quarter = len(memory) // 4
+        assert max(memory[-quarter:]) < max(memory[quarter : 2 * quarter]) + 20e6
         assert classify(texts[0]).probability == pytest.approx(wanted[texts[0]], abs=1e-5)
+
+
+def resident():
+    """Bytes of main memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_asyncio_awaits_it_and_a_cancelled_task_holds_up_nobody(made_by):
