@@ -26,26 +26,32 @@ def service(made_by):
 
 
 @contextlib.contextmanager
-def serving(file, interpreter=sys.executable):
-    """(the process of examples/serve.py, its port), ready."""
+def serving(file, interpreter=sys.executable, script="serve.py", port=None):
+    """(the process of an example, its port), ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [interpreter, "examples/serve.py", str(file), str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        command = [interpreter, f"examples/{script}", str(file)]
+        command += [] if port else [str(free.getsockname()[1])]
+        port = port or free.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:
         deadline = time.monotonic() + 60
         while True:
             try:
                 assert ask(port, "GET", "/health")[0] == 200
                 break
-            except OSError:
+            except (OSError, ValueError, AssertionError):  # Ray answers before it is ready
                 assert time.monotonic() < deadline and process.poll() is None
                 time.sleep(0.1)
         yield process, port
     finally:
-        process.kill()
-        process.wait()
+        process.send_signal(signal.SIGINT)  # Ray ends what it has started
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def ask(port, method, path, body=None):
@@ -129,6 +135,15 @@ def test_sigterm_half_way_loses_nothing_that_was_asked(service, wanted):
     assert min(refused) > ended[0] - 0.1
     assert len([end for begin, end in answered if begin < ended[0] < end]) > CLIENTS // 2
     assert len(answered) > CLIENTS * EACH // 3
+
+
+@pytest.mark.slow  # starts Ray on this machine; wants ray[serve] beside what the others want
+def test_the_same_routes_behind_ray_serve(made_by, wanted):
+    pytest.importorskip("ray.serve", reason='pip install "ray[serve]"')
+    with serving(made_by["openvino"], script="serve_ray.py", port=8000) as (_, port):  # Ray's own
+        status, found = ask(port, "POST", "/predict", {"inputs": TEXTS})
+        assert status == 200 and all(map(is_right, found, map(wanted.get, TEXTS)))
+        assert ask(port, "POST", "/predict", {"inputs": 5})[0] == 422
 
 
 def together(client):
