@@ -18,6 +18,7 @@ from benchmarks.plan import SERVER, Engine
 from benchmarks.servers import CALLERS
 
 STEP = 1.05  # between rates that are told apart
+JUMP = 1.25
 OUTPUT = "server.json"  # in --output_dir
 
 
@@ -88,7 +89,7 @@ class Attempt:
 
         if start := self.ask("capacity", texts):
             console.say("search", f"{self.spec.label}: {start:.1f}/s when all texts come at once")
-            self.rate = highest(meets_bound, start / 2)
+            self.rate = highest(meets_bound, start)
 
     def confirm(self, texts):
         """Steps down until LoadGen calls a run of all seconds valid; a run for accuracy at that."""
@@ -113,18 +114,18 @@ class Attempt:
             entry["correct"] = sum(map(operator.eq, predictions, labels))
             entry["differ"] = sum(map(operator.ne, predictions, together))
             if spec.kind == "ours":
-                entry["callers"] = self.ask("callers", texts)
+                entry["callers"] = self.ask("callers", texts[:256])
         error = self.worker.error or (None if self.best else "no run was valid")
         return {**entry, "error": error, "probes": self.probes}
 
 
 def highest(meets_bound, start):
-    """The highest rate that meets_bound(rate), to a STEP, by doubling and bisection from `start`;
-    0 where none does that is more than a hundredth of it."""
+    """The highest rate that meets_bound(rate), to a STEP: from `start` by JUMPs until one does and
+    one does not, then by bisection. 0 where none does that is more than a tenth of `start`."""
     low, high, rate = 0, math.inf, start
-    while high > STEP * max(low, start / 100):
+    while high > max(STEP * low, start / 10):
         low, high = (rate, high) if meets_bound(rate) else (low, rate)
-        rate = 2 * low if high == math.inf else math.sqrt(low * high) if low else high / 2
+        rate = JUMP * low if high == math.inf else math.sqrt(low * high) if low else high / JUMP
     return low
 
 

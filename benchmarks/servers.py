@@ -110,11 +110,12 @@ SERVERS = {
 
 
 def capacity(engine, texts):
-    """Texts a second that are answered when all come at once, after all that is slow at first."""
-    for text in texts[::4]:
+    """Texts a second that are answered when many come at once, after all that is slow at first."""
+    few = texts[::4]
+    for text in few:
         engine.one(text)  # a program of a text by itself, where lengths are programs
-    flood(engine, texts)
-    return len(texts) / flood(engine, texts)
+    flood(engine, few)
+    return len(few) / flood(engine, few)
 
 
 def flood(engine, texts):
