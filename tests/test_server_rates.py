@@ -105,6 +105,24 @@ def test_a_run_of_loadgen_against_a_server(tmp_path):
     }
 
 
+def test_what_is_read_of_a_run(monkeypatch, tmp_path):
+    shares = {"50.00": 2e6, "90.00": 7e6, "99.00": 9.5e6, "99.90": 30e6}
+    summary = {f"{share} percentile latency (ns)": str(ns) for share, ns in shares.items()}
+    summary.update({"Result is": "VALID", "Completed samples per second": "41.50"})
+    asked = {}
+
+    def drive(scenario, issue, count, folder, accuracy, **settings):
+        asked.update(settings)
+        return summary
+
+    monkeypatch.setattr(servers.traffic, "drive", drive)
+    found = servers.probe(Numbers("lock"), TEXTS, tmp_path, 42, 60, 130)
+    read = {"valid": True, "p50": 2.0, "p99": 9.5, "completed": 41.5}
+    assert found == {"rate": 42, "seconds": 60, **read}
+    assert asked["server_target_latency_ns"] == 130_000_000 and asked["server_target_qps"] == 42
+    assert asked["min_duration_ms"] == 60_000
+
+
 class FakeWorker:
     """Holds the bound up to 50 texts a second, and LoadGen calls runs valid up to 45."""
 
