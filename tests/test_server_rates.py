@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy
@@ -220,3 +221,15 @@ def test_all_servers_in_one_run(tmp_path, tiny, sst2, capfd):
     found = json.loads((tmp_path / server_rates.OUTPUT).read_text())["servers"]
     assert {entry["server"] for entry in found} == set(servers.SERVERS)
     assert len({entry["correct"] for entry in found}) == 1 and out.count("VALID") == 5
+
+
+@pytest.mark.parametrize("whole, ratio", [(0.4, 1), (0.04, 0.1)])
+def test_callers_are_compared_with_one_call(monkeypatch, whole, ratio):
+    """40 texts of 0.02 s each, two at a time, are 0.4 s."""
+    monkeypatch.setattr(servers, "CALLERS", 2)
+
+    def classify(given):
+        time.sleep(whole if isinstance(given, list) else 0.02)
+
+    (found,) = servers.callers(SimpleNamespace(classify=classify), TEXTS, rounds=1)
+    assert ratio / 2 < found < ratio * 2
