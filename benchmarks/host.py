@@ -21,8 +21,7 @@ def machine():
 
 def save(path, value):
     """Writes a file of readings, whole or not at all."""
-    with files.replacing(path) as temporary:
-        temporary.write_text(files.json_text(value), encoding="utf-8")
+    files.write_text(path, files.json_text(value))
 
 
 def script(name, *flags):

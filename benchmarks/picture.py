@@ -42,8 +42,7 @@ def run(args):
         raise UserError(f"{args.readings}: nothing in it was measured for --plot {args.plot}")
     arguments.check_outputs(args.picture)
     start = svg.index(">") + 1
-    with files.replacing(args.picture) as temporary:
-        temporary.write_text(svg[:start] + INK + svg[start:], encoding="utf-8")
+    files.write_text(args.picture, svg[:start] + INK + svg[start:])
     print(f"wrote {args.picture}")
     return 0
 

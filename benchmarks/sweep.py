@@ -91,7 +91,7 @@ def run(args):
         host.save(args.output, everything)
     if args.report:
         shown = {**everything, "results": [result for _, result in done]}
-        page.write(args.report, sweep_page.of_sweep(shown, whole))
+        files.write_text(args.report, sweep_page.of_sweep(shown, whole))
     failed = any("error" in result or verdict(result) == "FAIL" for _, result in done)
     differing = any(precision == "fp32" for precision, _ in cells.disagreements(done))
     return 1 if failed or differing else 0

@@ -191,11 +191,11 @@ def test_flips_are_counted_and_bound():
     got = reference.copy()
     got[:2] = [[2, 0]]
     got[2, 1] = numpy.nan  # where the reference has its largest
-    found = recipes.tried("all", got[:2], reference[:2], 1.0)
-    assert (found.flips, found.relative) == (2, 2.0)  # turned round: as far again as the reference
-    assert recipes.tried("all", got, reference, 1.0).flips == 3
-    found = found._replace(flips=3, sentences=200)
-    assert found.holds(1.5) and not found.holds(1.4)
+    two = compare.compare(got[:2], reference[:2], None, "int8")
+    assert (two.flips, two.relative) == (2, 2.0)  # turned round: as far again as the reference
+    attempt = recipes.Tried("all", compare.compare(got, reference, None, "int8"), 1.0)
+    assert (attempt.comparison.flips, attempt.comparison.sentences) == (3, 200)
+    assert attempt.holds(1.5) and not attempt.holds(1.4)
 
 
 def test_the_rate_of_a_recipe_is_that_of_the_wall_clock(monkeypatch, tiny):
@@ -209,7 +209,8 @@ def test_the_rate_of_a_recipe_is_that_of_the_wall_clock(monkeypatch, tiny):
     given = load(tiny), target, 32, ["a", "b", "c"], None, iter
     made = SimpleNamespace(save=lambda path: None)
     found, (one,) = recipes.fastest(lambda _: made, "a.pt", 1.0, *given)
-    assert found is made and (one.rate, one.sentences, one.flips) == (1.5, 3, 0)
+    compared = one.comparison
+    assert found is made and (one.rate, compared.sentences, compared.flips) == (1.5, 3, 0)
 
 
 def test_what_was_seen_of_an_activation_is_of_all_batches_and_both_signs():

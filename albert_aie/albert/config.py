@@ -97,6 +97,12 @@ class Config:
         return shapes
 
 
+def architecture(config):
+    """{name: value} of a Config that an AlbertConfig of others' takes."""
+    only_ours = ("label_names", "random_weights")
+    return {name: value for name, value in asdict(config).items() if name not in only_ours}
+
+
 def read_config(path):
     """Config from ALBERT's config.json, albert_pytorch's or Hugging Face's; what we cannot run is
     refused by name."""

@@ -6,7 +6,6 @@ matter."""
 
 import shutil
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy
@@ -15,6 +14,7 @@ from ..base.encoding import Encoded, framed, texts
 from ..base.errors import UserError
 from ..text.find_tokenizer import ADDED, CONFIG, SPECIAL
 from ..text.sentencepiece_model import SPM_OPTIONS
+from .config import architecture
 
 
 def tokenizer(file, upstream_dir=None):
@@ -132,9 +132,7 @@ def transformers_model(checkpoint):
     fp32, eval mode."""
     from transformers import AlbertConfig, AlbertForSequenceClassification
 
-    sizes = asdict(checkpoint.config)
-    del sizes["label_names"], sizes["random_weights"]
-    config = AlbertConfig(**sizes, attn_implementation="eager")
+    config = AlbertConfig(**architecture(checkpoint.config), attn_implementation="eager")
     model = AlbertForSequenceClassification(config)
     model.load_state_dict(checkpoint.tensors, strict=True)
     return model.eval()

@@ -166,6 +166,8 @@ def prepare(program, device, precision):
     mkldnn = torch.ops.mkldnn
     if device != "cpu" or not hasattr(mkldnn, "_reorder_linear_weight"):
         return
+    if not {*precision.split("+")} <= {"fp32", "bf16"}:  # it has no kernels for others
+        return
     if "bf16" in precision and not mkldnn._is_mkldnn_bf16_supported():  # needs AVX-512
         return
     packed = {}  # the layers share their weights, and so do both methods

@@ -126,6 +126,12 @@ def replacing(path):
             temporary.unlink()
 
 
+def write_text(path, text):
+    """A text in UTF-8 as all of a file, by `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def is_stream(path):
     """Whether `path` is written through instead of replaced: a FIFO, a device, or the file that
     the shell made standard output, where other lines stand too."""

@@ -7,7 +7,7 @@ import textwrap
 
 from ..base import machine, terminal
 from ..base.errors import UserError, first_line
-from ..base.files import json_text, replacing
+from ..base.files import json_text, write_text
 
 COLUMNS, NAME = 80, 12
 # What to do about an error of the system; by default its name or permissions are wrong.
@@ -117,7 +117,5 @@ def conclude(comparisons, args, names=("",)):
         note("int8: export_albert_aie.py --max_flips 0.5 looks for a recipe whose labels hold")
     if args.compare_output:
         each = [{"rows": name, **one.verdict()} for one, name in zip(comparisons, names)]
-        with replacing(args.compare_output) as temporary:
-            verdict = {**worst.verdict(), "comparisons": each}
-            temporary.write_text(json_text(verdict), encoding="utf-8")
+        write_text(args.compare_output, json_text({**worst.verdict(), "comparisons": each}))
     return 0 if worst.passed else 1

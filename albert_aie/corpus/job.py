@@ -5,9 +5,11 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from ..base.errors import UserError
+from ..base.files import json_text, write_text
 from ..data import datasets, metrics, records
 from . import planning, ray_workers, reading, summaries, worker
 
@@ -151,5 +153,5 @@ def conclude(job, saved, plan, outcome, note):
             task = task._replace(labels=tuple(plan.settings["labels"]))
             summary.update(summaries.measure(job.folder, plan, task))
     summaries.write_skipped(job.folder, plan, ordered)
-    summaries.write_summary(job.folder, summary)
+    write_text(Path(job.folder) / summaries.SUMMARY, json_text(summary))
     return summary

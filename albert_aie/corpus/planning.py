@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..base.errors import UserError, first_line
-from ..base.files import read_json, replacing
+from ..base.files import read_json, write_text
 from . import reading
 from .reading import Span
 from .urls import Input, identity, partition
@@ -175,8 +175,7 @@ def _check_writable(schema, path):
 def save(plan, folder):
     """Write it, whole or not at all."""
     content = {"version": VERSION, "sha256": plan.digest, **plan.content()}
-    with replacing(Path(folder) / NAME) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+    write_text(Path(folder) / NAME, json.dumps(content))
 
 
 def load(folder):

@@ -17,7 +17,7 @@ import numpy
 from ..artifact import pt_file
 from ..base.choose_shapes import choose
 from ..base.errors import UserError, first_line
-from ..base.files import replacing, sha256
+from ..base.files import replacing, sha256, write_text
 from ..data import datasets
 from ..data.records import names_beside
 from ..run.classifier import Classifier, softmax
@@ -202,8 +202,7 @@ def write(folder, plan, part, table, done):
         with open(temporary, "wb") as file:
             parquet.write_table(table, file, write_page_checksum=True)
         digest = sha256(temporary)
-    with replacing(_digest_of(path)) as temporary:
-        temporary.write_text(f"{digest}  {path.name}\n", encoding="ascii")
+    write_text(_digest_of(path), f"{digest}  {path.name}\n")
 
 
 def _digest_of(path):

@@ -12,7 +12,6 @@ import numpy
 
 from ..base.encoding import texts
 from ..base.errors import UserError, need
-from ..base.files import replacing
 from ..run.classifier import softmax
 from ..run.evaluate import finite, is_correct
 from . import plots
@@ -58,12 +57,6 @@ def of_evaluation(result, logits, examples, compared=()):
         confusion=confusion(logits, examples),
         errors=confident_errors(chances, correct, examples),
     )
-
-
-def write(path, text):
-    """A page into its file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def render(**page):
