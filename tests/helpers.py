@@ -1,5 +1,6 @@
 """What the tests share and is no fixture: places, small checkpoints, scripts as processes."""
 
+import contextlib
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from albert_aie.albert.layouts import to_upstream
 from albert_aie.artifact import pt_file
 from albert_aie.data import datasets
 from albert_aie.report import results
+from albert_aie.run import evaluate as evaluating
 from albert_aie.run.batching import batches, scatter
 from benchmarks.random_weights import draw
 
@@ -99,6 +101,12 @@ def flags(**options):
         elif value is not None and value is not False:
             line.append(f"--{name}={value}")
     return line
+
+
+def logits_in_this_process(paths, target, sentences):
+    """In place of evaluate.logits_in_fresh_process, where a process of its own is not the point."""
+    given = [*map(str, paths)], target, sentences
+    return contextlib.nullcontext(lambda: evaluating._logits(*given))
 
 
 def python(*arguments, env=None, cwd=ROOT, **given):

@@ -78,7 +78,9 @@ def tokenizer_file(asked):
     """(path, kind) of what --tokenizer asks for, None where it does not say."""
     if asked is None or asked in KINDS:
         return None, asked
-    return asked, {".json": "json", ".txt": "wordpiece"}.get(Path(asked).suffix, "spm")
+    path = Path(asked)
+    named = [kind for kind, tokenizer in KINDS.items() if path.name in tokenizer.NAMES]
+    return asked, (named or [{".json": "json", ".txt": "wordpiece"}.get(path.suffix, "spm")])[0]
 
 
 def add_rows(parser):
