@@ -44,11 +44,11 @@ def peak(pid):
     in bytes, looked at again and again."""
     memory, over = [], threading.Event()
 
-    def look():
+    def watch():
         while not over.wait(PAUSE):
             memory.append(sum(map(held, family(pid))))
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=watch)
     thread.start()
     try:
         yield memory
@@ -64,10 +64,10 @@ def family(pid):
         with contextlib.suppress(OSError):
             fields = stat.read_text().rpartition(")")[2].split()
             children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found = [pid]
-    for one in found:
-        found += children.get(one, [])
-    return found
+    processes = [pid]
+    for one in processes:
+        processes += children.get(one, [])
+    return processes
 
 
 def held(pid):

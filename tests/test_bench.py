@@ -297,7 +297,7 @@ def test_the_picture_shows_the_medians_and_their_accuracy(tmp_path, bench, capsy
     """Bars as long as the medians of hand_made(): 0.75, 3 and 8 sentences/s in fp32, 16 in bf16."""
     from matplotlib import pyplot
 
-    bars = picture.made(hand_made())
+    bars = picture.bars_of(hand_made())
     assert [bar and (bar[0], bar[1], bar[3]) for bar in bars] == [
         ("transformers fp32", False, "0.8  (8/10 right)"),
         ("openvino fp32", False, "3.0  (60/80 right)"),
@@ -306,7 +306,7 @@ def test_the_picture_shows_the_medians_and_their_accuracy(tmp_path, bench, capsy
         ("ours bf16", True, "16.0  (58/80 right)"),
     ]
     figure, axes = pyplot.subplots()
-    picture.draw(axes, bars, "here")
+    picture.draw_bars(axes, bars, "here")
     widths = {round(bar.get_y() + bar.get_height() / 2): bar.get_width() for bar in axes.patches}
     assert widths == {0: 0.75, 1: 3, 2: 8, 4: 16}
     ranges = [list(line.get_xdata()) for line in axes.get_lines()]

@@ -16,7 +16,6 @@ import pytest
 from helpers import ROOT, Run, flags, refused
 from pyarrow import parquet
 
-import export_albert_aie
 import run_aie_corpus
 from albert_aie.base import machine
 from albert_aie.base.errors import UserError
@@ -51,10 +50,8 @@ def corpus(tmp_path, texts):
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory, tiny):
-    folder = tmp_path_factory.mktemp("file")
-    assert export_albert_aie.main(flags(pth_dir=tiny, save_dir=folder, **SMALL)) == 0
-    return folder / "albert_seq32_bs4.pt"
+def file(compiled):
+    return compiled
 
 
 @pytest.fixture

@@ -127,13 +127,11 @@ def test_labels_meet_by_name_whatever_the_models_order(tmp_path, export, evaluat
     assert seen[0] == seen[1]
 
 
-def test_a_file_is_refused_on_another_task(tmp_path, tiny, export, evaluate):
-    assert export(pth_dir=tiny, save_dir=tmp_path, **SMALL).code == 0
-    file = tmp_path / "albert_seq32_bs4.pt"
-    run = evaluate(aie_model_dir=file, task_name="cola")
+def test_a_file_is_refused_on_another_task(compiled, evaluate):
+    run = evaluate(aie_model_dir=compiled, task_name="cola")
     assert refused(run, "--task_name CoLA:", "was exported for SST-2")
     for spelling in ("SST-2", "sst2", "sst-2", "SST_2"):
-        assert evaluate(aie_model_dir=file, task_name=spelling, text="fine").code == 0
+        assert evaluate(aie_model_dir=compiled, task_name=spelling, text="fine").code == 0
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,9 @@ def check_whole(folder):
         ("the Hugging Face cache", "models--*/snapshots/*/config.json"),
         ("the Hugging Face cache", "hub/models--*/snapshots/*/config.json"),
     ):
-        found = sorted(str(config.parent) for config in folder.glob(pattern))
-        if found:
-            raise UserError(f"{folder}: holds {what}; give the one that you mean ({some(found)})")
+        folders = sorted(str(config.parent) for config in folder.glob(pattern))
+        if folders:
+            raise UserError(f"{folder}: holds {what}; give the one that you mean ({some(folders)})")
 
 
 def _from_hub(name):

@@ -33,8 +33,8 @@ def tokenizer(file, upstream_dir=None):
 
 def as_upstream(file):
     """Whether a TokenizerFile's options are what albert_pytorch's code does."""
-    known = {**SPM_OPTIONS, "special_tokens": False, "do_lower_case": True}
-    return all(known.get(name) == on for name, on in file.options.items())
+    options = {**SPM_OPTIONS, "special_tokens": False, "do_lower_case": True}
+    return all(options.get(name) == on for name, on in file.options.items())
 
 
 def transformers_tokenizer(file):
@@ -45,8 +45,8 @@ def transformers_tokenizer(file):
     own = file.load()
 
     def encode(sentence, max_seq_length):
-        found = tokenizer(*texts(sentence), truncation=True, max_length=max_seq_length)
-        return Encoded(found["input_ids"], second=own.encode(sentence, max_seq_length).second)
+        encoding = tokenizer(*texts(sentence), truncation=True, max_length=max_seq_length)
+        return Encoded(encoding["input_ids"], second=own.encode(sentence, max_seq_length).second)
 
     return encode
 

@@ -55,13 +55,13 @@ def _read_shards(index):
     state, mapped = {}, _weight_map(index)
     for shard in shards(index):
         wanted = {name for name, file in mapped.items() if file == shard.name}
-        found = read(shard)
-        if found.keys() != wanted:
+        tensors = read(shard)
+        if tensors.keys() != wanted:
             raise UserError(
                 f"{shard}: does not hold the tensors that {index.name} names "
-                f"({some(sorted(found.keys() ^ wanted))}); {AGAIN}"
+                f"({some(sorted(tensors.keys() ^ wanted))}); {AGAIN}"
             )
-        state.update(found)
+        state.update(tensors)
     return state
 
 
@@ -161,5 +161,5 @@ def _refuse_program(names, path):
 
 def _culprit(error):
     pattern = r"GLOBAL ([\w.]+)|class ([\w.]+)|global ([\w.]+)|[Cc]an only .*|operand \S+"
-    found = re.search(pattern, str(error))
-    return found.group(0) if found else first_line(error)
+    named = re.search(pattern, str(error))
+    return named.group(0) if named else first_line(error)

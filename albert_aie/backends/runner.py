@@ -59,12 +59,12 @@ def check_shape(batch, artifact):
     rows, length, slots = shape = batch.shape
     if artifact.has_free_sizes:
         limit = artifact.shape
-        known = 0 < length <= limit.max_seq_length and slots in (0, slots_of(length))
-        known = known and 0 < rows * length <= limit.batch_size * limit.max_seq_length
+        fits = 0 < length <= limit.max_seq_length and slots in (0, slots_of(length))
+        fits = fits and 0 < rows * length <= limit.batch_size * limit.max_seq_length
     else:
-        known = shape in artifact.own_shapes
+        fits = shape in artifact.own_shapes
     for array in batch.inputs:
-        if not known or array.shape != shape.inputs or array.dtype != numpy.int64:
+        if not fits or array.shape != shape.inputs or array.dtype != numpy.int64:
             raise ValueError(
                 f"batch of {array.shape} {array.dtype} for a file of {artifact.own_shapes} int64"
             )

@@ -154,11 +154,11 @@ def answer(classify, args):
         writer = records.Writer(write, form, table, classify.names)
         for chunk in chunks(table.records):
             sentences = [datasets.sentence(record, columns, table.path) for record in chunk]
-            found, cut = classify.answers(sentences)
-            for record, one in zip(chunk, found):
+            answers, cut = classify.answers(sentences)
+            for record, one in zip(chunk, answers):
                 writer.add(record, one)
-            unknown = sum(one.label is None and one.score is None for one in found)
-            counts = AnswerCounts(*map(sum, zip(counts, (len(found), cut, unknown))))
+            unknown = sum(one.label is None and one.score is None for one in answers)
+            counts = AnswerCounts(*map(sum, zip(counts, (len(answers), cut, unknown))))
             if not write(None):
                 break
     return counts
@@ -175,10 +175,10 @@ def read(args, task):
         examples = datasets.collect(table, task, columns, label, indices)
         examples = replace(examples, note=note)  # quotes in one's own file are meant
 
-    def write_answers(names, found):
+    def write_answers(names, answers):
         with writing(args.output) as write:
             writer = records.Writer(write, form, table, names)
-            for record, one in zip(rows, found):
+            for record, one in zip(rows, answers):
                 writer.add(record, one)
 
     return examples, write_answers

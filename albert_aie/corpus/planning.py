@@ -199,15 +199,15 @@ def load(folder):
 
 def check_inputs(plan, inputs):
     """Raises UserError where the files that are there are not those of the Plan."""
-    for known, found in zip(plan.inputs, inputs):
-        if known.path == found.path and known != found:
+    for before, source in zip(plan.inputs, inputs):
+        if before.path == source.path and before != source:
             raise UserError(
-                f"{found.path}: changed since the run in --output_dir was planned; put the file "
+                f"{source.path}: changed since the run in --output_dir was planned; put the file "
                 "back, or take another --output_dir"
             )
-    planned, there = ({known.path for known in some} for some in (plan.inputs, inputs))
-    if planned != there:
-        path = min(planned ^ there)
+    planned, given = ({source.path for source in each} for each in (plan.inputs, inputs))
+    if planned != given:
+        path = min(planned ^ given)
         what = "is gone since" if path in planned else "is no file of"
         raise UserError(
             f"{path}: {what} the run in --output_dir; give the same files, or take another "

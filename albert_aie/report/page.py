@@ -66,8 +66,8 @@ def render(**page):
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    known = {"table": None, "failed": (), "confusion": None, "errors": None, "plots": ()}
-    text = template.render(script=script, script_digest=digest, **{**known, **page})
+    empty = {"table": None, "failed": (), "confusion": None, "errors": None, "plots": ()}
+    text = template.render(script=script, script_digest=digest, **{**empty, **page})
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -54,16 +54,16 @@ def read(data_dir, task, path=None, held_out=False):
 
 def _own(path, task):
     """The texts, or pairs, of a file of lines or of the task's columns: not the empty ones."""
-    suffixes = (suffix for known in formats.FORMATS.values() for suffix in known.suffixes)
+    suffixes = (suffix for each in formats.FORMATS.values() for suffix in each.suffixes)
     form = formats.by_suffix(path, formats.FORMATS, f"--calibration takes {', '.join(suffixes)}")
     layout = records.Layout(task.columns, task.text)
     with records.reading(path, form, layout) as table:
         columns = datasets.columns(table, task)
-        found = [datasets.sentence(record, columns, table.path) for record in table.records]
-    found = [one for one in found if words(one)]
-    if not found:
+        sentences = [datasets.sentence(record, columns, table.path) for record in table.records]
+    sentences = [one for one in sentences if words(one)]
+    if not sentences:
         raise UserError(f"{path}: holds no text; --calibration wants sentences, one a line")
-    return found
+    return sentences
 
 
 def words(sentence):

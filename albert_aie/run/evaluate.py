@@ -192,9 +192,9 @@ def _ahead(items, depth):
     """The same items, the next `depth` of them made by another thread while the caller works."""
     items = iter(items)
     with ThreadPoolExecutor(1) as pool:
-        made = deque(pool.submit(next, items, None) for _ in range(depth))
-        while (item := made.popleft().result()) is not None:
-            made.append(pool.submit(next, items, None))
+        next_items = deque(pool.submit(next, items, None) for _ in range(depth))
+        while (item := next_items.popleft().result()) is not None:
+            next_items.append(pool.submit(next, items, None))
             yield item
 
 

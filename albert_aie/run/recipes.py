@@ -45,14 +45,14 @@ def fastest(make, name, percent, checkpoint, target, length, sentences, upstream
     reference, _ = references.logits(checkpoint, encoded, upstream_dir, progress=progress)
     attempts = []
     for recipe in backends.get(target.backend).RECIPES:
-        made = make(target._replace(options={**target.options, "recipe": recipe}))
+        model = make(target._replace(options={**target.options, "recipe": recipe}))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
-            made.save(path)
+            model.save(path)
             with Classifier(path) as classify:
                 ran = classify.evaluate(sentences)
         comparison = compare(ran.logits, reference, None, "int8")
         attempts.append(Tried(recipe, comparison, len(sentences) / ran.end_to_end))
         if attempts[-1].holds(percent):
-            return made, attempts
+            return model, attempts
     return None, attempts

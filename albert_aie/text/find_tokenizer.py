@@ -163,10 +163,10 @@ def _settings(path):
 
 def _object(path):
     """The JSON object in a file; {} where there is no file."""
-    found = read_json(path) if path.is_file() else {}
-    if not isinstance(found, dict):
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict):
         raise UserError(f"{path}: not a JSON object; copy it again from where it was trained")
-    return found
+    return content
 
 
 class _Added(NamedTuple):
