@@ -254,9 +254,9 @@ def spread(old, new, ratio):
     second = generator.integers(len(after), size=(RESAMPLES, len(after)))
     if paired and len(before) == len(after):
         second = first
-    drawn = before[first].mean(1) / after[second].mean(1)
-    drawn *= after.mean() / before.mean()
-    return tuple(ratio * numpy.percentile(drawn, (2.5, 97.5)))
+    ratios = before[first].mean(1) / after[second].mean(1)
+    ratios *= after.mean() / before.mean()
+    return tuple(ratio * numpy.percentile(ratios, (2.5, 97.5)))
 
 
 def single(result):

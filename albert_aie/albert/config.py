@@ -112,7 +112,7 @@ def read_config(path):
     for name, (values, what) in ONLY.items():
         value = raw.get(name, values[0])
         if value not in values or isinstance(value, bool):
-            only = " or ".join(str(known) for known in values if known is not None)
+            only = " or ".join(str(choice) for choice in values if choice is not None)
             raise UserError(
                 f"{path}: {name} is {repr(value)}; only {what} ({name} {only}) can be run"
             )

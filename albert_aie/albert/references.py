@@ -61,8 +61,8 @@ def bert_tokenizer(file):
         for name in (CONFIG, ADDED, SPECIAL) if file.folder else ():
             if Path(file.folder, name).is_file():
                 shutil.copy(Path(file.folder, name), folder)
-        known = {"do_lower_case": file.options.get("do_lower_case", True)}
-        tokenizer = kind.from_pretrained(folder, model_max_length=1 << 40, **known)
+        settings = {"do_lower_case": file.options.get("do_lower_case", True)}
+        tokenizer = kind.from_pretrained(folder, model_max_length=1 << 40, **settings)
     asked = {"add_special_tokens": False, "split_special_tokens": not special}
 
     def encode(sentence, max_seq_length):

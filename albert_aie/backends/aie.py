@@ -112,12 +112,12 @@ def compile(module, inputs, target, calibration=None):
 
 
 def _compile_failed(aie, chip, operators, error):
-    known = getattr(getattr(aie, "_compile_spec", None), "SUPPORT_SOC_NAME", None)
-    known = f" (known: {', '.join(sorted(map(str, known)))})" if known else ""
+    chips = getattr(getattr(aie, "_compile_spec", None), "SUPPORT_SOC_NAME", None)
+    chips = f" (known: {', '.join(sorted(map(str, chips)))})" if chips else ""
     return (
         f"{aie.__name__}.compile failed for {chip}: {first_line(error)}; check --soc_version "
         "against "
-        f"npu-smi info{known}, and that the compiler takes the graph's operators "
+        f"npu-smi info{chips}, and that the compiler takes the graph's operators "
         f"({', '.join(operators)}); for the engine's own log {LOGS}"
     )
 

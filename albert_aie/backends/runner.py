@@ -33,14 +33,13 @@ class Runner:
 class RunnerGroup:
     """A runner of files of one model, each for the batches of its own shapes."""
 
+    grid = None
+
     def __init__(self, runners, artifact):
         self._all = runners
         self._by = {s: r for r, file in zip(runners, artifact.files) for s in file.own_shapes}
-        self.grid = None
-        first = runners[0]
-        self.precision, self.precision_is = first.precision, first.precision_is
-        self.device, self.threads, self.streams = first.device, first.threads, first.streams
-        self.providers = first.providers
+        for name in ("precision", "precision_is", "device", "threads", "streams", "providers"):
+            setattr(self, name, getattr(runners[0], name))
 
     def prepare(self, shapes):
         for runner in self._all:

@@ -27,9 +27,9 @@ def make_plan(job, saved, inputs, form, note):
     """The Plan in the folder of a Job, if there is one of these Inputs and settings, else a new
     one, which is written where the Job holds the folder. `saved` is the Artifact."""
     task, names = saved.task, saved.classes(job.label_map)
-    plan = found = planning.load(job.folder)
-    if found:
-        planning.check_inputs(found, inputs)
+    plan = earlier = planning.load(job.folder)
+    if earlier:
+        planning.check_inputs(earlier, inputs)
     else:
         layout = records.Layout(task.columns, job.text_column or task.text)
         cut = reading.Cut(job.part_rows, layout, job.skip_bad_rows)
@@ -53,9 +53,9 @@ def make_plan(job, saved, inputs, form, note):
         "classes": list(names),
         "answer_columns": worker.answer_columns(plan.schema, task),
     }
-    if found:
-        planning.check_settings(found, settings)
-        return found
+    if earlier:
+        planning.check_settings(earlier, settings)
+        return earlier
     plan = plan._replace(settings=settings)
     if job.token:
         planning.save(plan, job.folder)

@@ -142,18 +142,13 @@ def _joined(schema, added):
     except pyarrow.ArrowException:
         return None
     pairs = [(one.field(field.name).type, field.type) for field in both for one in (schema, added)]
+    bytes_ = (pyarrow.binary(), pyarrow.large_binary())
     changed = (
-        types.is_integer(one) and types.is_floating(other) or one != other and _is_bytes(other)
+        types.is_integer(one) and types.is_floating(other) or one != other and other in bytes_
         for one, other in pairs
         if not types.is_null(one)
     )
     return None if any(changed) else both
-
-
-def _is_bytes(column):
-    from pyarrow import types
-
-    return types.is_binary(column) or types.is_large_binary(column)
 
 
 def _columns(schema):

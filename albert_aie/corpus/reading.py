@@ -175,10 +175,10 @@ def _read_parquet(file, path, span, schema, columns):
         if not wanted:
             break
     table = pyarrow.Table.from_batches(batches, reader.schema_arrow)
-    there = set(table.column_names)
+    own_columns = set(table.column_names)
     arrays = [
         table.column(field.name).cast(field.type)
-        if field.name in there
+        if field.name in own_columns
         else pyarrow.nulls(table.num_rows, field.type)
         for field in schema
     ]

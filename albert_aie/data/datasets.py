@@ -160,7 +160,7 @@ def columns(table, task, asked=None):
     else the task's, else what such columns are often called. Raises UserError where there are none,
     or too many or few for the task."""
     common = zip(task.text, *_COMMON[len(task.text)])
-    names = [(name,) for name in asked or ()] or [tuple(dict.fromkeys(known)) for known in common]
+    names = [(name,) for name in asked or ()] or [tuple(dict.fromkeys(each)) for each in common]
     if len(names) != len(task.text):
         wants = "two columns, as in --text_column a b" if task.is_pair else "one column"
         raise UserError(f"--text_column {' '.join(asked)}: {task.name} wants {wants}")
@@ -169,7 +169,7 @@ def columns(table, task, asked=None):
             f"{table.path}: holds one text a record, and {task.name} wants pairs; give them in two "
             "columns, with --input_format tsv, csv or jsonl"
         )
-    return [records.column(table, known, "--text_column") for known in names]
+    return [records.column(table, choices, "--text_column") for choices in names]
 
 
 def sentence(record, text, path):

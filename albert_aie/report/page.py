@@ -38,22 +38,22 @@ def of_evaluation(result, logits, examples, compared=()):
     `compared`: (name, text) of each line of the comparison, where there was one."""
     single = "sentences_per_second" in result
     timed = "from text to label" if single else "of a batch's forward"
-    drawn = [
+    pictures = [
         plots.picture("Latency", f"{timed}, warmed up", plots.histogram, result),
         plots.picture("Tokens in a row", ROWS, plots.padding, [("this run", result)]),
     ]
     summary = [*lines(result, detail=True), *compared]
     page = {"title": f"ALBERT on {result['task']}", "summary": summary}
     if result["random_weights"] or examples.labels is None or examples.task.regression:
-        return render(**page, plots=drawn)
+        return render(**page, plots=pictures)
     chances = softmax(logits)
     scored, correct = finite(logits), is_correct(logits, examples.labels)
     bins, error = calibration(chances[scored].max(1), correct[scored])
     said = f"expected calibration error {error:.4f} in {BINS} bins, which is 0 on the line"
-    drawn.append(plots.picture("Reliability", said, plots.reliability, bins))
+    pictures.append(plots.picture("Reliability", said, plots.reliability, bins))
     return render(
         **page,
-        plots=drawn,
+        plots=pictures,
         confusion=confusion(logits, examples),
         errors=confident_errors(chances, correct, examples),
     )

@@ -40,10 +40,10 @@ def read(data_dir, task, path=None, held_out=False):
     long = [i for i, one in enumerate(sentences) if words(one) >= WORDS] or range(len(sentences))
     most = len(sentences) // 2 if held_out else len(sentences)
     chosen = random.Random(0).sample(long, min(SENTENCES, len(long), max(1, most)))
-    ranges, known = [sentences[i] for i in chosen], {sentences[i] for i in chosen}
+    ranges, seen = [sentences[i] for i in chosen], {sentences[i] for i in chosen}
     if not held_out:
         return ranges, [], note
-    rest = [one for one in dict.fromkeys(sentences) if one not in known]
+    rest = [one for one in dict.fromkeys(sentences) if one not in seen]
     if len(rest) < LEAST_HELD_OUT:
         raise UserError(
             f"--max_flips: {path or data_dir} leaves {len(rest)} different sentences to count "

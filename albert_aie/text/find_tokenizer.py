@@ -64,8 +64,8 @@ def find(folder, rows, huggingface, tokenizer_file=None, upstream_dir=None, kind
 def _files(folder, kinds):
     """{path: kind} of the first file of each kind that a folder holds."""
     named = {kind: [folder / name for name in KINDS[kind].NAMES] for kind in kinds}
-    there = {kind: [path for path in paths if path.is_file()] for kind, paths in named.items()}
-    return {paths[0]: kind for kind, paths in there.items() if paths}
+    paths_of = {kind: [path for path in paths if path.is_file()] for kind, paths in named.items()}
+    return {paths[0]: kind for kind, paths in paths_of.items() if paths}
 
 
 def _usable(paths, folder, huggingface):

@@ -79,8 +79,8 @@ def _floating(model):
             others.append(node.get_friendly_name())
         elif node.get_type_name() == "MatMul":
             weight = node.input_value(1).get_node()
-            known = weight.get_type_name() == "Constant"
-            users.setdefault(weight.get_data().tobytes() if known else node, []).append(
+            is_constant = weight.get_type_name() == "Constant"
+            users.setdefault(weight.get_data().tobytes() if is_constant else node, []).append(
                 node.get_friendly_name()
             )
     return others + [names[0] for names in users.values() if len(names) == 1]
