@@ -16,6 +16,7 @@ from helpers import ROOT, SPM, refused
 from albert_aie.albert import checkpoint, references, upstream
 from albert_aie.artifact import pt_file
 from albert_aie.base.errors import UserError
+from albert_aie.cli import arguments
 from albert_aie.run import compare
 from albert_aie.text import find_tokenizer, sentencepiece_model, tokenizer_file
 from albert_aie.text.library import JsonTokenizer
@@ -267,6 +268,26 @@ def test_an_albert_pytorch_folder_is_run_with_its_sentencepiece_model(saved_by, 
 def test_flags_that_lead_to_no_tokenizer(tiny_hf, export, tmp_path, flags, words):
     run = export(pth_dir=tiny_hf, save_dir=tmp_path / "out", **SMALL, **flags)
     assert refused(run, *words)
+
+
+def test_a_further_kind_is_found_in_a_folder_and_by_its_files_name(tmp_path, monkeypatch):
+    """One class and one row of KINDS are all that it takes."""
+
+    class Letters:
+        ENTRY, NAMES = "letters.txt", ("letters.txt",)
+
+        def __init__(self, data, name):
+            self.vocab_size = len(data)
+
+    monkeypatch.setitem(tokenizer_file.KINDS, "letters", Letters)
+    (tmp_path / "letters.txt").write_text("abc")
+    assert find_tokenizer.find(tmp_path, 3, huggingface=True).kind == "letters"
+    with pytest.raises(UserError, match="no 30k-clean.model or spiece.model or vocab.txt here"):
+        find_tokenizer.find(tmp_path, 3, huggingface=False)
+    asked = str(tmp_path / "letters.txt")
+    assert arguments.tokenizer_file(asked) == (asked, "letters")
+    for name, kind in (("a.txt", "wordpiece"), ("a.json", "json"), ("a.model", "spm")):
+        assert arguments.tokenizer_file(name) == (name, kind)
 
 
 def test_flags_that_contradict_the_file(saved_by, export, evaluate, sentences, tmp_path):

@@ -16,7 +16,6 @@ NAMES = (*(tokenizer.NAMES for tokenizer in KINDS.values()), (CONFIG,), (ADDED,)
 # Settings of transformers that change ids and are not followed here: refused unless they are this.
 _FIXED = {"truncation_side": "right", "split_special_tokens": False, "sp_model_kwargs": {}}
 _UPSTREAM = ("spm", "wordpiece")  # what albert_pytorch's code knows
-_HUGGINGFACE = sorted(KINDS, key=lambda kind: kind != "json")  # a tokenizer.json first
 _MULTIPLE = 128  # to which embedding rows are often rounded up
 
 
@@ -29,7 +28,9 @@ def find(folder, rows, huggingface, tokenizer_file=None, upstream_dir=None, kind
     sentencepiece model or vocab.txt, else the one in prev_trained_model/*/ of `upstream_dir` that
     fits. Raises UserError if there is none, it does not fit, or several different ones do."""
     folder = Path(folder)
-    kinds = (kind,) if kind else _HUGGINGFACE if huggingface else _UPSTREAM
+    kinds = (kind,) if kind else _UPSTREAM
+    if huggingface and not kind:
+        kinds = sorted(KINDS, key=lambda name: name != "json")
     if tokenizer_file:
         paths = {Path(tokenizer_file): kind or "spm"}
     else:
