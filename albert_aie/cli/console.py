@@ -64,12 +64,8 @@ def _refuse(sentence):
 def _write(stream, text):
     """Print. Where the reader has gone (`| head`) the work goes on, because files are its results;
     where stdout cannot be written for another reason, that is an error."""
-    try:
-        print(text, file=stream, flush=True)
-    except OSError as error:
-        terminal.abandon(stream)
-        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
-            raise OSError(error.errno, error.strerror, "stdout") from None
+    if terminal.put(stream, text + "\n"):
+        terminal.put(stream)
 
 
 def say(name, text):

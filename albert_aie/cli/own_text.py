@@ -110,23 +110,10 @@ def writing(path):
         if read:
             as_bytes = text and text.encode("utf-8", "backslashreplace")
             stream, content = (sys.stdout, text) if terminal_here else (sys.stdout.buffer, as_bytes)
-            read = _put(stream, content)
+            read = terminal.put(stream, content)
         return read
 
     yield write
-
-
-def _put(stream, content):
-    """Whether somebody reads what is written to a stream; None flushes it."""
-    try:
-        stream.flush() if content is None else stream.write(content)
-    except BrokenPipeError:
-        terminal.abandon(sys.stdout)
-        return False
-    except OSError as error:
-        terminal.abandon(sys.stdout)
-        raise OSError(error.errno, error.strerror, "stdout") from None
-    return True
 
 
 class AnswerCounts(NamedTuple):
