@@ -64,10 +64,6 @@ class Config:
     def head_size(self):
         return self.hidden_size // self.num_attention_heads
 
-    def to_json(self):
-        """As the manifest has it: a dict whose label names are a list."""
-        return {**asdict(self), "label_names": self.label_names and list(self.label_names)}
-
     def shapes(self):
         """Name -> shape of each of the 27 tensors of a checkpoint, in Hugging Face's layout."""
         h, e, i = self.hidden_size, self.embedding_size, self.intermediate_size

@@ -191,7 +191,7 @@ def checkpoint_of(saved, pth_dir, tokenizer_file=None, upstream_dir=None):
     where = pth_dir, tokenizer_file, upstream_dir
     shift = saved.manifest["source"].get("layout") != UNSHIFTED
     loaded = checkpoint.load(*where, shift=shift, kind=saved.tokenizer.kind)
-    config = loaded.config.to_json()
+    config = vars(loaded.config)
     for name, value in saved.manifest["config"].items():
         if name != "label_names" and config.get(name) != value:
             raise UserError(
