@@ -117,6 +117,15 @@ def python(*arguments, env=None, cwd=ROOT, **given):
     return Run(done.returncode, done.stdout, done.stderr)
 
 
+def read_results(folder):
+    """(eval.json, strictly read; the rows of predictions.tsv as lists of texts, the header first)
+    of an --output_dir."""
+    report = Path(folder, "eval.json").read_text(encoding="utf-8")
+    report = json.loads(report, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    lines = Path(folder, "predictions.tsv").read_text(encoding="utf-8").split("\n")[:-1]
+    return report, [line.split("\t") for line in lines]
+
+
 def refused(run, *words):
     """Whether a script did what it must on bad input: exit code 2 and one sentence with these words
     in it, the last line of stderr; only notes may stand before it."""

@@ -7,7 +7,7 @@ import sys
 
 import numpy
 import pytest
-from helpers import Run, flags, refused
+from helpers import Run, flags, read_results, refused
 
 import run_aie_eval
 from albert_aie.cli import console
@@ -151,21 +151,15 @@ def write_rows(folder, rows, **changed):
     edit(folder, predictions_sha256=hashlib.sha256(path.read_bytes()).hexdigest(), **changed)
 
 
-def rows_of(folder):
-    """The header and the rows of a run's predictions.tsv."""
-    lines = (folder / "predictions.tsv").read_text(encoding="utf-8").split("\n")[:-1]
-    return [line.split("\t") for line in lines]
-
-
 def edit(folder, **changed):
     """Other keys in a run's eval.json."""
-    result = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+    result, _ = read_results(folder)
     (folder / "eval.json").write_text(json.dumps({**result, **changed}), encoding="utf-8")
 
 
 def answer(folder, wrong):
     """Let a run give every sentence its label, but for the first `wrong` of them."""
-    header, *rows = rows_of(folder)
+    _, (header, *rows) = read_results(folder)
     other = {"negative": "positive", "positive": "negative"}
     for number, row in enumerate(rows):
         row[1] = other[row[2]] if number < wrong else row[2]
@@ -207,7 +201,7 @@ def test_a_loss_that_chance_explains_is_none(evaluated, compared):
 
 def test_what_changed_is_named(evaluated, compared):
     old, new = evaluated
-    result = json.loads((new / "eval.json").read_text(encoding="utf-8"))
+    result, _ = read_results(new)
     edit(
         new,
         streams=7,
@@ -242,7 +236,7 @@ def test_runs_without_labels_and_how_far_their_logits_are_apart(
     for name, logits in (("a", [-1, 1, 3, 1]), ("b", [-1, 1.5, 3.5, 1]), ("c", [-1, 1, 1, 3])):
         given = {"data_dir": data, "split": "test", "output_dir": tmp_path / name}
         assert evaluate(aie_model_dir=compiled, **given).code == 0
-        header, *rows = rows_of(tmp_path / name)
+        _, (header, *rows) = read_results(tmp_path / name)
         places = [header.index(f"logit_{name}") for name in ("negative", "positive")]
         for row, numbers in zip(rows, zip(logits[::2], logits[1::2])):
             for place, number in zip(places, numbers):
@@ -255,7 +249,7 @@ def test_runs_without_labels_and_how_far_their_logits_are_apart(
     run = compared(tmp_path / "a", tmp_path / "c")
     assert "1 of 2 predictions differ" in run.out
     assert "relative error of the logits 1.41e+00" in run.out
-    lines = rows_of(tmp_path / "b")
+    _, lines = read_results(tmp_path / "b")
     one, other = (lines[0].index(f"logit_{name}") for name in ("negative", "positive"))
     for line in lines:
         line[one], line[other] = line[other], line[one]
@@ -269,7 +263,7 @@ def test_fewer_scored_sentences_and_a_metric_without_a_test(evaluated, compared)
     run = compared(old, new, "--fail_if_worse")
     assert run.code == 1 and "11 -> 9 of 11 sentences" in run.said
     for folder, value in ((old, 0.9), (new, 0.894)):
-        result = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+        result, _ = read_results(folder)
         result.pop("accuracy")
         result.update(metrics={"pearson": value}, sentences_scored=11)
         (folder / "eval.json").write_text(json.dumps(result), encoding="utf-8")
@@ -299,13 +293,13 @@ def test_runs_that_cannot_be_compared(evaluated, compared, tmp_path):
         compared(old, new), "predictions.tsv: is not of the run that eval.json describes"
     )
     (new / "predictions.tsv").write_bytes(table)
-    result = json.loads((new / "eval.json").read_text(encoding="utf-8"))
+    result, _ = read_results(new)
     edit(new, digests={**result["digests"], "data": "0" * 64})
     assert refused(compared(old, new), "other sentences or labels; compare runs on the same data")
     edit(new, schema_version=None)
     assert refused(compared(old, new), "schema version None, this program reads 3")
     edit(new, schema_version=3, digests=result["digests"])
-    whole = json.loads((new / "eval.json").read_text(encoding="utf-8"))
+    whole, _ = read_results(new)
     del whole["streams"], whole["machine"]
     (new / "eval.json").write_text(json.dumps(whole), encoding="utf-8")
     assert refused(compared(old, new), "eval.json: has no machine, streams; run the evaluation")

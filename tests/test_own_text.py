@@ -13,7 +13,7 @@ import time
 import numpy
 import pytest
 from glue_sets import write_model, write_set
-from helpers import ROOT, python, refused
+from helpers import ROOT, python, read_results, refused
 
 from albert_aie.base.errors import UserError
 from albert_aie.data import records
@@ -75,8 +75,8 @@ def test_every_way_in_gives_the_same_872_predictions(exported, evaluate, feed, s
     given = {"aie_model_dir": exported}
     run = evaluate(**given, data_dir=sst2, task_name="sst2", output_dir=tmp_path)
     assert run.code == 0, run.err
-    rows = [line.split("\t") for line in (tmp_path / "predictions.tsv").read_text().splitlines()]
-    wanted = [row[1] for row in rows[1:]]
+    _, (_, *rows) = read_results(tmp_path)
+    wanted = [row[1] for row in rows]
     sentences = [line.split("\t")[0] for line in (sst2 / "dev.tsv").read_text().splitlines()[1:]]
     assert len(wanted) == len(sentences) == 872
 
@@ -120,7 +120,7 @@ def test_every_way_in_gives_the_same_872_predictions(exported, evaluate, feed, s
 def test_labels_in_a_users_own_file_are_measured(exported, evaluate, sst2, tmp_path):
     """The same accuracy as GLUE's folder, whatever the labels are called."""
     run = evaluate(aie_model_dir=exported, data_dir=sst2, output_dir=tmp_path / "glue")
-    wanted = json.loads((tmp_path / "glue" / "eval.json").read_text())["accuracy"]
+    wanted = read_results(tmp_path / "glue")[0]["accuracy"]
     lines = [line.split("\t") for line in (sst2 / "dev.tsv").read_text().splitlines()[1:]]
     names = {"0": "Negative", "1": "POS"}
     with open(tmp_path / "own.csv", "w", newline="") as file:
@@ -129,7 +129,7 @@ def test_labels_in_a_users_own_file_are_measured(exported, evaluate, sst2, tmp_p
     out, answered = tmp_path / "own", tmp_path / "answered.csv"
     run = evaluate(aie_model_dir=exported, **given, output_dir=out, output=answered)
     assert run.code == 0, run.err
-    assert json.loads((out / "eval.json").read_text())["accuracy"] == wanted
+    assert read_results(out)[0]["accuracy"] == wanted
     assert f"({wanted['correct']}/872)" in run.out and str(answered) in run.out
     with open(answered, newline="") as file:
         table = list(csv.DictReader(file))
@@ -154,8 +154,8 @@ def test_labels_of_a_models_further_classes_are_measured(evaluate, tmp_path):
         aie_model_dir=file, input=tmp_path / "a.csv", label_column="label", output_dir=out
     )
     assert run.code == 0, run.err
-    table = (out / "predictions.tsv").read_text().splitlines()
-    assert [line.split("\t")[2] for line in table[1:]] == ["positive", "neutral", "negative"]
+    _, (_, *table) = read_results(out)
+    assert [row[2] for row in table] == ["positive", "neutral", "negative"]
     (tmp_path / "a.csv").write_text("text,label\nfine,great\n")
     run = evaluate(aie_model_dir=file, input=tmp_path / "a.csv", label_column="label")
     assert refused(run, "a.csv, line 2: label 'great' is not a class of SST-2", "neutral")
@@ -195,8 +195,8 @@ def test_a_regression_answers_with_a_score(evaluate, tmp_path):
     header, *rows = (line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines())
     assert header[-2:] == ["score", "predicted_score"] and len(rows) == 12
     run = evaluate(aie_model_dir=file, data_dir=data, output_dir=tmp_path)
-    table = (tmp_path / "predictions.tsv").read_text().splitlines()[1:]
-    assert [row[-1] for row in rows] == [line.split("\t")[1] for line in table]
+    _, (_, *table) = read_results(tmp_path)
+    assert [row[-1] for row in rows] == [row[1] for row in table]
 
 
 def test_a_models_own_classes_need_no_task(evaluate, tmp_path):
@@ -579,7 +579,7 @@ def test_a_users_own_numbers_can_be_missing_or_hold_tabs_and_lines(exported, eva
     given = {"input": tmp_path / "a.jsonl", "label_column": "y", "output_dir": tmp_path}
     run = evaluate(aie_model_dir=exported, **given)
     assert run.code == 0, run.err
-    rows = [line.split("\t") for line in (tmp_path / "predictions.tsv").read_text().splitlines()]
+    _, rows = read_results(tmp_path)
     assert [row[0] for row in rows] == ["index", "a b", "1", "[1, 2]"]
     assert [row[-1] for row in rows[1:]] == ["fine", "dull", "no"]
 

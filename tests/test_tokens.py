@@ -11,7 +11,7 @@ import unicodedata
 
 import numpy
 import pytest
-from helpers import ROOT, SPM, refused
+from helpers import ROOT, SPM, read_results, refused
 
 from albert_aie.albert import checkpoint, references, upstream
 from albert_aie.artifact import pt_file
@@ -87,9 +87,9 @@ def test_predictions_of_sst2_are_those_of_transformers_own_model(
     file = tmp_path / "albert_seq128_bs32.pt"
     run = evaluate(aie_model_dir=file, data_dir=sst2, output_dir=tmp_path)
     assert run.code == 0, run.err
-    lines = (tmp_path / "predictions.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    assert "".join(line.split("\t")[1][0] for line in lines) == ANSWERS[name]["labels"]
-    accuracy = json.loads((tmp_path / "eval.json").read_text())["accuracy"]
+    report, (_, *rows) = read_results(tmp_path)
+    assert "".join(row[1][0] for row in rows) == ANSWERS[name]["labels"]
+    accuracy = report["accuracy"]
     assert (accuracy["correct"], accuracy["total"]) == (ANSWERS[name]["correct"], 872)
 
 
