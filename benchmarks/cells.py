@@ -73,14 +73,16 @@ WHOLE += ["p50 ms", "gate", "310P3*"]
 TERMINAL = ["file", "accuracy", "forward/s", "end to end/s", "p50 ms", "gate", "310P3*"]
 
 
+def first_metric(evaluation):
+    for name, value in evaluation["metrics"].items():
+        return f"{name} undefined" if value is None else f"{name} {value:.4f}"
+    return "none"
+
+
 def columns(cell, result):
     """{head: text} of a cell: the first metric, medians of the repetitions and, where there are
     several, half of their range end to end."""
     first, whole = result["evaluations"][0], rates(result, "end_to_end")
-    metrics = [
-        f"{name} undefined" if value is None else f"{name} {value:.4f}"
-        for name, value in first["metrics"].items()
-    ]
     accuracy = first.get("accuracy")
     half = f" ±{(max(whole) - min(whole)) / 2:.1f}" * (len(whole) > 1)
     p50 = statistics.median(e["latency_ms"]["p50"] for e in result["evaluations"])
@@ -89,7 +91,7 @@ def columns(cell, result):
         "precision": first["precision"],
         "rows": cell.rows,
         "shape": cell.shape,
-        "accuracy": f"{accuracy['value']:.4f}" if accuracy else [*metrics, "none"][0],
+        "accuracy": f"{accuracy['value']:.4f}" if accuracy else first_metric(first),
         "right": "{correct}/{total}".format(**accuracy) if accuracy else "-",
         "forward/s": f"{statistics.median(rates(result, 'forward')):.1f}",
         "end to end/s": f"{statistics.median(whole):.1f}{half}",

@@ -93,9 +93,10 @@ def tradeoff(axes, done):
     own, points, gates = {}, {}, {}
     for result in done:
         _, rows, length, _ = result["cell"]
+        first = result["evaluations"][0]
+        if first["precision"] == "fp32":
+            own[length] = first["metrics"].get(name)
         for e in result["evaluations"]:
-            if e["precision"] == "fp32":
-                own[length] = e["metrics"].get(name)
             if e["metrics"].get(name) is not None:
                 point = e["samples_per_second"]["end_to_end"], e["metrics"][name]
                 points.setdefault((e["precision"], rows), []).append(point)
