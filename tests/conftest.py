@@ -20,6 +20,7 @@ from helpers import (
     ROOT,
     SHARED,
     Run,
+    export_file,
     flags,
     logits_in_this_process,
     write_checkpoint,
@@ -110,9 +111,7 @@ def made_by(tmp_path_factory, tiny):
     made = {}
     for backend in ("torchscript", "openvino"):
         given = {"backend": backend, "precision": "fp32", "batch_size": 4, "max_seq_length": 32}
-        folder = tmp_path_factory.mktemp(backend)
-        assert export_albert_aie.main(flags(pth_dir=tiny, save_dir=folder, **given)) == 0
-        made[backend] = folder / "albert_seq32_bs4.pt"
+        made[backend] = export_file(tmp_path_factory.mktemp(backend), pth_dir=tiny, **given)
     return made
 
 

@@ -16,6 +16,7 @@ import safetensors.torch
 import sentencepiece
 import torch
 
+import export_albert_aie
 from albert_aie.albert import graph
 from albert_aie.albert.config import read_config
 from albert_aie.albert.layouts import to_upstream
@@ -115,6 +116,12 @@ def python(*arguments, env=None, cwd=ROOT, **given):
     given = {"cwd": cwd, "env": {**os.environ, **(env or {})}, **given}
     done = subprocess.run(command, capture_output=True, text=True, **given)
     return Run(done.returncode, done.stdout, done.stderr)
+
+
+def export_file(folder, **options):
+    """The .pt that export_albert_aie.py, in this process, writes into a folder that has none."""
+    assert export_albert_aie.main(flags(save_dir=folder, **options)) == 0
+    return next(folder.glob("*.pt"))
 
 
 def read_results(folder):

@@ -13,7 +13,7 @@ import time
 import numpy
 import pytest
 from glue_sets import write_model, write_set
-from helpers import ROOT, python, read_results, refused
+from helpers import ROOT, export_file, python, read_results, refused
 
 from albert_aie.base.errors import UserError
 from albert_aie.data import records
@@ -22,31 +22,20 @@ from albert_aie.run.classifier import Answer, Classifier, chunks
 from benchmarks import random_weights
 
 SHAPE = {"backend": "torchscript", "batch_size": 8, "max_seq_length": 128}
-FILE = "albert_seq128_bs8.pt"
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, tiny):
     """A small SST-2 file."""
-    folder = tmp_path_factory.mktemp("own")
-    return made(folder, tiny)
+    return export_file(tmp_path_factory.mktemp("own"), pth_dir=tiny, **SHAPE)
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     """A small MRPC file."""
     folder = tmp_path_factory.mktemp("pairs")
-    return made(folder, write_model(folder / "model", "MRPC"), task_name="MRPC")
-
-
-def made(folder, pth_dir, **options):
-    from helpers import flags
-
-    import export_albert_aie
-
-    line = flags(pth_dir=pth_dir, save_dir=folder, **SHAPE, **options)
-    assert export_albert_aie.main(line) == 0
-    return folder / FILE
+    model = write_model(folder / "model", "MRPC")
+    return export_file(folder, pth_dir=model, task_name="MRPC", **SHAPE)
 
 
 @pytest.fixture
@@ -146,7 +135,7 @@ def test_labels_of_a_models_further_classes_are_measured(evaluate, tmp_path):
     model = write_names(
         write_model(tmp_path / "m", "SST-2", "hf", num_labels=3), ("neutral", "neg", "pos")
     )
-    file = made(tmp_path, model)
+    file = export_file(tmp_path, pth_dir=model, **SHAPE)
     rows = [["text", "label"], ["fine", "positive"], ["so so", "Neutral"], ["dull", "0"]]
     (tmp_path / "a.csv").write_text("".join(",".join(row) + "\n" for row in rows))
     out = tmp_path / "out"
@@ -188,7 +177,8 @@ def test_a_pair_on_the_command_line_and_in_a_file(pairs, evaluate, tmp_path):
 
 
 def test_a_regression_answers_with_a_score(evaluate, tmp_path):
-    file = made(tmp_path, write_model(tmp_path / "m", "STS-B"), task_name="sts-b")
+    model = write_model(tmp_path / "m", "STS-B")
+    file = export_file(tmp_path, pth_dir=model, task_name="sts-b", **SHAPE)
     data = write_set(tmp_path / "data", "STS-B")
     run = evaluate(aie_model_dir=file, input=data / "dev.tsv", output=tmp_path / "out.tsv")
     assert run.code == 0, run.err
@@ -205,7 +195,7 @@ def test_a_models_own_classes_need_no_task(evaluate, tmp_path):
 
     names = ("sport", "politics", "film", "music")
     model = write_names(write_model(tmp_path / "m", "SST-2", "hf", num_labels=4), names)
-    file = made(tmp_path, model, task_name="text")
+    file = export_file(tmp_path, pth_dir=model, task_name="text", **SHAPE)
     run = evaluate(aie_model_dir=file, text="a fine film")
     assert run.code == 0 and run.out.split("\t")[0] in names
     (tmp_path / "a.csv").write_text("text,topic\na fine film,Film\nthe vote,politics\n")
