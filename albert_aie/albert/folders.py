@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..base.errors import UserError, first_line, some
+from ..base.errors import UserError, first_line, refusing, some
 from ..text import find_tokenizer
 from . import weights
 
@@ -51,12 +51,9 @@ def check_whole(folder):
 
 
 def _from_hub(name):
-    try:
+    message = f"{name}: no such folder; to fetch it as a hub id, pip install transformers"
+    with refusing(message, ImportError):
         from transformers.utils import cached_file
-    except ImportError:
-        raise UserError(
-            f"{name}: no such folder; to fetch it as a hub id, pip install transformers"
-        ) from None
     offline = not _hub_answers()
 
     def fetch(*file_names):

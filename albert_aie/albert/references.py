@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy
 
 from ..base.encoding import Encoded, framed, texts
-from ..base.errors import UserError
+from ..base.errors import refusing
 from ..text.find_tokenizer import ADDED, CONFIG, SPECIAL
 from ..text.sentencepiece_model import SPM_OPTIONS
 from .config import architecture
@@ -74,13 +74,9 @@ def bert_tokenizer(file):
 
 
 def _transformers(file):
-    try:
+    what = f"--compare_cpu: tokenizing by {file.path} needs a reference too"
+    with refusing(f"{what}; pip install transformers", ImportError):
         import transformers
-    except ImportError:
-        raise UserError(
-            f"--compare_cpu: tokenizing by {file.path} needs a reference too; pip install "
-            "transformers"
-        ) from None
     return transformers
 
 

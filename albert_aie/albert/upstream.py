@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..base.encoding import Encoded, texts
-from ..base.errors import UserError
+from ..base.errors import WHY, UserError, refusing
 from .config import architecture
 from .layouts import UPSTREAM_COMMIT, to_upstream
 
@@ -107,13 +107,11 @@ def _import(upstream_dir, package, *names):
         for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
             del sys.modules[name]
     sys.path.insert(0, str(upstream_dir))
+    cure = "apply albert.patch there: git apply ../albert.patch"
+    message = f"{upstream_dir}: cannot be imported ({WHY}); {cure}"
     try:
-        importlib.invalidate_caches()
-        return [importlib.import_module(f"{package}.{name}") for name in names]
-    except ImportError as error:
-        raise UserError(
-            f"{upstream_dir}: cannot be imported ({error}); apply albert.patch there: "
-            "git apply ../albert.patch"
-        ) from None
+        with refusing(message, ImportError, reason=str):
+            importlib.invalidate_caches()
+            return [importlib.import_module(f"{package}.{name}") for name in names]
     finally:
         sys.path.remove(str(upstream_dir))

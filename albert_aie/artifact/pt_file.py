@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .. import backends
 from ..base.archive import Archive, Damaged, append
-from ..base.errors import UserError, first_line, some
+from ..base.errors import WHY, UserError, refusing, some
 from ..base.files import check_readable, parse_json, replacing
 from ..base.shapes import Shape
 from ..data.tasks import TASKS
@@ -157,13 +157,10 @@ class Artifact:
 
         from ..base.terminal import torchscript_warnings_off
 
-        try:
-            with torchscript_warnings_off():
-                program = torch.jit.load(_openable(self.path), map_location=device)
-        except Exception as error:  # RuntimeError mostly, also others by version
-            raise UserError(
-                f"{self.path}: its program cannot be loaded ({first_line(error)}); {AGAIN}"
-            ) from None
+        # RuntimeError mostly, also others by version
+        message = f"{self.path}: its program cannot be loaded ({WHY}); {AGAIN}"
+        with refusing(message), torchscript_warnings_off():
+            program = torch.jit.load(_openable(self.path), map_location=device)
         self._check_same()
         return program
 
@@ -186,18 +183,13 @@ def open_pt(path):
     check_readable(path)
     stamp = _stamp(path)
     with _archive(path) as archive:
-        try:
+        with refusing(f"{path}: its manifest is not JSON; {AGAIN}", ValueError):
             manifest = parse_json(_read(archive, path, "manifest.json"))
-        except ValueError:
-            raise UserError(f"{path}: its manifest is not JSON; {AGAIN}") from None
         _check_format(manifest, path)
         _verify(archive, manifest, path)
-        try:
+        message = f"{path}: its manifest is of another form than this program's; {AGAIN}"
+        with refusing(message, AttributeError, KeyError, TypeError):
             key = first_unknown_key(manifest)
-        except (AttributeError, KeyError, TypeError):
-            raise UserError(
-                f"{path}: its manifest is of another form than this program's; {AGAIN}"
-            ) from None
         if key:
             raise UserError(
                 f"{path}: its manifest names a {key} that this program does not have; {AGAIN}"
@@ -287,14 +279,10 @@ def _verify(archive, manifest, path):
 
 @contextlib.contextmanager
 def _archive(path):
-    try:
-        with Archive(path) as archive:
-            yield archive
-    except (Damaged, OSError) as error:
-        raise UserError(
-            f"{path}: not a whole .pt file ({error}); it was cut short or changed, or is no "
-            f"TorchScript archive: {AGAIN}"
-        ) from None
+    what = f"{path}: not a whole .pt file ({WHY})"
+    cure = f"it was cut short or changed, or is no TorchScript archive: {AGAIN}"
+    with refusing(f"{what}; {cure}", Damaged, OSError, reason=str), Archive(path) as archive:
+        yield archive
 
 
 def _read(archive, path, name):

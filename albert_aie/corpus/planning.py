@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ..base.errors import UserError, first_line
+from ..base.errors import WHY, UserError, refusing
 from ..base.files import read_json, write_text
 from . import reading
 from .reading import Span
@@ -159,12 +159,9 @@ def _check_writable(schema, path):
     import pyarrow
     from pyarrow import parquet
 
-    try:
+    message = f"{path}: Parquet cannot hold its columns ({WHY}); leave that one out"
+    with refusing(message, pyarrow.ArrowException, NotImplementedError):
         parquet.ParquetWriter(pyarrow.BufferOutputStream(), schema).close()
-    except (pyarrow.ArrowException, NotImplementedError) as error:
-        raise UserError(
-            f"{path}: Parquet cannot hold its columns ({first_line(error)}); leave that one out"
-        ) from None
 
 
 def save(plan, folder):

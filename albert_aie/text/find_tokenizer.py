@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ..base.errors import UserError, some
+from ..base.errors import UserError, refusing, some
 from ..base.files import check_readable, read_json
 from .tokenizer_file import KINDS, SWITCHES, TokenizerFile
 
@@ -191,7 +191,11 @@ def _added_tokens(folder, settings, token_id=None):
     """List of what transformers added to a vocabulary, by the files beside it; `token_id` is the
     vocabulary's own. Of tokens that added_tokens.json alone has, those that special_tokens_map.json
     or `settings` name are special."""
-    try:
+    message = (
+        f"{folder / CONFIG}: added_tokens_decoder or {ADDED} is not as transformers writes it; "
+        "copy both again from where it was trained"
+    )
+    with refusing(message, AttributeError, KeyError, TypeError, ValueError):
         special = {*_names(_object(folder / SPECIAL)), *_names(settings)}
         added = {
             token: _Added(token, int(number), token in special, token not in special, False)
@@ -208,11 +212,6 @@ def _added_tokens(folder, settings, token_id=None):
                 )
             added[token] = _Added(token, token_id(token), True, False, False)
         return sorted(added.values(), key=lambda one: one.number)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{folder / CONFIG}: added_tokens_decoder or {ADDED} is not as transformers writes it; "
-            "copy both again from where it was trained"
-        ) from None
 
 
 def _names(settings):

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 
-from ...base.errors import UserError, first_line
+from ...base.errors import WHY, refusing
 from . import smoothing
 
 ALL = "all"
@@ -21,14 +21,9 @@ RECIPES = {
 
 def nncf():
     """The package, quiet; imported before any work, because one that is there may not run."""
-    try:
-        with _silent():  # it greets
-            import nncf as package
-    except Exception as error:
-        raise UserError(
-            f"--precision int8 needs NNCF, which cannot be imported ({first_line(error)}): "
-            "pip install nncf"
-        ) from None
+    message = f"--precision int8 needs NNCF, which cannot be imported ({WHY}): pip install nncf"
+    with refusing(message), _silent():  # it greets
+        import nncf as package
     package.set_log_level(logging.ERROR)
     return package
 

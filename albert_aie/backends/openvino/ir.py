@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy
 
-from ...base.errors import UserError, last_line
+from ...base.errors import WHY, last_line, refusing
 
 PLACES = ("positions", "select", "mask", "last_mask")  # as graph.rows_and_places has them
 
@@ -176,13 +176,10 @@ def serialise(model):
 
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "ir.xml"
-        try:
+        what = f"{tempfile.gettempdir()}: OpenVINO's IR cannot be written there ({WHY})"
+        cure = "free disk space, or name another folder by TMPDIR"
+        with refusing(f"{what}; {cure}", RuntimeError, reason=last_line):
             openvino.save_model(model, str(xml), compress_to_fp16=False)
             # OpenVINO 2024.6 cuts the weights short on a full disk and says nothing: read it back
             openvino.Core().read_model(str(xml))
-        except RuntimeError as error:
-            raise UserError(
-                f"{tempfile.gettempdir()}: OpenVINO's IR cannot be written there "
-                f"({last_line(error)}); free disk space, or name another folder by TMPDIR"
-            ) from None
         return {"ir.xml": xml.read_bytes(), "ir.bin": xml.with_suffix(".bin").read_bytes()}
