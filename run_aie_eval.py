@@ -10,7 +10,7 @@ import time
 
 from albert_aie.artifact import pt_file
 from albert_aie.backends import speed
-from albert_aie.base import machine
+from albert_aie.base import files, machine
 from albert_aie.base.choose_shapes import CHOSEN
 from albert_aie.base.errors import UserError
 from albert_aie.cli import arguments, console, own_text, parsing
@@ -106,7 +106,9 @@ def measure(args, own, saved, target, task):
         if args.output_dir:
             results.write(args.output_dir, result, evaluation.logits, examples)
     if args.report:
-        page.write(args.report, page.of_evaluation(result, evaluation.logits, examples, compared))
+        files.write_text(
+            args.report, page.of_evaluation(result, evaluation.logits, examples, compared)
+        )
         console.say("wrote", args.report)
     if args.json:
         console.print_json(result)

@@ -3,6 +3,7 @@
 import statistics
 from typing import NamedTuple, Optional
 
+from albert_aie.base.errors import UserError
 from benchmarks.tables import head, row
 
 # samples/s of forward on an Ascend310P3 through torch_aie, fp16, 128 tokens, plain rows, by batch
@@ -60,32 +61,6 @@ def describe(result):
     return f"{statistics.median(rates(result, 'end_to_end')):.1f} sentences/s end to end"
 
 
-def shown_accuracy(result):
-    """The first metric of a result."""
-    first = result["evaluations"][0]
-    if "accuracy" in first:
-        return f"{first['accuracy']['value']:.4f}"
-    for name, value in first["metrics"].items():
-        return f"{name} undefined" if value is None else f"{name} {value:.4f}"
-    return "none"
-
-
-def shown_correct(result):
-    first = result["evaluations"][0]
-    return "{correct}/{total}".format(**first["accuracy"]) if "accuracy" in first else "-"
-
-
-def shown_rate(result, name):
-    """The median of the repetitions and, where there are several, half of their range."""
-    several = rates(result, name)
-    half = f" ±{(max(several) - min(several)) / 2:.1f}" * (len(several) > 1)
-    return f"{statistics.median(several):.1f}{half}"
-
-
-def p50(result):
-    return statistics.median(e["latency_ms"]["p50"] for e in result["evaluations"])
-
-
 def published(cell, result):
     """samples/s that the vendor published for such a file on such a card, or nothing."""
     same = cell.rows == "padded" and cell.max_seq_length == PUBLISHED_LENGTH
@@ -93,29 +68,45 @@ def published(cell, result):
     return f"{PUBLISHED[cell.batch_size]:.1f}" if same else ""
 
 
-COLUMNS = {
-    "file": lambda cell, r: f"{r['evaluations'][0]['precision']} {cell.rows} {cell.shape}",
-    "precision": lambda cell, r: r["evaluations"][0]["precision"],
-    "rows": lambda cell, r: cell.rows,
-    "shape": lambda cell, r: cell.shape,
-    "accuracy": lambda cell, r: shown_accuracy(r),
-    "right": lambda cell, r: shown_correct(r),
-    "forward/s": lambda cell, r: f"{statistics.median(rates(r, 'forward')):.1f}",
-    "end to end/s": lambda cell, r: shown_rate(r, "end_to_end"),
-    "p50 ms": lambda cell, r: f"{p50(r):.1f}",
-    "gate": lambda cell, r: verdict(r),
-    "310P3*": published,
-}
-WHOLE = [name for name in COLUMNS if name != "file"]
+WHOLE = ["precision", "rows", "shape", "accuracy", "right", "forward/s", "end to end/s"]
+WHOLE += ["p50 ms", "gate", "310P3*"]
 TERMINAL = ["file", "accuracy", "forward/s", "end to end/s", "p50 ms", "gate", "310P3*"]
 
 
-def table(done, columns):
+def first_metric(evaluation):
+    for name, value in evaluation["metrics"].items():
+        return f"{name} undefined" if value is None else f"{name} {value:.4f}"
+    return "none"
+
+
+def columns(cell, result):
+    """{head: text} of a cell: the first metric, medians of the repetitions and, where there are
+    several, half of their range end to end."""
+    first, whole = result["evaluations"][0], rates(result, "end_to_end")
+    accuracy = first.get("accuracy")
+    half = f" ±{(max(whole) - min(whole)) / 2:.1f}" * (len(whole) > 1)
+    p50 = statistics.median(e["latency_ms"]["p50"] for e in result["evaluations"])
+    return {
+        "file": f"{first['precision']} {cell.rows} {cell.shape}",
+        "precision": first["precision"],
+        "rows": cell.rows,
+        "shape": cell.shape,
+        "accuracy": f"{accuracy['value']:.4f}" if accuracy else first_metric(first),
+        "right": "{correct}/{total}".format(**accuracy) if accuracy else "-",
+        "forward/s": f"{statistics.median(rates(result, 'forward')):.1f}",
+        "end to end/s": f"{statistics.median(whole):.1f}{half}",
+        "p50 ms": f"{p50:.1f}",
+        "gate": verdict(result),
+        "310P3*": published(cell, result),
+    }
+
+
+def table(done, heads):
     """(heads, rows of texts) of all cells that did not fail; a column that is empty in all is left
     out."""
-    made = {name: [COLUMNS[name](*each) for each in succeeded(done)] for name in columns}
-    made = {name: texts for name, texts in made.items() if any(texts)}
-    return list(made), [list(texts) for texts in zip(*made.values())]
+    rows = [columns(*each) for each in succeeded(done)]
+    heads = [head for head in heads if any(row[head] for row in rows)]
+    return heads, [[row[head] for head in heads] for row in rows]
 
 
 def markdown(heads, rows):
@@ -137,27 +128,30 @@ def errors(done):
             yield f"{cell}: error: {result['error']}"
 
 
-def of_other_inputs(done):
-    """The first of INPUTS that two cells do not share, or None."""
+def check_inputs(done, output):
+    """Raises UserError if cells were not all made from one checkpoint, tokenizer and data."""
     digests = [e["digests"] for _, result in succeeded(done) for e in result["evaluations"]]
-    return next((name for name in INPUTS if len({each[name] for each in digests}) > 1), None)
+    for name in INPUTS:
+        if len({each[name] for each in digests}) > 1:
+            fix = "name another --output, or remove the file"
+            raise UserError(f"{output or 'the sweep'}: has cells of another {name}; {fix}")
 
 
 def groups(done):
     """{(precision, max_seq_length): predictions of each of its cells}: those of a group should be
     the same. A regression has none, for its last digits differ."""
-    found = {}
+    predictions = {}
     for cell, result in succeeded(done):
         if result["predictions"] is not None:
             key = result["evaluations"][0]["precision"], cell.max_seq_length
-            found.setdefault(key, []).append(result["predictions"].split("\t"))
-    return {key: group for key, group in found.items() if len(group) > 1}
+            predictions.setdefault(key, []).append(result["predictions"].split("\t"))
+    return {key: group for key, group in predictions.items() if len(group) > 1}
 
 
 def disagreements(done):
     """{(precision, max_seq_length): sentences on which cells of a group differ}, where they do."""
-    found = groups(done).items()
-    counts = {key: sum(len(set(classes)) > 1 for classes in zip(*group)) for key, group in found}
+    pairs = groups(done).items()
+    counts = {key: sum(len(set(classes)) > 1 for classes in zip(*group)) for key, group in pairs}
     return {key: count for key, count in counts.items() if count}
 
 

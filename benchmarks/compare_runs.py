@@ -8,7 +8,6 @@ The two may differ in file, machine and versions, but must have scored the same 
 """
 
 import hashlib
-import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy
 
 from albert_aie.base.errors import UserError, need, some
+from albert_aie.base.files import read_json
 from albert_aie.cli import console, parsing
 from albert_aie.data.metrics import METRICS
 from albert_aie.report import results
@@ -89,21 +89,19 @@ def read(folder):
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: no such file; write it with run_aie_eval.py --output_dir")
-    try:
-        result = json.loads(paths[0].read_text(encoding="utf-8"))
-        version, digest = result.get("schema_version"), result.get("predictions_sha256")
-    except (ValueError, AttributeError):
-        raise UserError(f"{paths[0]}: not what run_aie_eval.py writes; run it again") from None
+    result = read_json(paths[0], "run it again")
+    if not isinstance(result, dict):
+        raise UserError(f"{paths[0]}: not what run_aie_eval.py writes; run it again")
+    version = result.get("schema_version")
     if version != results.SCHEMA_VERSION:
         raise UserError(
             f"{paths[0]}: schema version {version}, this program reads {results.SCHEMA_VERSION}; "
             "run the evaluation again"
         )
-    missing = set(json.loads(results.SCHEMA.read_text(encoding="utf-8"))["required"]) - set(result)
-    if missing:
+    if missing := set(read_json(results.SCHEMA)["required"]) - set(result):
         raise UserError(f"{paths[0]}: has no {some(sorted(missing))}; run the evaluation again")
     table = paths[1].read_bytes()
-    if hashlib.sha256(table).hexdigest() != digest:
+    if hashlib.sha256(table).hexdigest() != result["predictions_sha256"]:
         raise UserError(
             f"{paths[1]}: is not of the run that {paths[0].name} describes; run it again"
         )
@@ -138,16 +136,16 @@ def lines(old, new):
 
 def changes(old, new):
     """What of FACTS and of the versions differs."""
-    found = []
+    facts = []
     for path in FACTS:
         before, after = old, new
         for key in path:
             before, after = before[key], after[key]
-        found.append((path[-1] if path[0] != "digests" else f"{path[-1]} sha256", before, after))
-    found.append(("shapes", describe(old), describe(new)))
+        facts.append((path[-1] if path[0] != "digests" else f"{path[-1]} sha256", before, after))
+    facts.append(("shapes", describe(old), describe(new)))
     names = sorted({*old["versions"], *new["versions"]})
-    found += [(name, old["versions"].get(name), new["versions"].get(name)) for name in names]
-    return [f"{name}: {_brief(a)} -> {_brief(b)}" for name, a, b in found if a != b]
+    facts += [(name, old["versions"].get(name), new["versions"].get(name)) for name in names]
+    return [f"{name}: {_brief(a)} -> {_brief(b)}" for name, a, b in facts if a != b]
 
 
 def latency(old, new):
@@ -256,9 +254,9 @@ def spread(old, new, ratio):
     second = generator.integers(len(after), size=(RESAMPLES, len(after)))
     if paired and len(before) == len(after):
         second = first
-    drawn = before[first].mean(1) / after[second].mean(1)
-    drawn *= after.mean() / before.mean()
-    return tuple(ratio * numpy.percentile(drawn, (2.5, 97.5)))
+    ratios = before[first].mean(1) / after[second].mean(1)
+    ratios *= after.mean() / before.mean()
+    return tuple(ratio * numpy.percentile(ratios, (2.5, 97.5)))
 
 
 def single(result):

@@ -21,8 +21,7 @@ def machine():
 
 def save(path, value):
     """Writes a file of readings, whole or not at all."""
-    with files.replacing(path) as temporary:
-        temporary.write_text(files.json_text(value), encoding="utf-8")
+    files.write_text(path, files.json_text(value))
 
 
 def script(name, *flags):
@@ -45,11 +44,11 @@ def peak(pid):
     in bytes, looked at again and again."""
     memory, over = [], threading.Event()
 
-    def look():
+    def watch():
         while not over.wait(PAUSE):
             memory.append(sum(map(held, family(pid))))
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=watch)
     thread.start()
     try:
         yield memory
@@ -65,10 +64,10 @@ def family(pid):
         with contextlib.suppress(OSError):
             fields = stat.read_text().rpartition(")")[2].split()
             children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found = [pid]
-    for one in found:
-        found += children.get(one, [])
-    return found
+    processes = [pid]
+    for one in processes:
+        processes += children.get(one, [])
+    return processes
 
 
 def held(pid):

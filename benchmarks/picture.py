@@ -43,17 +43,16 @@ def run(args):
         raise UserError(f"{args.readings}: nothing in it was measured for --plot {args.plot}")
     arguments.check_outputs(args.picture)
     start = svg.index(">") + 1
-    with files.replacing(args.picture) as temporary:
-        temporary.write_text(svg[:start] + INK + svg[start:], encoding="utf-8")
+    files.write_text(args.picture, svg[:start] + INK + svg[start:])
     print(f"wrote {args.picture}")
     return 0
 
 
 def engines(report):
     """What is needed to draw the bars of bench.json: (size in inches, function, what it takes)."""
-    bars, machine = made(report), report["machine"]
+    bars, machine = bars_of(report), report["machine"]
     where = f"{machine['cores']} cores of {machine['cpu']}"
-    return (8.6, 1 + BAR * len(bars)), draw, bars, where
+    return (8.6, 1 + BAR * len(bars)), draw_bars, bars, where
 
 
 def swept(draw):
@@ -65,7 +64,7 @@ def swept(draw):
     )
 
 
-def made(report):
+def bars_of(report):
     """[(name, ours or not, sentences/s of each round, what stands beside it)] of the best of each
     variant, the slowest of a precision first; None between two precisions."""
     bars, before = [], None
@@ -79,7 +78,7 @@ def made(report):
     return bars
 
 
-def draw(axes, bars, where):
+def draw_bars(axes, bars, where):
     """Medians as bars, with the range of the rounds as a line; a None leaves a gap."""
     shown = [(place, bar) for place, bar in enumerate(bars) if bar]
     for place, (_, ours, rates, said) in shown:

@@ -185,21 +185,21 @@ def calibration(args):
     """256 id lists of training sentences, for the peers' int8; ours takes its own."""
     _, tokenizer = load(args.pth_dir)
     long = [s for s in datasets.read(args.data_dir, "train").sentences if len(s.split()) >= 10]
-    drawn = random.Random(0).sample(long, min(256, len(long)))
-    return [tokenizer.encode(sentence, LENGTH).ids for sentence in drawn]
+    chosen = random.Random(0).sample(long, min(256, len(long)))
+    return [tokenizer.encode(sentence, LENGTH).ids for sentence in chosen]
 
 
 def hugging_face_folder(args, folder):
     """The checkpoint as transformers' pipeline takes it; made once."""
-    made = folder / "hugging_face"
-    if not made.is_dir():
+    place = folder / "hugging_face"
+    if not place.is_dir():
         loaded = load(args.pth_dir)[0].named(tasks.SST2)
         model = transformers_model(loaded)
         model.config.id2label = dict(enumerate(loaded.config.label_names))
         model.config.label2id = {name: i for i, name in model.config.id2label.items()}
-        model.save_pretrained(made)
-        (made / "spiece.model").write_bytes(loaded.tokenizer.data)
-    return str(made)
+        model.save_pretrained(place)
+        (place / "spiece.model").write_bytes(loaded.tokenizer.data)
+    return str(place)
 
 
 def note_on_ids(folder, tokenizer, sentences):
@@ -225,10 +225,10 @@ def export(args, folder, engine):
         flags += [f"--precision={engine.precision}"]
     if engine.backend == "onnx":  # a shape is compiled: that of most of dev's sentences
         flags += ["--pack", f"--batch_size={engine.batch_size}", f"--max_seq_length={ROW}"]
-    made = folder / "".join(["ours", *flags])
-    if not list(made.glob("*.pt")):
-        flags += [f"--pth_dir={args.pth_dir}", f"--data_dir={args.data_dir}", f"--save_dir={made}"]
+    place = folder / "".join(["ours", *flags])
+    if not list(place.glob("*.pt")):
+        flags += [f"--pth_dir={args.pth_dir}", f"--data_dir={args.data_dir}", f"--save_dir={place}"]
         done = host.script("export_albert_aie.py", *flags)
         if done["exit_code"]:
             raise UserError(host.reason(done))
-    return str(next(made.glob("*.pt")))
+    return str(next(place.glob("*.pt")))

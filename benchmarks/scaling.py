@@ -283,7 +283,7 @@ class Member:
         with open(self.log, "w") as log:
             self.ran = subprocess.Popen(command, stderr=log, **given)
 
-    def look(self):
+    def note_ended(self):
         """Adds the times at which parts ended since the last look."""
         new = set(self.output.glob("part-*.parquet")) - self.seen
         self.ended += sorted(path.stat().st_mtime_ns / 1e9 for path in new)
@@ -291,14 +291,14 @@ class Member:
 
     def is_ready(self):
         """Whether each worker runs a part: Ray names a process after what it does."""
-        self.look()
+        self.note_ended()
         busy = sum(map(runs_a_part, host.family(self.ran.pid))) if self.workers > 1 else 1
         return bool(self.ended) and busy >= self.workers
 
     def rate(self):
         """Rows/s from the moment when each worker had ended a part to when they had ended --parts
         more; None before that. Parts are all of --part_rows rows."""
-        self.look()
+        self.note_ended()
         counted, ended = self.workers * self.args.parts, self.ended[self.workers - 1 :]
         if len(ended) <= counted:
             return None

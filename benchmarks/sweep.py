@@ -65,23 +65,23 @@ def run(args):
     keeps = args.output and not files.is_stream(args.output)  # else it is written once, at the end
     combined = itertools.product(args.precision, args.rows, args.max_seq_length, args.batch_size)
     wanted = [Cell(*values) for values in dict.fromkeys(combined)]
-    everything, found = begin(args)
-    waiting = [cell for cell in wanted if cell not in found or "error" in found[cell]]
+    everything, results = begin(args)
+    waiting = [cell for cell in wanted if cell not in results or "error" in results[cell]]
     check_export(args, waiting)
     if len(waiting) < len(wanted):
         console.note(f"{len(wanted) - len(waiting)} of {len(wanted)} cells are in {args.output}")
     started = time.monotonic()
     for count, cell in enumerate(waiting, 1):
         with tempfile.TemporaryDirectory() as folder:
-            found[cell] = {"cell": list(cell), **measure(cell, Path(folder), args)}
-        check_inputs(found, args.output)
-        everything["results"] = list(found.values())
+            results[cell] = {"cell": list(cell), **measure(cell, Path(folder), args)}
+        cells.check_inputs(results.items(), args.output)
+        everything["results"] = list(results.values())
         if keeps:  # what was measured is kept if the next cell hangs
             host.save(args.output, everything)
         left = (time.monotonic() - started) / count * (len(waiting) - count)
-        said = f"{cell} {cells.describe(found[cell])}, {minutes(left)}"
+        said = f"{cell} {cells.describe(results[cell])}, {minutes(left)}"
         console.note(f"{count} of {len(waiting)}: {said}")
-    done = [(cell, found[cell]) for cell in wanted]
+    done = [(cell, results[cell]) for cell in wanted]
     whole = cells.table(done, cells.WHOLE)
     terminal = cells.aligned(*cells.table(done, cells.TERMINAL))
     print("\n".join(cells.markdown(*whole) if args.markdown else terminal), flush=True)
@@ -91,7 +91,7 @@ def run(args):
         host.save(args.output, everything)
     if args.report:
         shown = {**everything, "results": [result for _, result in done]}
-        page.write(args.report, sweep_page.of_sweep(shown, whole))
+        files.write_text(args.report, sweep_page.of_sweep(shown, whole))
     failed = any("error" in result or verdict(result) == "FAIL" for _, result in done)
     differing = any(precision == "fp32" for precision, _ in cells.disagreements(done))
     return 1 if failed or differing else 0
@@ -116,20 +116,22 @@ def begin(args):
         return fresh, {}
     try:
         held = json.loads(Path(args.output).read_text(encoding="utf-8"))
-        known = {**held["settings"], "packages": held["machine"]["packages"]}
-        known["cpu"] = held["machine"]["cpu"]
-        found = {Cell(*result["cell"]): result for result in held["results"]}
-        check_inputs(found, args.output)
+        held_settings = {**held["settings"], "packages": held["machine"]["packages"]}
+        held_settings["cpu"] = held["machine"]["cpu"]
+        results = {Cell(*result["cell"]): result for result in held["results"]}
+        cells.check_inputs(results.items(), args.output)
     except (ValueError, LookupError, TypeError, AttributeError):
         raise UserError(f"{args.output}: holds no sweep; name another file") from None
     machine = {key: fresh["machine"][key] for key in ("packages", "cpu")}
-    other = [key for key, value in {**settings, **machine}.items() if known.get(key) != value]
+    other = [
+        key for key, value in {**settings, **machine}.items() if held_settings.get(key) != value
+    ]
     if other:
         raise UserError(
             f"{args.output}: holds a sweep with another {' and '.join(other)}; name another file, "
             "or remove this one"
         )
-    return {**held, "command": args.command}, found
+    return {**held, "command": args.command}, results
 
 
 def check_export(args, waiting):
@@ -164,15 +166,8 @@ def stamp(folder):
     folder = Path(folder).resolve()
     inside = sorted(path for path in folder.rglob("*") if path.is_file())
     stats = [(path, path.stat()) for path in inside]
-    found = [[str(path.relative_to(folder)), s.st_size, s.st_mtime_ns] for path, s in stats]
-    return [str(folder), found]
-
-
-def check_inputs(found, output):
-    """Raises UserError if cells were not all made from one checkpoint, tokenizer and data."""
-    if other := cells.of_other_inputs(found.items()):
-        fix = "name another --output, or remove the file"
-        raise UserError(f"{output or 'the sweep'}: has cells of another {other}; {fix}")
+    stamps = [[str(path.relative_to(folder)), s.st_size, s.st_mtime_ns] for path, s in stats]
+    return [str(folder), stamps]
 
 
 def measure(cell, folder, args):

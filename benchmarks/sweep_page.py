@@ -1,6 +1,8 @@
 """The page of a sweep: throughput and latency against the batch size, accuracy against speed with
 the gates, tokens in a row. Colours and frame are those of albert_aie/report."""
 
+import itertools
+
 import numpy
 
 from albert_aie.data.metrics import METRICS
@@ -28,47 +30,42 @@ def of_sweep(everything, table):
     summary.append(("versions", ", ".join(f"{name} {v}" for name, v in versions if v)))
     summary.append(("command", " ".join(everything["command"])))
     range_ = "end to end, the median of repetitions; band: their range"
-    drawn = (
+    pictures = (
         ("Throughput", range_, throughput, done),
         ("Latency", "p50 of a batch's forward", latency, done),
         ("Accuracy and speed", GATE, tradeoff, done),
         ("Tokens in a row", page.ROWS, plots.padding, series_of_padding(done)),
     )
-    drawn = [plots.picture(*each) for each in drawn if done]
-    return page.render(title="Sweep", summary=summary, table=table, failed=failed, plots=drawn)
+    pictures = [plots.picture(*each) for each in pictures if done]
+    return page.render(title="Sweep", summary=summary, table=table, failed=failed, plots=pictures)
 
 
 def kinds(done):
     """{(precision, rows, length): its cells by batch size}."""
-    found = {}
+    cells_of = {}
     for result in sorted(done, key=lambda result: result["cell"][3]):
         _, rows, length, _ = result["cell"]
         precision = result["evaluations"][0]["precision"]
-        found.setdefault((precision, rows, length), []).append(result)
-    return found
+        cells_of.setdefault((precision, rows, length), []).append(result)
+    return cells_of
 
 
 def by_batch(axes, done, value, label):
     """A line of each kind: its colour tells the precision, its mark the length, dashes rows
     of several sentences."""
     several = kinds(done)
-    precisions, _, lengths = (list(dict.fromkeys(column)) for column in zip(*several))
+    precisions, _, lengths = zip(*several)
+    colours = dict(zip(dict.fromkeys(precisions), itertools.cycle(plots.COLOURS)))
+    marks = dict(zip(dict.fromkeys(lengths), itertools.cycle(MARKS)))
     for (precision, rows, length), cells in several.items():
         sizes = [result["cell"][3] for result in cells]
-        drawn = [[value(e) for e in result["evaluations"]] for result in cells]
-        middle = [float(numpy.median(of)) for of in drawn]
-        colour = plots.COLOURS[precisions.index(precision) % len(plots.COLOURS)]
-        mark = MARKS[lengths.index(length) % len(MARKS)]
-        line = "-" if rows == "padded" else "--"
-        name = f"{precision} {rows} {length}"
-        axes.plot(sizes, middle, color=colour, marker=mark, linestyle=line, label=name)
-        axes.fill_between(
-            sizes,
-            *map(list, zip(*((min(of), max(of)) for of in drawn))),
-            color=colour,
-            alpha=0.2,
-            linewidth=0,
-        )
+        values = [[value(e) for e in result["evaluations"]] for result in cells]
+        middle = [float(numpy.median(each)) for each in values]
+        how = {"marker": marks[length], "linestyle": "-" if rows == "padded" else "--"}
+        colour, name = {"color": colours[precision]}, f"{precision} {rows} {length}"
+        axes.plot(sizes, middle, label=name, **colour, **how)
+        band = [min(each) for each in values], [max(each) for each in values]
+        axes.fill_between(sizes, *band, alpha=0.2, linewidth=0, **colour)
     axes.set_xscale("log", base=2)
     sizes = sorted({result["cell"][3] for result in done})
     axes.set_xticks(sizes, map(str, sizes))
@@ -93,28 +90,26 @@ def tradeoff(axes, done):
     """Each cell's first metric against its speed, and for each precision the least that its gate
     takes."""
     name = next(iter(done[0]["evaluations"][0]["metrics"]), None)
-    precisions = list(dict.fromkeys(r["evaluations"][0]["precision"] for r in done))
-    own = {
-        r["cell"][2]: r["evaluations"][0]["metrics"].get(name)
-        for r in done
-        if r["evaluations"][0]["precision"] == "fp32"
-    }
-    for number, precision in enumerate(precisions):
-        chosen = [r for r in done if r["evaluations"][0]["precision"] == precision]
-        for rows, mark in (("padded", "o"), ("chosen", "s"), ("packed", "s")):
-            points = [
-                (e["samples_per_second"]["end_to_end"], e["metrics"][name])
-                for r in chosen
-                if r["cell"][1] == rows
-                for e in r["evaluations"]
-                if e["metrics"].get(name) is not None
-            ]
-            if points:
-                colour = plots.COLOURS[number % len(plots.COLOURS)]
-                axes.scatter(*zip(*points), color=colour, marker=mark, label=f"{precision} {rows}")
-        for least in {_least(result, own) for result in chosen} - {None}:
-            colour = plots.COLOURS[number % len(plots.COLOURS)]
-            axes.axhline(least, color=colour, linestyle="--", linewidth=1)
+    own, points, gates = {}, {}, {}
+    for result in done:
+        _, rows, length, _ = result["cell"]
+        first = result["evaluations"][0]
+        if first["precision"] == "fp32":
+            own[length] = first["metrics"].get(name)
+        for e in result["evaluations"]:
+            if e["metrics"].get(name) is not None:
+                point = e["samples_per_second"]["end_to_end"], e["metrics"][name]
+                points.setdefault((e["precision"], rows), []).append(point)
+    for result in done:
+        precision = result["evaluations"][0]["precision"]
+        gates.setdefault(precision, set()).add(_least(result, own))
+    colours = dict(zip(gates, itertools.cycle(plots.COLOURS)))
+    for (precision, rows), pairs in points.items():
+        how = {"color": colours[precision], "marker": "o" if rows == "padded" else "s"}
+        axes.scatter(*zip(*pairs), label=f"{precision} {rows}", **how)
+    for precision, values in gates.items():
+        for least in values - {None}:
+            axes.axhline(least, color=colours[precision], linestyle="--", linewidth=1)
     axes.set(xlabel="sentences a second, end to end", xlim=(0, None))
     axes.set_ylabel(METRICS[name].title if name else "no labels")
     if name and any(axes.get_legend_handles_labels()):
@@ -134,8 +129,8 @@ def _least(result, own):
 
 def series_of_padding(done):
     """One evaluation of each kind of row: padding depends on neither engine nor precision."""
-    found = {}
+    series = {}
     for result in done:
         _, rows, length, _ = result["cell"]
-        found.setdefault(f"{rows} {length}", result["evaluations"][0])
-    return list(found.items())
+        series.setdefault(f"{rows} {length}", result["evaluations"][0])
+    return list(series.items())

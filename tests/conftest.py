@@ -1,7 +1,6 @@
 """Shared fixtures: small random checkpoints in both layouts, SST-2, albert_pytorch, and the two
 scripts as functions."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -16,7 +15,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side: one thread each, 
 import jsonschema
 import pytest
 import torch
-from helpers import EVAL_SCHEMA, ROOT, SHARED, Run, flags, write_checkpoint
+from helpers import (
+    EVAL_SCHEMA,
+    ROOT,
+    SHARED,
+    Run,
+    export_file,
+    flags,
+    logits_in_this_process,
+    write_checkpoint,
+)
 
 import export_albert_aie
 import run_aie_eval
@@ -103,9 +111,7 @@ def made_by(tmp_path_factory, tiny):
     made = {}
     for backend in ("torchscript", "openvino"):
         given = {"backend": backend, "precision": "fp32", "batch_size": 4, "max_seq_length": 32}
-        folder = tmp_path_factory.mktemp(backend)
-        assert export_albert_aie.main(flags(pth_dir=tiny, save_dir=folder, **given)) == 0
-        made[backend] = folder / "albert_seq32_bs4.pt"
+        made[backend] = export_file(tmp_path_factory.mktemp(backend), pth_dir=tiny, **given)
     return made
 
 
@@ -185,15 +191,11 @@ def export(capfd):
     """export_albert_aie.py in this process: export(pth_dir=tiny, batch_size=4) -> Run. What it
     compares with the reference is computed in this process too, unless `fresh`."""
 
-    def logits(paths, target, sentences):
-        given = [*map(str, paths)], target, sentences
-        return contextlib.nullcontext(lambda: evaluating._logits(*given))
-
     def run(fresh=False, **options):
         capfd.readouterr()
         with pytest.MonkeyPatch.context() as patch:
             if not fresh:
-                patch.setattr(evaluating, "logits_in_fresh_process", logits)
+                patch.setattr(evaluating, "logits_in_fresh_process", logits_in_this_process)
             code = export_albert_aie.main(flags(**options))
         return Run(code, *capfd.readouterr())
 

@@ -10,10 +10,9 @@ import pyarrow
 import safetensors.torch
 import sentencepiece
 from glue_sets import write_model
-from helpers import SPM, Run, flags
+from helpers import SPM, Run, export_file, flags
 from pyarrow import parquet
 
-import export_albert_aie
 import run_aie_corpus
 from albert_aie.data.tasks import TASKS
 
@@ -32,9 +31,7 @@ def write_file(folder, name, **options):
     if not TASKS[name].regression:  # so that both classes come
         weights["classifier.bias"][1] += 1.8
     safetensors.torch.save_file(weights, model / "model.safetensors")
-    line = flags(pth_dir=model, save_dir=folder, task_name=name, **{**SMALL, **options})
-    assert export_albert_aie.main(line) == 0
-    return next(folder.glob("*.pt"))
+    return export_file(folder, pth_dir=model, task_name=name, **{**SMALL, **options})
 
 
 def write_rows(path, rows):

@@ -1,5 +1,6 @@
 """What the tests share and is no fixture: places, small checkpoints, scripts as processes."""
 
+import contextlib
 import io
 import json
 import os
@@ -15,12 +16,14 @@ import safetensors.torch
 import sentencepiece
 import torch
 
+import export_albert_aie
 from albert_aie.albert import graph
 from albert_aie.albert.config import read_config
 from albert_aie.albert.layouts import to_upstream
 from albert_aie.artifact import pt_file
 from albert_aie.data import datasets
 from albert_aie.report import results
+from albert_aie.run import evaluate as evaluating
 from albert_aie.run.batching import batches, scatter
 from benchmarks.random_weights import draw
 
@@ -101,12 +104,33 @@ def flags(**options):
     return line
 
 
+def logits_in_this_process(paths, target, sentences):
+    """In place of evaluate.logits_in_fresh_process, where a process of its own is not the point."""
+    given = [*map(str, paths)], target, sentences
+    return contextlib.nullcontext(lambda: evaluating._logits(*given))
+
+
 def python(*arguments, env=None, cwd=ROOT, **given):
     """Run of a fresh interpreter; `env`: what its environment has beside, or instead of, ours."""
     command = [sys.executable, *map(str, arguments)]
     given = {"cwd": cwd, "env": {**os.environ, **(env or {})}, **given}
     done = subprocess.run(command, capture_output=True, text=True, **given)
     return Run(done.returncode, done.stdout, done.stderr)
+
+
+def export_file(folder, **options):
+    """The .pt that export_albert_aie.py, in this process, writes into a folder that has none."""
+    assert export_albert_aie.main(flags(save_dir=folder, **options)) == 0
+    return next(folder.glob("*.pt"))
+
+
+def read_results(folder):
+    """(eval.json, strictly read; the rows of predictions.tsv as lists of texts, the header first)
+    of an --output_dir."""
+    report = Path(folder, "eval.json").read_text(encoding="utf-8")
+    report = json.loads(report, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    lines = Path(folder, "predictions.tsv").read_text(encoding="utf-8").split("\n")[:-1]
+    return report, [line.split("\t") for line in lines]
 
 
 def refused(run, *words):

@@ -13,6 +13,8 @@ import pytest
 import torch
 from helpers import ROOT, TINY, flags, python, refused, write_checkpoint
 
+from albert_aie.base.errors import WHY, UserError, refusing, system_reason
+
 README = ROOT / "README.md"
 SMALL = {"batch_size": 2, "max_seq_length": 16}  # albert_seq16_bs2.pt
 
@@ -271,3 +273,20 @@ def test_a_pre_trained_model_without_classifier(tmp_path, export):
         {k: v for k, v in state.items() if "classifier" not in k}, folder / "pytorch_model.bin"
     )
     assert refused(export(pth_dir=folder, save_dir=tmp_path), "without a classifier")
+
+
+def test_what_a_library_raises_becomes_one_sentence():
+    """Of the kinds that are named, or of any; a UserError says more already, and Ctrl-C is none."""
+    with pytest.raises(UserError, match=r"^{}: wrong \(first\); mend it$") as refusal:
+        with refusing(f"{{}}: wrong ({WHY}); mend it", ValueError):
+            raise UnicodeError("first\nsecond")
+    assert refusal.value.__suppress_context__
+    with pytest.raises(UserError, match="^x: No space left$"):
+        with refusing(f"x: {WHY}", reason=system_reason):
+            raise OSError(28, "No space left", "x")
+    for raised in (UserError("its own"), KeyboardInterrupt()):
+        with pytest.raises(type(raised)) as passed, refusing("another"):
+            raise raised
+        assert passed.value is raised
+    with pytest.raises(OSError), refusing("another", ValueError):
+        raise OSError

@@ -2,16 +2,16 @@
 
 import hashlib
 import json
+import shutil
 import sys
 
 import numpy
 import pytest
-from helpers import Run, refused
+from helpers import Run, flags, read_results, refused
 
+import run_aie_eval
 from albert_aie.cli import console
 from benchmarks import compare_runs
-
-SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
 
 
 @pytest.fixture
@@ -90,10 +90,11 @@ def test_batches_are_paired_only_where_the_shapes_agree():
     assert low < 1.5 < 2.7 < high
 
 
-def test_runs_whose_rows_were_made_otherwise_say_so(evaluated, sentences, evaluate, compared):
+def test_runs_whose_rows_were_made_otherwise_say_so(
+    evaluated, compiled, sentences, evaluate, compared
+):
     old, new = evaluated
-    file = old.parent / "albert_seq32_bs4.pt"
-    given = {"aie_model_dir": file, "data_dir": sentences, "output_dir": old, "padded": True}
+    given = {"aie_model_dir": compiled, "data_dir": sentences, "output_dir": old, "padded": True}
     assert evaluate(**given).code == 0
     run = compared(old, new)
     assert run.code == 0 and "rows: padded -> chosen" in run.out, run.out
@@ -116,49 +117,55 @@ def test_the_speed_of_sentences_one_at_a_time():
     assert line == ("10.0 -> 20.0 sentences/s, one at a time, 2.000 times [2.000, 2.000]")
 
 
-def test_batches_are_not_compared_with_single_sentences(evaluated, sentences, evaluate, compared):
+def test_batches_are_not_compared_with_single_sentences(
+    evaluated, compiled, sentences, evaluate, compared
+):
     old, new = evaluated
-    file = old.parent / "albert_seq32_bs4.pt"
-    given = {"data_dir": sentences, "one_at_a_time": True}
-    assert evaluate(aie_model_dir=file, output_dir=new, **given).code == 0
+    given = {"aie_model_dir": compiled, "data_dir": sentences, "one_at_a_time": True}
+    assert evaluate(output_dir=new, **given).code == 0
     assert refused(compared(old, new), "sent whole batches", "sent one sentence at a time")
-    assert evaluate(aie_model_dir=file, output_dir=old, **given).code == 0
+    assert evaluate(output_dir=old, **given).code == 0
     run = compared(old, new)
     assert run.code == 0 and "ms a sentence" in run.said and "sentences/s, one at a" in run.said
 
 
+@pytest.fixture(scope="module")
+def both_runs(tmp_path_factory, compiled, sentences):
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("old", "new"):
+        given = {"aie_model_dir": compiled, "data_dir": sentences, "output_dir": folder / name}
+        assert run_aie_eval.main(flags(**given)) == 0
+    return folder
+
+
 @pytest.fixture
-def evaluated(tmp_path, tiny, sentences, export, evaluate):
+def evaluated(tmp_path, both_runs):
     """Folders of two runs of one file."""
-    assert export(pth_dir=tiny, save_dir=tmp_path, **SMALL).code == 0
-    file = tmp_path / "albert_seq32_bs4.pt"
-    folders = [tmp_path / name for name in ("old", "new")]
-    for folder in folders:
-        assert evaluate(aie_model_dir=file, data_dir=sentences, output_dir=folder).code == 0
-    return folders
+    return [shutil.copytree(both_runs / name, tmp_path / name) for name in ("old", "new")]
 
 
-def edit(folder, rows=None, **changed):
-    """Other keys in a run's eval.json; `rows`: {number of the sentence: its prediction}."""
-    result = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+def write_rows(folder, rows, **changed):
+    """Other lines of predictions.tsv in a run's folder, which eval.json goes with."""
     path = folder / "predictions.tsv"
-    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").split("\n")]
-    for number, prediction in (rows or {}).items():
-        lines[number + 1][1] = prediction
-    if rows:
-        path.write_text("\n".join("\t".join(line) for line in lines), encoding="utf-8")
-        right = sum(line[1] == line[2] for line in lines[1:-1])
-        result["accuracy"].update(correct=right, value=right / result["accuracy"]["total"])
-        result["predictions_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    edit(folder, predictions_sha256=hashlib.sha256(path.read_bytes()).hexdigest(), **changed)
+
+
+def edit(folder, **changed):
+    """Other keys in a run's eval.json."""
+    result, _ = read_results(folder)
     (folder / "eval.json").write_text(json.dumps({**result, **changed}), encoding="utf-8")
 
 
-def labels(folder, right):
-    """{number: prediction} that makes all predictions of a run right, or wrong."""
-    rows = (folder / "predictions.tsv").read_text(encoding="utf-8").split("\n")[1:-1]
+def answer(folder, wrong):
+    """Let a run give every sentence its label, but for the first `wrong` of them."""
+    _, (header, *rows) = read_results(folder)
     other = {"negative": "positive", "positive": "negative"}
-    wanted = [row.split("\t")[2] for row in rows]
-    return {i: label if right else other[label] for i, label in enumerate(wanted)}
+    for number, row in enumerate(rows):
+        row[1] = other[row[2]] if number < wrong else row[2]
+    right = len(rows) - wrong
+    accuracy = {"correct": right, "total": len(rows), "value": right / len(rows)}
+    write_rows(folder, [header, *rows], accuracy=accuracy)
 
 
 def test_two_runs_of_one_file_do_not_differ(evaluated, compared):
@@ -173,8 +180,8 @@ def test_two_runs_of_one_file_do_not_differ(evaluated, compared):
 def test_accuracy_that_fell_by_more_than_chance(evaluated, compared):
     """All 11 right, then all wrong: p = 2 / 2**11. The other way round it is no loss."""
     old, new = evaluated
-    edit(old, rows=labels(old, True))
-    edit(new, rows=labels(new, False))
+    answer(old, wrong=0)
+    answer(new, wrong=11)
     run = compared(old, new)
     assert run.code == 0 and "1.0000 (11/11) -> 0.0000 (0/11)" in run.said
     assert "p = 0.0010: more than chance" in run.said
@@ -186,15 +193,15 @@ def test_accuracy_that_fell_by_more_than_chance(evaluated, compared):
 
 def test_a_loss_that_chance_explains_is_none(evaluated, compared):
     old, new = evaluated
-    edit(old, rows=labels(old, True))
-    edit(new, rows={**labels(new, True), **dict(list(labels(new, False).items())[:5])})
+    answer(old, wrong=0)
+    answer(new, wrong=5)
     run = compared(old, new, "--fail_if_worse")  # 5 of 5: p = 2 / 32
     assert run.code == 0 and "p = 0.0625: no more than chance" in run.said
 
 
 def test_what_changed_is_named(evaluated, compared):
     old, new = evaluated
-    result = json.loads((new / "eval.json").read_text(encoding="utf-8"))
+    result, _ = read_results(new)
     edit(
         new,
         streams=7,
@@ -218,42 +225,35 @@ def test_what_changed_is_named(evaluated, compared):
 
 
 def test_runs_without_labels_and_how_far_their_logits_are_apart(
-    tmp_path, tiny, sentences, export, evaluate, compared
+    tmp_path, compiled, evaluate, compared
 ):
     """Less their mean the logits are (-1, 1) and (1, -1), of norm 2. All a quarter greater: 0.25
     apart. The second turned round: its difference (2, -2) has the norm sqrt(8), sqrt(2) apart. A
     model with its classes in another order has the columns in another order, and nothing else."""
-    assert export(pth_dir=tiny, save_dir=tmp_path, **SMALL).code == 0
     data = tmp_path / "SST-2"
     data.mkdir()
     data.joinpath("test.tsv").write_text("index\tsentence\n0\tfine\n1\tdull\n", encoding="utf-8")
     for name, logits in (("a", [-1, 1, 3, 1]), ("b", [-1, 1.5, 3.5, 1]), ("c", [-1, 1, 1, 3])):
         given = {"data_dir": data, "split": "test", "output_dir": tmp_path / name}
-        assert evaluate(aie_model_dir=tmp_path / "albert_seq32_bs4.pt", **given).code == 0
-        path = tmp_path / name / "predictions.tsv"
-        header, *rows = [line.split("\t") for line in path.read_text().splitlines()]
+        assert evaluate(aie_model_dir=compiled, **given).code == 0
+        _, (header, *rows) = read_results(tmp_path / name)
         places = [header.index(f"logit_{name}") for name in ("negative", "positive")]
         for row, numbers in zip(rows, zip(logits[::2], logits[1::2])):
             for place, number in zip(places, numbers):
                 row[place] = str(float(number))
             row[1] = ("negative", "positive")[numbers[1] > numbers[0]]
-        table = "".join("\t".join(row) + "\n" for row in (header, *rows))
-        path.write_text(table, encoding="utf-8")
-        edit(tmp_path / name, predictions_sha256=hashlib.sha256(table.encode()).hexdigest())
+        write_rows(tmp_path / name, [header, *rows])
     run = compared(tmp_path / "a", tmp_path / "b")
     assert run.code == 0 and "0 of 2 predictions differ" in run.out and "accuracy" not in run.out
     assert "relative error of the logits 2.50e-01" in run.out
     run = compared(tmp_path / "a", tmp_path / "c")
     assert "1 of 2 predictions differ" in run.out
     assert "relative error of the logits 1.41e+00" in run.out
-    path = tmp_path / "b" / "predictions.tsv"
-    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    _, lines = read_results(tmp_path / "b")
     one, other = (lines[0].index(f"logit_{name}") for name in ("negative", "positive"))
     for line in lines:
         line[one], line[other] = line[other], line[one]
-    table = "".join("\t".join(line) + "\n" for line in lines)
-    path.write_text(table, encoding="utf-8")
-    edit(tmp_path / "b", predictions_sha256=hashlib.sha256(table.encode()).hexdigest())
+    write_rows(tmp_path / "b", lines)
     assert "relative error of the logits 2.50e-01" in compared(tmp_path / "a", tmp_path / "b").out
 
 
@@ -263,7 +263,7 @@ def test_fewer_scored_sentences_and_a_metric_without_a_test(evaluated, compared)
     run = compared(old, new, "--fail_if_worse")
     assert run.code == 1 and "11 -> 9 of 11 sentences" in run.said
     for folder, value in ((old, 0.9), (new, 0.894)):
-        result = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+        result, _ = read_results(folder)
         result.pop("accuracy")
         result.update(metrics={"pearson": value}, sentences_scored=11)
         (folder / "eval.json").write_text(json.dumps(result), encoding="utf-8")
@@ -293,13 +293,13 @@ def test_runs_that_cannot_be_compared(evaluated, compared, tmp_path):
         compared(old, new), "predictions.tsv: is not of the run that eval.json describes"
     )
     (new / "predictions.tsv").write_bytes(table)
-    result = json.loads((new / "eval.json").read_text(encoding="utf-8"))
+    result, _ = read_results(new)
     edit(new, digests={**result["digests"], "data": "0" * 64})
     assert refused(compared(old, new), "other sentences or labels; compare runs on the same data")
     edit(new, schema_version=None)
     assert refused(compared(old, new), "schema version None, this program reads 3")
     edit(new, schema_version=3, digests=result["digests"])
-    whole = json.loads((new / "eval.json").read_text(encoding="utf-8"))
+    whole, _ = read_results(new)
     del whole["streams"], whole["machine"]
     (new / "eval.json").write_text(json.dumps(whole), encoding="utf-8")
     assert refused(compared(old, new), "eval.json: has no machine, streams; run the evaluation")

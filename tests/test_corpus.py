@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from helpers import ROOT, Run, flags, refused
+from helpers import ROOT, Run, flags, read_results, refused
 from pyarrow import parquet
 
-import export_albert_aie
 import run_aie_corpus
 from albert_aie.base import machine
 from albert_aie.base.errors import UserError
@@ -51,10 +50,8 @@ def corpus(tmp_path, texts):
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory, tiny):
-    folder = tmp_path_factory.mktemp("file")
-    assert export_albert_aie.main(flags(pth_dir=tiny, save_dir=folder, **SMALL)) == 0
-    return folder / "albert_seq32_bs4.pt"
+def file(compiled):
+    return compiled
 
 
 @pytest.fixture
@@ -91,9 +88,9 @@ def test_every_row_once_with_the_labels_of_an_evaluation(
     lines = ["sentence\tlabel", *("\t".join(row) for row in texts)]
     (data / "dev.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     other = evaluate(aie_model_dir=file, data_dir=data, output_dir=tmp_path / "eval")
-    rows = (tmp_path / "eval" / "predictions.tsv").read_text(encoding="utf-8").split("\n")[1:-1]
-    assert [label for _, label in found] == [row.split("\t")[1] for row in rows]
-    right = json.loads((tmp_path / "eval" / "eval.json").read_text())["accuracy"]
+    report, (_, *rows) = read_results(tmp_path / "eval")
+    assert [label for _, label in found] == [row[1] for row in rows]
+    right = report["accuracy"]
     assert f"{right['value']:.4f} ({right['correct']}/{ROWS})" in done.said and other.code == 0
     first = parquet.read_table(sorted((tmp_path / "out").glob("part-*.parquet"))[0])
     assert {"key", "sentence", "label"} < set(first.column_names)

@@ -7,7 +7,7 @@ import math
 import numpy
 import pytest
 from glue_sets import CHINESE, PAIRS, labels_of, write_model, write_names, write_set
-from helpers import STAND_INS, fused_logits, python, refused
+from helpers import STAND_INS, fused_logits, python, read_results, refused
 
 from albert_aie.albert import checkpoint
 from albert_aie.base.shapes import Shape
@@ -36,11 +36,10 @@ def test_a_task_end_to_end(tmp_path, export, evaluate, name):
     file = tmp_path / "albert_seq32_bs4.pt"
     run = evaluate(**given, aie_model_dir=file, output_dir=tmp_path / "out")
     assert run.code == 0, run.err + run.out
-    result = json.loads((tmp_path / "out" / "eval.json").read_text())
+    result, (header, *rows) = read_results(tmp_path / "out")
     assert result["sentences_scored"] == 12 and result["task"] == name
     assert list(result["metrics"]) == list(TASKS[name].metrics)
-    lines = (tmp_path / "out" / "predictions.tsv").read_text().splitlines()
-    table = [dict(zip(lines[0].split("\t"), line.split("\t"))) for line in lines[1:]]
+    table = [dict(zip(header, row)) for row in rows]
     assert len(table) == 12
     assert_metrics_are_those_of_the_table(result, table, TASKS[name])
     run = evaluate(aie_model_dir=file, data_dir=data, split="test", task_name=name)
@@ -102,7 +101,7 @@ def test_an_mnli_model_of_hugging_face_without_names_is_not_guessed(tmp_path, ex
         out = tmp_path / name
         write_set(tmp_path / "data", "MNLI-MM")
         assert evaluate(aie_model_dir=file, data_dir=data, task_name=name, output_dir=out).code == 0
-        results[name] = json.loads((out / "eval.json").read_text())
+        results[name], _ = read_results(out)
     assert results["mnli"]["data"].endswith("dev_matched.tsv")
     assert results["MNLI-MM"]["data"].endswith("dev_mismatched.tsv")
     assert results["mnli"]["classes"] == ["entailment", "neutral", "contradiction"]
@@ -120,20 +119,17 @@ def test_labels_meet_by_name_whatever_the_models_order(tmp_path, export, evaluat
         out = tmp_path / f"out_{names[0]}"
         file = tmp_path / "albert_seq32_bs4.pt"
         assert evaluate(aie_model_dir=file, data_dir=data, output_dir=out).code == 0
-        lines = (out / "predictions.tsv").read_text().splitlines()
-        rows = [line.split("\t") for line in lines[1:]]
+        _, (_, *rows) = read_results(out)
         assert [row[2] for row in rows] == labels_of(TASKS["MNLI"], 12)
         seen.append([names.index(row[1]) for row in rows])
     assert seen[0] == seen[1]
 
 
-def test_a_file_is_refused_on_another_task(tmp_path, tiny, export, evaluate):
-    assert export(pth_dir=tiny, save_dir=tmp_path, **SMALL).code == 0
-    file = tmp_path / "albert_seq32_bs4.pt"
-    run = evaluate(aie_model_dir=file, task_name="cola")
+def test_a_file_is_refused_on_another_task(compiled, evaluate):
+    run = evaluate(aie_model_dir=compiled, task_name="cola")
     assert refused(run, "--task_name CoLA:", "was exported for SST-2")
     for spelling in ("SST-2", "sst2", "sst-2", "SST_2"):
-        assert evaluate(aie_model_dir=file, task_name=spelling, text="fine").code == 0
+        assert evaluate(aie_model_dir=compiled, task_name=spelling, text="fine").code == 0
 
 
 @pytest.mark.parametrize(

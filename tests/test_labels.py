@@ -6,7 +6,7 @@ import json
 import pytest
 import safetensors.torch
 import torch
-from helpers import TINY, refused, write_checkpoint
+from helpers import TINY, read_results, refused, write_checkpoint
 
 from albert_aie.artifact import pt_file
 from albert_aie.base.errors import UserError
@@ -44,14 +44,6 @@ def four_negative(tmp_path_factory):
     return data(tmp_path_factory.mktemp("data"), [0, 0, 0, 0, 1])
 
 
-def results(folder):
-    """(eval.json, rows of predictions.tsv, the header first)."""
-    lines = (folder / "predictions.tsv").read_text(encoding="utf-8").splitlines()
-    report = (folder / "eval.json").read_text(encoding="utf-8")
-    strict = json.loads(report, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
-    return strict, [line.split("\t") for line in lines]
-
-
 # Classes: the first two negatives of the issue, and all ways around them.
 
 
@@ -75,7 +67,7 @@ def test_accuracy_is_by_name(tmp_path, export, evaluate, four_negative, bias, na
     run = evaluate(pth_dir=folder, compare_cpu=True, output_dir=tmp_path, **known)
     assert "compare_cpu PASS" in run.out
     assert f"accuracy    {right / 5:.4f} compiled, {right / 5:.4f} reference" in run.out
-    report, (header, *rows) = results(tmp_path)
+    report, (header, *rows) = read_results(tmp_path)
     assert f"{right / 5:.4f} ({right}/5)" in run.said and run.code == 0
     assert (report["accuracy"]["correct"], report["accuracy"]["other_classes"]) == (right, 0)
     assert "does not have" not in run.said
@@ -94,7 +86,7 @@ def test_a_class_that_the_data_does_not_have_is_wrong_and_counted(
     folder = checkpoint(tmp_path / "model", [0.0, 1.0, 0.0], ["negative", "neutral", "positive"])
     assert export(pth_dir=folder, save_dir=tmp_path, **SMALL).code == 0
     run = evaluate(aie_model_dir=tmp_path / FILE, data_dir=four_negative, output_dir=tmp_path)
-    report, (_, *rows) = results(tmp_path)
+    report, (_, *rows) = read_results(tmp_path)
     assert (
         "0.0000 (0/5)" in run.said and "5 predicted as a class that the data does not" in run.said
     )
@@ -128,7 +120,7 @@ def test_names_that_do_not_meet_are_refused_and_label_map_is_the_way_out(
     mapped = mapped.rsplit(",", 3 - len(bias))[0]
     run = evaluate(**known, label_map=mapped, output_dir=tmp_path / "results")
     assert run.code == 0 and "0.8000 (4/5)" in run.said
-    assert results(tmp_path / "results")[0]["classes"][:2] == ["negative", "positive"]
+    assert read_results(tmp_path / "results")[0]["classes"][:2] == ["negative", "positive"]
 
 
 @pytest.mark.parametrize("second", ["neutral", "NEUTRAL", " neutral"])
@@ -211,7 +203,7 @@ def test_an_overflowing_model_is_no_prediction_and_exit_1(
     assert "label flips 5 (gate 0)" in run.said and "not finite 5 of the sentences" in run.said
     verdict = json.loads((tmp_path / "it.json").read_text(), parse_constant=pytest.fail)
     assert (verdict["passed"], verdict["not_finite"], verdict["relative"]) == (False, 5, None)
-    report, (_, *rows) = results(tmp_path)
+    report, (_, *rows) = read_results(tmp_path)
     assert run.code == 1 and "0 of 5 sentences scored" in run.said and "(0/5)" in run.said
     assert [row[1] for row in rows] == 5 * [""]
     assert (
@@ -235,7 +227,7 @@ def test_sentences_without_finite_logits_are_counted_beside_the_others(
     assert run.code == 1 and "4 of 5 sentences scored" in run.said
     assert "1 sentence without finite logits, the first: 1: 'dull film'" in run.said
     assert "0.6000 (3/5)" in run.said and "label flips 1 (gate 0)" in run.said
-    _, (_, *rows) = results(tmp_path)
+    _, (_, *rows) = read_results(tmp_path)
     assert [row[1] for row in rows] == ["negative", "", "negative", "negative", "negative"]
     assert [row[2] for row in rows] == 4 * ["negative"] + ["positive"]
     # It shares a row with the others, and takes none of them with it.

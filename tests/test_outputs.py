@@ -16,7 +16,6 @@ from helpers import ROOT, flags, python, refused
 from albert_aie.base import files
 from albert_aie.base.errors import UserError
 from albert_aie.cli import console
-from albert_aie.report import page
 from benchmarks import host, sweep
 
 SMALL = {"backend": "torchscript", "batch_size": 2, "max_seq_length": 16, "precision": "fp32"}
@@ -66,7 +65,7 @@ def test_a_pipe_gets_the_result_of_each_flag(
 
 
 WRITERS = {  # all that writes a user's FILE ends in files.replacing
-    "page": lambda path: page.write(path, "text"),
+    "page": lambda path: files.write_text(path, "text"),
     "benchmarks": lambda path: host.save(path, "text"),
     "comparison": lambda path: console.conclude(
         [SimpleNamespace(lines=lambda: (), passed=True, flips=0, relative=0, precision="fp32",

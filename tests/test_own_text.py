@@ -13,7 +13,7 @@ import time
 import numpy
 import pytest
 from glue_sets import write_model, write_set
-from helpers import ROOT, python, refused
+from helpers import ROOT, export_file, python, read_results, refused
 
 from albert_aie.base.errors import UserError
 from albert_aie.data import records
@@ -22,31 +22,20 @@ from albert_aie.run.classifier import Answer, Classifier, chunks
 from benchmarks import random_weights
 
 SHAPE = {"backend": "torchscript", "batch_size": 8, "max_seq_length": 128}
-FILE = "albert_seq128_bs8.pt"
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, tiny):
     """A small SST-2 file."""
-    folder = tmp_path_factory.mktemp("own")
-    return made(folder, tiny)
+    return export_file(tmp_path_factory.mktemp("own"), pth_dir=tiny, **SHAPE)
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     """A small MRPC file."""
     folder = tmp_path_factory.mktemp("pairs")
-    return made(folder, write_model(folder / "model", "MRPC"), task_name="MRPC")
-
-
-def made(folder, pth_dir, **options):
-    from helpers import flags
-
-    import export_albert_aie
-
-    line = flags(pth_dir=pth_dir, save_dir=folder, **SHAPE, **options)
-    assert export_albert_aie.main(line) == 0
-    return folder / FILE
+    model = write_model(folder / "model", "MRPC")
+    return export_file(folder, pth_dir=model, task_name="MRPC", **SHAPE)
 
 
 @pytest.fixture
@@ -75,8 +64,8 @@ def test_every_way_in_gives_the_same_872_predictions(exported, evaluate, feed, s
     given = {"aie_model_dir": exported}
     run = evaluate(**given, data_dir=sst2, task_name="sst2", output_dir=tmp_path)
     assert run.code == 0, run.err
-    rows = [line.split("\t") for line in (tmp_path / "predictions.tsv").read_text().splitlines()]
-    wanted = [row[1] for row in rows[1:]]
+    _, (_, *rows) = read_results(tmp_path)
+    wanted = [row[1] for row in rows]
     sentences = [line.split("\t")[0] for line in (sst2 / "dev.tsv").read_text().splitlines()[1:]]
     assert len(wanted) == len(sentences) == 872
 
@@ -120,7 +109,7 @@ def test_every_way_in_gives_the_same_872_predictions(exported, evaluate, feed, s
 def test_labels_in_a_users_own_file_are_measured(exported, evaluate, sst2, tmp_path):
     """The same accuracy as GLUE's folder, whatever the labels are called."""
     run = evaluate(aie_model_dir=exported, data_dir=sst2, output_dir=tmp_path / "glue")
-    wanted = json.loads((tmp_path / "glue" / "eval.json").read_text())["accuracy"]
+    wanted = read_results(tmp_path / "glue")[0]["accuracy"]
     lines = [line.split("\t") for line in (sst2 / "dev.tsv").read_text().splitlines()[1:]]
     names = {"0": "Negative", "1": "POS"}
     with open(tmp_path / "own.csv", "w", newline="") as file:
@@ -129,7 +118,7 @@ def test_labels_in_a_users_own_file_are_measured(exported, evaluate, sst2, tmp_p
     out, answered = tmp_path / "own", tmp_path / "answered.csv"
     run = evaluate(aie_model_dir=exported, **given, output_dir=out, output=answered)
     assert run.code == 0, run.err
-    assert json.loads((out / "eval.json").read_text())["accuracy"] == wanted
+    assert read_results(out)[0]["accuracy"] == wanted
     assert f"({wanted['correct']}/872)" in run.out and str(answered) in run.out
     with open(answered, newline="") as file:
         table = list(csv.DictReader(file))
@@ -146,7 +135,7 @@ def test_labels_of_a_models_further_classes_are_measured(evaluate, tmp_path):
     model = write_names(
         write_model(tmp_path / "m", "SST-2", "hf", num_labels=3), ("neutral", "neg", "pos")
     )
-    file = made(tmp_path, model)
+    file = export_file(tmp_path, pth_dir=model, **SHAPE)
     rows = [["text", "label"], ["fine", "positive"], ["so so", "Neutral"], ["dull", "0"]]
     (tmp_path / "a.csv").write_text("".join(",".join(row) + "\n" for row in rows))
     out = tmp_path / "out"
@@ -154,8 +143,8 @@ def test_labels_of_a_models_further_classes_are_measured(evaluate, tmp_path):
         aie_model_dir=file, input=tmp_path / "a.csv", label_column="label", output_dir=out
     )
     assert run.code == 0, run.err
-    table = (out / "predictions.tsv").read_text().splitlines()
-    assert [line.split("\t")[2] for line in table[1:]] == ["positive", "neutral", "negative"]
+    _, (_, *table) = read_results(out)
+    assert [row[2] for row in table] == ["positive", "neutral", "negative"]
     (tmp_path / "a.csv").write_text("text,label\nfine,great\n")
     run = evaluate(aie_model_dir=file, input=tmp_path / "a.csv", label_column="label")
     assert refused(run, "a.csv, line 2: label 'great' is not a class of SST-2", "neutral")
@@ -188,15 +177,16 @@ def test_a_pair_on_the_command_line_and_in_a_file(pairs, evaluate, tmp_path):
 
 
 def test_a_regression_answers_with_a_score(evaluate, tmp_path):
-    file = made(tmp_path, write_model(tmp_path / "m", "STS-B"), task_name="sts-b")
+    model = write_model(tmp_path / "m", "STS-B")
+    file = export_file(tmp_path, pth_dir=model, task_name="sts-b", **SHAPE)
     data = write_set(tmp_path / "data", "STS-B")
     run = evaluate(aie_model_dir=file, input=data / "dev.tsv", output=tmp_path / "out.tsv")
     assert run.code == 0, run.err
     header, *rows = (line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines())
     assert header[-2:] == ["score", "predicted_score"] and len(rows) == 12
     run = evaluate(aie_model_dir=file, data_dir=data, output_dir=tmp_path)
-    table = (tmp_path / "predictions.tsv").read_text().splitlines()[1:]
-    assert [row[-1] for row in rows] == [line.split("\t")[1] for line in table]
+    _, (_, *table) = read_results(tmp_path)
+    assert [row[-1] for row in rows] == [row[1] for row in table]
 
 
 def test_a_models_own_classes_need_no_task(evaluate, tmp_path):
@@ -205,7 +195,7 @@ def test_a_models_own_classes_need_no_task(evaluate, tmp_path):
 
     names = ("sport", "politics", "film", "music")
     model = write_names(write_model(tmp_path / "m", "SST-2", "hf", num_labels=4), names)
-    file = made(tmp_path, model, task_name="text")
+    file = export_file(tmp_path, pth_dir=model, task_name="text", **SHAPE)
     run = evaluate(aie_model_dir=file, text="a fine film")
     assert run.code == 0 and run.out.split("\t")[0] in names
     (tmp_path / "a.csv").write_text("text,topic\na fine film,Film\nthe vote,politics\n")
@@ -579,7 +569,7 @@ def test_a_users_own_numbers_can_be_missing_or_hold_tabs_and_lines(exported, eva
     given = {"input": tmp_path / "a.jsonl", "label_column": "y", "output_dir": tmp_path}
     run = evaluate(aie_model_dir=exported, **given)
     assert run.code == 0, run.err
-    rows = [line.split("\t") for line in (tmp_path / "predictions.tsv").read_text().splitlines()]
+    _, rows = read_results(tmp_path)
     assert [row[0] for row in rows] == ["index", "a b", "1", "[1, 2]"]
     assert [row[-1] for row in rows[1:]] == ["fine", "dull", "no"]
 

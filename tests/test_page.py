@@ -15,7 +15,6 @@ from albert_aie.report import page, plots
 from albert_aie.run.classifier import softmax
 from benchmarks import cells, sweep_page
 
-SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
 EVIL = '<script>alert("x")</script><b>&amp;'
 NAN = float("nan")
 
@@ -93,20 +92,14 @@ def outside(text):
     return re.findall(r'(?:src|href)="(?!#)[^"]*"|url\((?!#)[^)]*\)|@import', text)
 
 
-@pytest.fixture
-def made(tmp_path, tiny, export):
-    assert export(pth_dir=tiny, save_dir=tmp_path, **SMALL).code == 0
-    return tmp_path / "albert_seq32_bs4.pt"
-
-
-def test_the_page_of_an_evaluation(made, tmp_path, sentences, evaluate):
+def test_the_page_of_an_evaluation(compiled, tmp_path, sentences, evaluate):
     """All text escaped, nothing loaded, every printed line there."""
     rows = (sentences / "dev.tsv").read_text(encoding="utf-8").splitlines()
     folder, file = tmp_path / "evil", tmp_path / "report.html"
     folder.mkdir()
     rows += [f"{EVIL} {i}\t{i % 2}" for i in range(20)]
     (folder / "dev.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    run = evaluate(aie_model_dir=made, data_dir=folder, report=file)
+    run = evaluate(aie_model_dir=compiled, data_dir=folder, report=file)
     assert run.code == 0 and str(file) in run.out, run.err
     text = file.read_text(encoding="utf-8")
     assert len(text) < 1e6 and outside(text) == [] and text.count("<script>") == 1
@@ -119,23 +112,23 @@ def test_the_page_of_an_evaluation(made, tmp_path, sentences, evaluate):
     assert text.count("<svg") == 3 and "#010203" not in text and "currentColor" in text
 
 
-def test_the_page_of_an_evaluation_that_was_compared(made, tmp_path, tiny, sentences, evaluate):
+def test_the_page_of_an_evaluation_that_was_compared(compiled, tmp_path, tiny, sentences, evaluate):
     file = tmp_path / "report.html"
-    given = {"aie_model_dir": made, "data_dir": sentences, "pth_dir": tiny, "compare_cpu": True}
+    given = {"aie_model_dir": compiled, "data_dir": sentences, "pth_dir": tiny, "compare_cpu": True}
     assert evaluate(report=file, **given).code == 0
     assert "<dt>compare_cpu</dt><dd>PASS</dd>" in file.read_text(encoding="utf-8")
 
 
-def test_a_page_without_labels_has_no_errors(made, tmp_path, evaluate):
+def test_a_page_without_labels_has_no_errors(compiled, tmp_path, evaluate):
     file = tmp_path / "report.html"
-    run = evaluate(aie_model_dir=made, text="a fine film", report=file)
+    run = evaluate(aie_model_dir=compiled, text="a fine film", report=file)
     assert run.code == 0, run.err
     text = file.read_text(encoding="utf-8")
     assert "Latency" in text and "confident errors" not in text and "Reliability" not in text
 
 
-def test_what_no_page_can_be_is_refused_before_the_work(made, sentences, evaluate, monkeypatch):
-    given = {"aie_model_dir": made, "data_dir": sentences}
+def test_what_no_page_can_be_is_refused_before_the_work(compiled, sentences, evaluate, monkeypatch):
+    given = {"aie_model_dir": compiled, "data_dir": sentences}
     run = evaluate(report="report.pdf", **given)
     assert refused(run, "--report report.pdf", "ends in .html") and run.out == ""
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -5,6 +5,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers import rewrite
 
 import export_albert_aie
@@ -232,3 +233,13 @@ def test_a_compiled_shape_is_timed_as_it_is(tiny, engine, monkeypatch):
     batch = full_batch(choose_shapes.timed(shape, False))
     assert batch.shape == shape
     backend.forward(compiled, "fp32", "cpu", batch)()
+
+
+def test_a_precision_that_onednn_lacks_is_computed_by_torch_itself():
+    """Its weights cannot be laid out for kernels that do not take them: the program stays."""
+    linear = torch.nn.Linear(8, 8).double()
+    given = torch.ones(2, 8, dtype=torch.float64)
+    program = torch.jit.freeze(torch.jit.trace(linear.eval(), given))
+    before = str(program.graph)
+    torchscript_backend.prepare(program, "cpu", "fp64")
+    assert str(program.graph) == before and torch.equal(program(given), linear(given))

@@ -105,7 +105,7 @@ def saved_from(folder, **changed):
     """What compare.checkpoint_of reads of an Artifact made from a folder's checkpoint."""
     found = checkpoint.load(folder)
     source = {"layout": found.layout, "sha256": found.sha256}
-    manifest = {"random_weights": False, "source": source, "config": found.config.to_json()}
+    manifest = {"random_weights": False, "source": source, "config": vars(found.config)}
     kind = found.tokenizer.kind
     return SimpleNamespace(
         path="a.pt", manifest={**manifest, **changed}, tokenizer=SimpleNamespace(kind=kind)
@@ -125,7 +125,7 @@ def test_the_checkpoint_of_a_file_is_found_by_its_digest(tiny, tmp_path):
 
 
 def test_another_architecture_is_refused_and_other_label_names_are_not(tiny):
-    config = checkpoint.load(tiny).config.to_json()
+    config = vars(checkpoint.load(tiny).config)
     named = saved_from(tiny, config={**config, "label_names": ["a", "b"]})
     assert compare.checkpoint_of(named, tiny)[1] == ""
     for name in ("hidden_size", "layer_norm_eps", "num_labels"):

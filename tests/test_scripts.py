@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import ROOT, flags, python, write_checkpoint
+from helpers import ROOT, flags, python, read_results, write_checkpoint
 
 from albert_aie import backends
 from albert_aie.albert import fused, graph
@@ -45,17 +45,8 @@ def test_export_compare_and_evaluate(
     assert run.code == 0, run.err
     assert "11 of 11 sentences scored, 0 truncated" in run.out
     assert "precision fp32 (read back)" in run.out
-    report = json.loads((tmp_path / "out" / "eval.json").read_text())
-    lines = (tmp_path / "out" / "predictions.tsv").read_text().splitlines()
-    header, *rows = [line.split("\t") for line in lines]
-    assert header == [
-        "index",
-        "prediction",
-        "label",
-        "logit_negative",
-        "logit_positive",
-        "sentence",
-    ]
+    report, (header, *rows) = read_results(tmp_path / "out")
+    assert header == "index prediction label logit_negative logit_positive sentence".split()
     right = sum(row[1] == row[2] for row in rows)
     assert report["accuracy"]["correct"] == right
     assert report["accuracy"]["total"] == len(rows) == 11
@@ -73,16 +64,15 @@ def test_the_test_split_gives_predictions_without_accuracy(tmp_path, sentences, 
     given = {"aie_model_dir": compiled, "data_dir": sentences, "split": "test"}
     run = evaluate(output_dir=tmp_path / "out", **given)
     assert run.code == 0 and "accuracy    none: the split has no labels" in run.out
-    assert "accuracy" not in json.loads((tmp_path / "out" / "eval.json").read_text())
-    assert len((tmp_path / "out" / "predictions.tsv").read_text().splitlines()) == 12
+    report, rows = read_results(tmp_path / "out")
+    assert "accuracy" not in report and len(rows) == 12
 
 
 def test_predictions_carry_the_test_splits_own_indices(tmp_path, compiled, evaluate):
     (tmp_path / "test.tsv").write_text("index\tsentence\n7\ta fine film .\n9\tdull\n")
     given = {"aie_model_dir": compiled, "data_dir": tmp_path, "split": "test"}
     assert evaluate(output_dir=tmp_path / "out", **given).code == 0
-    rows = (tmp_path / "out" / "predictions.tsv").read_text().splitlines()[1:]
-    assert [row.split("\t")[0] for row in rows] == ["7", "9"]
+    assert [row[0] for row in read_results(tmp_path / "out")[1]] == ["index", "7", "9"]
 
 
 def test_random_weights_measure_speed_only(tmp_path, tiny, sentences, export, evaluate):

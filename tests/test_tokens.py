@@ -11,11 +11,12 @@ import unicodedata
 
 import numpy
 import pytest
-from helpers import ROOT, SPM, refused
+from helpers import ROOT, SPM, read_results, refused
 
 from albert_aie.albert import checkpoint, references, upstream
 from albert_aie.artifact import pt_file
 from albert_aie.base.errors import UserError
+from albert_aie.cli import arguments
 from albert_aie.run import compare
 from albert_aie.text import find_tokenizer, sentencepiece_model, tokenizer_file
 from albert_aie.text.library import JsonTokenizer
@@ -86,9 +87,9 @@ def test_predictions_of_sst2_are_those_of_transformers_own_model(
     file = tmp_path / "albert_seq128_bs32.pt"
     run = evaluate(aie_model_dir=file, data_dir=sst2, output_dir=tmp_path)
     assert run.code == 0, run.err
-    lines = (tmp_path / "predictions.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    assert "".join(line.split("\t")[1][0] for line in lines) == ANSWERS[name]["labels"]
-    accuracy = json.loads((tmp_path / "eval.json").read_text())["accuracy"]
+    report, (_, *rows) = read_results(tmp_path)
+    assert "".join(row[1][0] for row in rows) == ANSWERS[name]["labels"]
+    accuracy = report["accuracy"]
     assert (accuracy["correct"], accuracy["total"]) == (ANSWERS[name]["correct"], 872)
 
 
@@ -267,6 +268,26 @@ def test_an_albert_pytorch_folder_is_run_with_its_sentencepiece_model(saved_by, 
 def test_flags_that_lead_to_no_tokenizer(tiny_hf, export, tmp_path, flags, words):
     run = export(pth_dir=tiny_hf, save_dir=tmp_path / "out", **SMALL, **flags)
     assert refused(run, *words)
+
+
+def test_a_further_kind_is_found_in_a_folder_and_by_its_files_name(tmp_path, monkeypatch):
+    """One class and one row of KINDS are all that it takes."""
+
+    class Letters:
+        ENTRY, NAMES = "letters.txt", ("letters.txt",)
+
+        def __init__(self, data, name):
+            self.vocab_size = len(data)
+
+    monkeypatch.setitem(tokenizer_file.KINDS, "letters", Letters)
+    (tmp_path / "letters.txt").write_text("abc")
+    assert find_tokenizer.find(tmp_path, 3, huggingface=True).kind == "letters"
+    with pytest.raises(UserError, match="no 30k-clean.model or spiece.model or vocab.txt here"):
+        find_tokenizer.find(tmp_path, 3, huggingface=False)
+    asked = str(tmp_path / "letters.txt")
+    assert arguments.tokenizer_file(asked) == (asked, "letters")
+    for name, kind in (("a.txt", "wordpiece"), ("a.json", "json"), ("a.model", "spm")):
+        assert arguments.tokenizer_file(name) == (name, kind)
 
 
 def test_flags_that_contradict_the_file(saved_by, export, evaluate, sentences, tmp_path):

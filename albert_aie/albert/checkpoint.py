@@ -35,8 +35,8 @@ class Checkpoint:
     def named(self, task, label_map=None):
         """The same checkpoint whose config has names for all its classes. Raises UserError for one
         that was trained for another kind of task."""
-        known, count = self.config.label_names, self.config.num_labels
-        names = task.model_classes(known, count, label_map, self.origin, self.layout != HF)
+        own_names, count = self.config.label_names, self.config.num_labels
+        names = task.model_classes(own_names, count, label_map, self.origin, self.layout != HF)
         return replace(self, config=replace(self.config, label_names=names))
 
 

@@ -64,10 +64,6 @@ class Config:
     def head_size(self):
         return self.hidden_size // self.num_attention_heads
 
-    def to_json(self):
-        """As the manifest has it: a dict whose label names are a list."""
-        return {**asdict(self), "label_names": self.label_names and list(self.label_names)}
-
     def shapes(self):
         """Name -> shape of each of the 27 tensors of a checkpoint, in Hugging Face's layout."""
         h, e, i = self.hidden_size, self.embedding_size, self.intermediate_size
@@ -97,6 +93,12 @@ class Config:
         return shapes
 
 
+def architecture(config):
+    """{name: value} of a Config that an AlbertConfig of others' takes."""
+    only_ours = ("label_names", "random_weights")
+    return {name: value for name, value in asdict(config).items() if name not in only_ours}
+
+
 def read_config(path):
     """Config from ALBERT's config.json, albert_pytorch's or Hugging Face's; what we cannot run is
     refused by name."""
@@ -106,7 +108,7 @@ def read_config(path):
     for name, (values, what) in ONLY.items():
         value = raw.get(name, values[0])
         if value not in values or isinstance(value, bool):
-            only = " or ".join(str(known) for known in values if known is not None)
+            only = " or ".join(str(choice) for choice in values if choice is not None)
             raise UserError(
                 f"{path}: {name} is {repr(value)}; only {what} ({name} {only}) can be run"
             )

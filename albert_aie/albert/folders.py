@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..base.errors import UserError, first_line, some
+from ..base.errors import UserError, first_line, refusing, some
 from ..text import find_tokenizer
 from . import weights
 
@@ -45,18 +45,15 @@ def check_whole(folder):
         ("the Hugging Face cache", "models--*/snapshots/*/config.json"),
         ("the Hugging Face cache", "hub/models--*/snapshots/*/config.json"),
     ):
-        found = sorted(str(config.parent) for config in folder.glob(pattern))
-        if found:
-            raise UserError(f"{folder}: holds {what}; give the one that you mean ({some(found)})")
+        folders = sorted(str(config.parent) for config in folder.glob(pattern))
+        if folders:
+            raise UserError(f"{folder}: holds {what}; give the one that you mean ({some(folders)})")
 
 
 def _from_hub(name):
-    try:
+    message = f"{name}: no such folder; to fetch it as a hub id, pip install transformers"
+    with refusing(message, ImportError):
         from transformers.utils import cached_file
-    except ImportError:
-        raise UserError(
-            f"{name}: no such folder; to fetch it as a hub id, pip install transformers"
-        ) from None
     offline = not _hub_answers()
 
     def fetch(*file_names):

@@ -6,15 +6,15 @@ matter."""
 
 import shutil
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy
 
 from ..base.encoding import Encoded, framed, texts
-from ..base.errors import UserError
+from ..base.errors import refusing
 from ..text.find_tokenizer import ADDED, CONFIG, SPECIAL
 from ..text.sentencepiece_model import SPM_OPTIONS
+from .config import architecture
 
 
 def tokenizer(file, upstream_dir=None):
@@ -33,8 +33,8 @@ def tokenizer(file, upstream_dir=None):
 
 def as_upstream(file):
     """Whether a TokenizerFile's options are what albert_pytorch's code does."""
-    known = {**SPM_OPTIONS, "special_tokens": False, "do_lower_case": True}
-    return all(known.get(name) == on for name, on in file.options.items())
+    options = {**SPM_OPTIONS, "special_tokens": False, "do_lower_case": True}
+    return all(options.get(name) == on for name, on in file.options.items())
 
 
 def transformers_tokenizer(file):
@@ -45,8 +45,8 @@ def transformers_tokenizer(file):
     own = file.load()
 
     def encode(sentence, max_seq_length):
-        found = tokenizer(*texts(sentence), truncation=True, max_length=max_seq_length)
-        return Encoded(found["input_ids"], second=own.encode(sentence, max_seq_length).second)
+        encoding = tokenizer(*texts(sentence), truncation=True, max_length=max_seq_length)
+        return Encoded(encoding["input_ids"], second=own.encode(sentence, max_seq_length).second)
 
     return encode
 
@@ -61,8 +61,8 @@ def bert_tokenizer(file):
         for name in (CONFIG, ADDED, SPECIAL) if file.folder else ():
             if Path(file.folder, name).is_file():
                 shutil.copy(Path(file.folder, name), folder)
-        known = {"do_lower_case": file.options.get("do_lower_case", True)}
-        tokenizer = kind.from_pretrained(folder, model_max_length=1 << 40, **known)
+        settings = {"do_lower_case": file.options.get("do_lower_case", True)}
+        tokenizer = kind.from_pretrained(folder, model_max_length=1 << 40, **settings)
     asked = {"add_special_tokens": False, "split_special_tokens": not special}
 
     def encode(sentence, max_seq_length):
@@ -74,13 +74,9 @@ def bert_tokenizer(file):
 
 
 def _transformers(file):
-    try:
+    what = f"--compare_cpu: tokenizing by {file.path} needs a reference too"
+    with refusing(f"{what}; pip install transformers", ImportError):
         import transformers
-    except ImportError:
-        raise UserError(
-            f"--compare_cpu: tokenizing by {file.path} needs a reference too; pip install "
-            "transformers"
-        ) from None
     return transformers
 
 
@@ -132,9 +128,7 @@ def transformers_model(checkpoint):
     fp32, eval mode."""
     from transformers import AlbertConfig, AlbertForSequenceClassification
 
-    sizes = asdict(checkpoint.config)
-    del sizes["label_names"], sizes["random_weights"]
-    config = AlbertConfig(**sizes, attn_implementation="eager")
+    config = AlbertConfig(**architecture(checkpoint.config), attn_implementation="eager")
     model = AlbertForSequenceClassification(config)
     model.load_state_dict(checkpoint.tensors, strict=True)
     return model.eval()

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from ..base.encoding import Encoded, texts
-from ..base.errors import UserError
+from ..base.errors import WHY, UserError, refusing
+from .config import architecture
 from .layouts import UPSTREAM_COMMIT, to_upstream
 
 
@@ -61,22 +62,11 @@ def upstream_model(checkpoint, upstream_dir):
     require(upstream_dir)
     names = "configuration_albert", "modeling_albert"
     configuration, modeling = _import(Path(upstream_dir).resolve(), "model", *names)
-    c = checkpoint.config
-    model = modeling.AlbertForSequenceClassification(
-        configuration.AlbertConfig(
-            vocab_size_or_config_json_file=c.vocab_size,
-            embedding_size=c.embedding_size,
-            hidden_size=c.hidden_size,
-            num_hidden_layers=c.num_hidden_layers,
-            num_attention_heads=c.num_attention_heads,
-            intermediate_size=c.intermediate_size,
-            hidden_act="gelu_new" if c.hidden_act == "gelu_pytorch_tanh" else c.hidden_act,
-            max_position_embeddings=c.max_position_embeddings,
-            type_vocab_size=c.type_vocab_size,
-            layer_norm_eps=c.layer_norm_eps,
-            num_labels=c.num_labels,
-        )
-    )
+    sizes = architecture(checkpoint.config)
+    if sizes["hidden_act"] == "gelu_pytorch_tanh":
+        sizes["hidden_act"] = "gelu_new"
+    config = configuration.AlbertConfig(sizes.pop("vocab_size"), **sizes)
+    model = modeling.AlbertForSequenceClassification(config)
     model.load_state_dict(to_upstream(checkpoint.tensors), strict=True)
     return model.eval()
 
@@ -117,13 +107,11 @@ def _import(upstream_dir, package, *names):
         for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
             del sys.modules[name]
     sys.path.insert(0, str(upstream_dir))
+    cure = "apply albert.patch there: git apply ../albert.patch"
+    message = f"{upstream_dir}: cannot be imported ({WHY}); {cure}"
     try:
-        importlib.invalidate_caches()
-        return [importlib.import_module(f"{package}.{name}") for name in names]
-    except ImportError as error:
-        raise UserError(
-            f"{upstream_dir}: cannot be imported ({error}); apply albert.patch there: "
-            "git apply ../albert.patch"
-        ) from None
+        with refusing(message, ImportError, reason=str):
+            importlib.invalidate_caches()
+            return [importlib.import_module(f"{package}.{name}") for name in names]
     finally:
         sys.path.remove(str(upstream_dir))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..base.archive import Archive, Damaged
-from ..base.errors import UserError, first_line, some
+from ..base.errors import WHY, UserError, first_line, refusing, some
 from ..base.files import AGAIN, check_readable, read_json
 
 INDEX = ".index.json"  # beside shards: {"weight_map": {tensor: file}}
@@ -55,13 +55,13 @@ def _read_shards(index):
     state, mapped = {}, _weight_map(index)
     for shard in shards(index):
         wanted = {name for name, file in mapped.items() if file == shard.name}
-        found = read(shard)
-        if found.keys() != wanted:
+        tensors = read(shard)
+        if tensors.keys() != wanted:
             raise UserError(
                 f"{shard}: does not hold the tensors that {index.name} names "
-                f"({some(sorted(found.keys() ^ wanted))}); {AGAIN}"
+                f"({some(sorted(tensors.keys() ^ wanted))}); {AGAIN}"
             )
-        state.update(found)
+        state.update(tensors)
     return state
 
 
@@ -90,12 +90,9 @@ def _odd(tensor):
 def _read_safetensors(path):
     import safetensors.torch
 
-    try:
+    # SafetensorError, OSError or ValueError, by version
+    with refusing(f"{path}: not a whole safetensors file ({WHY}); {AGAIN}"):
         return safetensors.torch.load_file(str(path))
-    except Exception as error:  # SafetensorError, OSError or ValueError, by version
-        raise UserError(
-            f"{path}: not a whole safetensors file ({first_line(error)}); {AGAIN}"
-        ) from None
 
 
 def _read_torch(path):
@@ -132,14 +129,10 @@ def _check_kind(path):
     with open(path, "rb") as file:
         head = file.read(4)
     if head == b"PK\x03\x04":
-        try:
-            with Archive(path) as archive:
-                _refuse_program(archive.names, path)
-                archive.check_crcs()
-        except Damaged as error:
-            raise UserError(
-                f"{path}: cut short or damaged ({error}); {AGAIN}, or save it again with CRCs"
-            ) from None
+        message = f"{path}: cut short or damaged ({WHY}); {AGAIN}, or save it again with CRCs"
+        with refusing(message, Damaged, reason=str), Archive(path) as archive:
+            _refuse_program(archive.names, path)
+            archive.check_crcs()
     elif head[:1] != b"\x80" or tarfile.is_tarfile(path):
         kind = (
             "a tar archive"
@@ -161,5 +154,5 @@ def _refuse_program(names, path):
 
 def _culprit(error):
     pattern = r"GLOBAL ([\w.]+)|class ([\w.]+)|global ([\w.]+)|[Cc]an only .*|operand \S+"
-    found = re.search(pattern, str(error))
-    return found.group(0) if found else first_line(error)
+    named = re.search(pattern, str(error))
+    return named.group(0) if named else first_line(error)

@@ -71,11 +71,11 @@ def first_unknown_key(manifest):
     Its digest tells that it is as it was written, and what was written is not doubted here."""
     backend, kind = manifest["backend"], manifest["tokenizer"]["kind"]
     options = {*SWITCHES.get(kind, ()), "added_tokens", "exact_tokens"}
-    known = {
+    is_known = {
         "backend": (backend, manifest["device"]) in backends.ORDER,
         "precision": backend in backends.NAMES
         and manifest["precision"] in backends.get(backend).PRECISIONS,
         "task": manifest["task"] in TASKS,
         "tokenizer": kind in KINDS and manifest["tokenizer"].get("options", {}).keys() <= options,
     }
-    return next((key for key in known if not known[key]), None)
+    return next((key for key in is_known if not is_known[key]), None)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .. import backends
 from ..base.archive import Archive, Damaged, append
-from ..base.errors import UserError, first_line, some
+from ..base.errors import WHY, UserError, refusing, some
 from ..base.files import check_readable, parse_json, replacing
 from ..base.shapes import Shape
 from ..data.tasks import TASKS
@@ -111,8 +111,8 @@ class Artifact:
     @cached_property
     def shapes(self):
         """Those of all files, the largest last."""
-        found = (shape for each in self.files for shape in each.own_shapes)
-        return tuple(sorted(found, key=lambda shape: (shape[1], shape[0], shape[2])))
+        shapes = (shape for each in self.files for shape in each.own_shapes)
+        return tuple(sorted(shapes, key=lambda shape: (shape[1], shape[0], shape[2])))
 
     @property
     def shape(self):
@@ -146,9 +146,9 @@ class Artifact:
 
     def blob(self, name):
         with _archive(self.path) as archive:
-            found = _read(archive, self.path, name)
+            content = _read(archive, self.path, name)
         self._check_same()
-        return found
+        return content
 
     def program(self, device="cpu"):
         """The TorchScript program on `device`. What manifest["requires"] names must have been
@@ -157,13 +157,10 @@ class Artifact:
 
         from ..base.terminal import torchscript_warnings_off
 
-        try:
-            with torchscript_warnings_off():
-                program = torch.jit.load(_openable(self.path), map_location=device)
-        except Exception as error:  # RuntimeError mostly, also others by version
-            raise UserError(
-                f"{self.path}: its program cannot be loaded ({first_line(error)}); {AGAIN}"
-            ) from None
+        # RuntimeError mostly, also others by version
+        message = f"{self.path}: its program cannot be loaded ({WHY}); {AGAIN}"
+        with refusing(message), torchscript_warnings_off():
+            program = torch.jit.load(_openable(self.path), map_location=device)
         self._check_same()
         return program
 
@@ -186,25 +183,20 @@ def open_pt(path):
     check_readable(path)
     stamp = _stamp(path)
     with _archive(path) as archive:
-        try:
+        with refusing(f"{path}: its manifest is not JSON; {AGAIN}", ValueError):
             manifest = parse_json(_read(archive, path, "manifest.json"))
-        except ValueError:
-            raise UserError(f"{path}: its manifest is not JSON; {AGAIN}") from None
         _check_format(manifest, path)
         _verify(archive, manifest, path)
-        try:
+        message = f"{path}: its manifest is of another form than this program's; {AGAIN}"
+        with refusing(message, AttributeError, KeyError, TypeError):
             key = first_unknown_key(manifest)
-        except (AttributeError, KeyError, TypeError):
-            raise UserError(
-                f"{path}: its manifest is of another form than this program's; {AGAIN}"
-            ) from None
         if key:
             raise UserError(
                 f"{path}: its manifest names a {key} that this program does not have; {AGAIN}"
             )
-        known = manifest["tokenizer"]
-        data = _read(archive, path, KINDS[known["kind"]].ENTRY)
-    tokenizer = TokenizerFile(known["kind"], path, data, known["options"])
+        described = manifest["tokenizer"]
+        data = _read(archive, path, KINDS[described["kind"]].ENTRY)
+    tokenizer = TokenizerFile(described["kind"], path, data, described["options"])
     if tokenizer.sha256 != manifest["source"].get("tokenizer_sha256"):
         raise UserError(f"{path}: its tokenizer is not the one it was made with; {AGAIN}")
     return Artifact(path, manifest, tokenizer, stamp)
@@ -220,14 +212,14 @@ def open_all(paths):
         if not inside:
             raise UserError(f"{path}: holds no .pt file; export one with --save_dir {path}")
         files += inside
-    found = [open_pt(path) for path in files]
-    first = found[0]
-    if len(found) > 1 and any(each.has_free_sizes for each in found):
+    opened = [open_pt(path) for path in files]
+    first = opened[0]
+    if len(opened) > 1 and any(each.has_free_sizes for each in opened):
         raise UserError(
             f"--aie_model_dir {some(map(str, files))}: name one; it chooses its rows by itself"
         )
-    known = {}
-    for each in found:
+    path_of = {}
+    for each in opened:
         for name, value in _identity(first).items():
             other = _identity(each)[name]
             if other != value:
@@ -236,13 +228,13 @@ def open_all(paths):
                     "name files that were exported alike"
                 )
         for shape in each.own_shapes:
-            if shape in known:
+            if shape in path_of:
                 raise UserError(
-                    f"{known[shape]}, {each.path}: both are for {shape}; leave one of them out"
+                    f"{path_of[shape]}, {each.path}: both are for {shape}; leave one of them out"
                 )
-            known[shape] = each.path
-    largest = max(found, key=lambda each: (each.own_shapes[-1][1], each.own_shapes[-1][0]))
-    return replace(largest, siblings=tuple(each for each in found if each is not largest))
+            path_of[shape] = each.path
+    largest = max(opened, key=lambda each: (each.own_shapes[-1][1], each.own_shapes[-1][0]))
+    return replace(largest, siblings=tuple(each for each in opened if each is not largest))
 
 
 def _identity(saved):
@@ -275,26 +267,22 @@ def _check_format(manifest, path):
 
 def _verify(archive, manifest, path):
     """By its digests."""
-    known = manifest.get("entries")
-    if digest(manifest) != manifest.get("sha256") or not isinstance(known, dict):
+    wanted = manifest.get("entries")
+    if digest(manifest) != manifest.get("sha256") or not isinstance(wanted, dict):
         raise Damaged(f"{MANIFEST} is not as it was written")
     names = [name for name in archive.names if name != MANIFEST]
-    found = archive.sha256(names, partial(backends.import_engine, manifest.get("backend")))
-    wrong = [name for name in {**found, **known} if found.get(name) != known.get(name)]
+    digests = archive.sha256(names, partial(backends.import_engine, manifest.get("backend")))
+    wrong = [name for name in {**digests, **wanted} if digests.get(name) != wanted.get(name)]
     if wrong:
         raise Damaged(f"{some(wrong)} not as written")
 
 
 @contextlib.contextmanager
 def _archive(path):
-    try:
-        with Archive(path) as archive:
-            yield archive
-    except (Damaged, OSError) as error:
-        raise UserError(
-            f"{path}: not a whole .pt file ({error}); it was cut short or changed, or is no "
-            f"TorchScript archive: {AGAIN}"
-        ) from None
+    what = f"{path}: not a whole .pt file ({WHY})"
+    cure = f"it was cut short or changed, or is no TorchScript archive: {AGAIN}"
+    with refusing(f"{what}; {cure}", Damaged, OSError, reason=str), Archive(path) as archive:
+        yield archive
 
 
 def _read(archive, path, name):

@@ -180,28 +180,28 @@ def load(artifact, target):
 
 def options(when):
     """{name: [(backend, Option)]} of every setting of a script, "export" or "evaluate"."""
-    found = {}
+    declared = {}
     for backend in NAMES:
         for option in get(backend).OPTIONS:
             if when in option.when:
-                found.setdefault(option.name, []).append((backend, option))
-    return found
+                declared.setdefault(option.name, []).append((backend, option))
+    return declared
 
 
 def settings(target, when):
     """{name: value} of all that the target's backend reads at "export" or "evaluate": what the
     target says, else the default. Raises UserError for an option that means nothing there, or a
     value out of its range."""
-    known, later = {}, set()  # later: what the other script reads
+    options, later = {}, set()  # later: what the other script reads
     for option in get(target.backend).OPTIONS:
         if when not in option.when:
             later.add(option.name)
         elif target.device in (option.devices or (target.device,)):
-            known[option.name] = option
+            options[option.name] = option
     for name, value in target.options.items():
         if value is None or value is False or name in later:
             continue
-        option = known.get(name)
+        option = options.get(name)
         if option is None:
             raise UserError(
                 f"--{name}: means nothing to {target.backend} on {target.device}; leave it out"
@@ -213,7 +213,7 @@ def settings(target, when):
                 f"--{name} {value}: must be {limits} for {target.backend} on {target.device}"
             )
     given = {name: value for name, value in target.options.items() if value is not None}
-    return {name: given.get(name, option.default) for name, option in known.items()}
+    return {name: given.get(name, option.default) for name, option in options.items()}
 
 
 COMPILE_HELP = "NAME=VALUE,...: settings of the compiler, see docs/backends.md"
@@ -223,22 +223,22 @@ def compile_settings(target):
     """{name: value} of the settings in the COMPILE of the target's engine: what --compile says,
     else the first of each. COMPILE is {name: {as the flag has it: value}}. Raises UserError for
     others."""
-    known = get(target.backend).COMPILE
-    found = {name: next(iter(values.values())) for name, values in known.items()}
+    choices_of = get(target.backend).COMPILE
+    chosen = {name: next(iter(values.values())) for name, values in choices_of.items()}
     for part in filter(None, (target.options.get("compile") or "").split(",")):
         name, _, value = part.partition("=")
-        if value not in known.get(name, ()):
-            choices = ", ".join(f"{name}={'|'.join(values)}" for name, values in known.items())
+        if value not in choices_of.get(name, ()):
+            choices = ", ".join(f"{name}={'|'.join(values)}" for name, values in choices_of.items())
             raise UserError(f"--compile {part}: is none of {choices}")
-        found[name] = known[name][value]
-    return found
+        chosen[name] = choices_of[name][value]
+    return chosen
 
 
 def check_precision(target):
     """Raises UserError for a precision that the target's backend does not have."""
-    known = get(target.backend).PRECISIONS
-    if target.precision not in known:
+    precisions = get(target.backend).PRECISIONS
+    if target.precision not in precisions:
         raise UserError(
             f"--precision {target.precision} on --backend {target.backend}: take one of "
-            f"{', '.join(known)}"
+            f"{', '.join(precisions)}"
         )

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import time
 
-from ..base.errors import UserError, first_line, last_line
+from ..base.errors import WHY, UserError, first_line, last_line, refusing
 from . import (
     COMPILE_HELP,
     Compiled,
@@ -92,16 +92,14 @@ def compile(module, inputs, target, calibration=None):
     if input_dtype == "int64":
         options["truncate_long_and_double"] = True
     nd = aie.TensorFormat.ND
-    try:
+    # the types are not published: the documentation says only that it raises
+    with refusing(_compile_failed(aie, options["soc_version"], operators)):
         compiled = aie.compile(
             program,
             inputs=[aie.Input(tuple(t.shape), dtype=dtype, format=nd) for t in inputs],
             precision_policy=getattr(aie.PrecisionPolicy, PRECISIONS[target.precision]),
             **options,
         )
-    # the types are not published: the documentation says only that it raises
-    except Exception as error:
-        raise UserError(_compile_failed(aie, options["soc_version"], operators, error)) from None
     return Compiled(
         compiled,
         operators,
@@ -111,13 +109,12 @@ def compile(module, inputs, target, calibration=None):
     )
 
 
-def _compile_failed(aie, chip, operators, error):
-    known = getattr(getattr(aie, "_compile_spec", None), "SUPPORT_SOC_NAME", None)
-    known = f" (known: {', '.join(sorted(map(str, known)))})" if known else ""
+def _compile_failed(aie, chip, operators):
+    chips = getattr(getattr(aie, "_compile_spec", None), "SUPPORT_SOC_NAME", None)
+    chips = f" (known: {', '.join(sorted(map(str, chips)))})" if chips else ""
     return (
-        f"{aie.__name__}.compile failed for {chip}: {first_line(error)}; check --soc_version "
-        "against "
-        f"npu-smi info{known}, and that the compiler takes the graph's operators "
+        f"{aie.__name__}.compile failed for {chip}: {WHY}; check --soc_version against "
+        f"npu-smi info{chips}, and that the compiler takes the graph's operators "
         f"({', '.join(operators)}); for the engine's own log {LOGS}"
     )
 
@@ -170,16 +167,13 @@ class AieRunner(Runner):
         return Output(logits, copied - start, done - copied, time.perf_counter() - done, copied)
 
     def _try(self, step):
-        try:
+        chip = self._artifact.manifest["options"].get("soc_version")
+        what = f"{self._artifact.path}: {self._aie.__name__} cannot run it ({WHY})"
+        origin = f"it was compiled for {chip} with the versions in its manifest"
+        cure = f"export it again on this machine, and for the engine's own log {LOGS}"
+        # as in compile: the types are not published
+        with refusing(f"{what}; {origin}: {cure}", reason=last_line):
             return step()
-        except Exception as error:  # as in compile: the types are not published
-            raise UserError(
-                f"{self._artifact.path}: {self._aie.__name__} cannot run it ({last_line(error)}); "
-                "it was compiled for "
-                f"{self._artifact.manifest['options'].get('soc_version')} with the versions in "
-                "its manifest: export it "
-                f"again on this machine, and for the engine's own log {LOGS}"
-            ) from None
 
 
 def _use(device_id):
@@ -188,13 +182,9 @@ def _use(device_id):
     aie, reason = _package()
     if reason:
         raise UserError(str(reason))
-    try:
+    what = f"--device_id {device_id}: {aie.__name__} cannot take that card ({WHY})"
+    with refusing(f"{what}; npu-smi info lists the cards, counted from 0"):
         aie.set_device(device_id)
-    except Exception as error:
-        raise UserError(
-            f"--device_id {device_id}: {aie.__name__} cannot take that card ({first_line(error)}); "
-            "npu-smi info lists the cards, counted from 0"
-        ) from None
     if aie not in _in_use:
         _in_use.append(aie)
         atexit.register(aie.finalize)

@@ -33,14 +33,13 @@ class Runner:
 class RunnerGroup:
     """A runner of files of one model, each for the batches of its own shapes."""
 
+    grid = None
+
     def __init__(self, runners, artifact):
         self._all = runners
         self._by = {s: r for r, file in zip(runners, artifact.files) for s in file.own_shapes}
-        self.grid = None
-        first = runners[0]
-        self.precision, self.precision_is = first.precision, first.precision_is
-        self.device, self.threads, self.streams = first.device, first.threads, first.streams
-        self.providers = first.providers
+        for name in ("precision", "precision_is", "device", "threads", "streams", "providers"):
+            setattr(self, name, getattr(runners[0], name))
 
     def prepare(self, shapes):
         for runner in self._all:
@@ -59,12 +58,12 @@ def check_shape(batch, artifact):
     rows, length, slots = shape = batch.shape
     if artifact.has_free_sizes:
         limit = artifact.shape
-        known = 0 < length <= limit.max_seq_length and slots in (0, slots_of(length))
-        known = known and 0 < rows * length <= limit.batch_size * limit.max_seq_length
+        fits = 0 < length <= limit.max_seq_length and slots in (0, slots_of(length))
+        fits = fits and 0 < rows * length <= limit.batch_size * limit.max_seq_length
     else:
-        known = shape in artifact.own_shapes
+        fits = shape in artifact.own_shapes
     for array in batch.inputs:
-        if not known or array.shape != shape.inputs or array.dtype != numpy.int64:
+        if not fits or array.shape != shape.inputs or array.dtype != numpy.int64:
             raise ValueError(
                 f"batch of {array.shape} {array.dtype} for a file of {artifact.own_shapes} int64"
             )

@@ -166,6 +166,8 @@ def prepare(program, device, precision):
     mkldnn = torch.ops.mkldnn
     if device != "cpu" or not hasattr(mkldnn, "_reorder_linear_weight"):
         return
+    if not {*precision.split("+")} <= {"fp32", "bf16"}:  # it has no kernels for others
+        return
     if "bf16" in precision and not mkldnn._is_mkldnn_bf16_supported():  # needs AVX-512
         return
     packed = {}  # the layers share their weights, and so do both methods
@@ -184,11 +186,11 @@ def prepare(program, device, precision):
 def _precision_of(program):
     """The dtype that the weights really have in the loaded program: the constants that matrix
     products read."""
-    found = set()
+    dtypes = set()
     inlined = program.inlined_graph  # owns its nodes: must outlive the loop
     for node in inlined.findAllNodes("prim::Constant"):
         if node.hasAttribute("value") and node.kindOf("value") == "t":
             if node.t("value").dim() == 2:
-                found.add(str(node.t("value").dtype))
-    names = sorted(name for name, dtype in PRECISIONS.items() if f"torch.{dtype}" in found)
+                dtypes.add(str(node.t("value").dtype))
+    names = sorted(name for name, dtype in PRECISIONS.items() if f"torch.{dtype}" in dtypes)
     return "+".join(names) or "unknown"

@@ -1,11 +1,33 @@
 """What a user can put right, and words for messages."""
 
+import contextlib
 import importlib
 
 
 class UserError(Exception):
     """Something that the user can put right: one sentence with the file, the line where there is
     one, and how to fix it. The scripts print it without a traceback and exit with code 2."""
+
+
+WHY = "\0"  # stands in a message of `refusing` for the reason
+
+
+@contextlib.contextmanager
+def refusing(message, *kinds, reason=None):
+    """Within it an exception of these kinds, or of any, becomes a UserError of that message, with
+    what `reason` makes of it (first_line) in place of WHY. A UserError stays what it is."""
+    caught = kinds or (Exception,)
+    try:
+        yield
+    except UserError:
+        raise
+    except caught as error:
+        raise UserError(message.replace(WHY, (reason or first_line)(error))) from None
+
+
+def system_reason(error):
+    """What the system says of an OSError, else the exception's own message."""
+    return str(getattr(error, "strerror", None) or error)
 
 
 def need(what, package, distribution=None):

@@ -13,7 +13,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from .errors import UserError, first_line
+from .errors import WHY, UserError, refusing
 
 AGAIN = "copy or download it again"
 _LFS = b"version https://git-lfs"
@@ -43,10 +43,8 @@ def check_readable(path):
 def read_json(path, cure=AGAIN):
     """What a JSON file holds. Raises UserError for what is not UTF-8 or not JSON."""
     check_readable(path)
-    try:
+    with refusing(f"{path}: not a readable JSON file ({WHY}); {cure}", ValueError):
         return parse_json(Path(path).read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: not a readable JSON file ({first_line(error)}); {cure}") from None
 
 
 def parse_json(content):
@@ -124,6 +122,12 @@ def replacing(path):
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def write_text(path, text):
+    """A text in UTF-8 as all of a file, by `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def is_stream(path):

@@ -46,12 +46,12 @@ def check_memory(shape, device, intermediate_size):
     takes too much. It is the least that a batch needs: its three inputs, and on a CPU what goes
     into and out of the activation, two bytes a number."""
     token = 3 * 8 + (2 * 2 * intermediate_size if device == "cpu" else 0)
-    row, there = token * shape.max_seq_length, memory()
-    if there and shape.batch_size * row > there:
+    row, limit = token * shape.max_seq_length, memory()
+    if limit and shape.batch_size * row > limit:
         raise UserError(
             f"--batch_size {shape.batch_size}: such a batch needs more than "
-            f"{shape.batch_size * row / 1e9:,.0f} GB, this machine has {there / 1e9:.0f} GB; take "
-            f"{max(1, there // row // 4)} or less"
+            f"{shape.batch_size * row / 1e9:,.0f} GB, this machine has {limit / 1e9:.0f} GB; take "
+            f"{max(1, limit // row // 4)} or less"
         )
 
 
@@ -118,9 +118,9 @@ def describe(devices=tuple(CARDS)):
 def cpu():
     """The processor's name, with its family, model and stepping where it has them: many virtual
     machines call all of theirs the same."""
-    found = _cpu()
-    name = found.get("model name") or platform.processor() or platform.machine()
-    numbers = [found[key] for key in ("cpu family", "model", "stepping") if key in found]
+    facts = _cpu()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    numbers = [facts[key] for key in ("cpu family", "model", "stepping") if key in facts]
     return " ".join([name, f"({'/'.join(numbers)})"] if numbers else [name])
 
 
@@ -160,9 +160,9 @@ def version(package):
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         with contextlib.suppress(ValueError):  # a module that was put in sys.modules by hand
-            found = importlib.util.find_spec(package)
-            if found and found.origin:
-                return f"in {Path(found.origin).parent}"
+            spec = importlib.util.find_spec(package)
+            if spec and spec.origin:
+                return f"in {Path(spec.origin).parent}"
         return None
 
 

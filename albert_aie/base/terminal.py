@@ -53,7 +53,20 @@ def one_line(text):
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def abandon(stream):
+def put(stream, content=None):
+    """Write to a standard stream, or flush it: whether somebody reads there. What cannot be written
+    to stdout for another reason is an OSError that names it."""
+    try:
+        stream.flush() if content is None else stream.write(content)
+    except OSError as error:
+        _abandon(stream)
+        if stream is sys.stderr or isinstance(error, BrokenPipeError):
+            return False
+        raise OSError(error.errno, error.strerror, "stdout") from None
+    return True
+
+
+def _abandon(stream):
     """Send what is still to be written to a stream that takes no more to nowhere: Python would try
     it again when it exits."""
     with contextlib.suppress(OSError, ValueError):

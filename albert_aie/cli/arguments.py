@@ -78,7 +78,9 @@ def tokenizer_file(asked):
     """(path, kind) of what --tokenizer asks for, None where it does not say."""
     if asked is None or asked in KINDS:
         return None, asked
-    return asked, {".json": "json", ".txt": "wordpiece"}.get(Path(asked).suffix, "spm")
+    path = Path(asked)
+    named = [kind for kind, tokenizer in KINDS.items() if path.name in tokenizer.NAMES]
+    return asked, (named or [{".json": "json", ".txt": "wordpiece"}.get(path.suffix, "spm")])[0]
 
 
 def add_rows(parser):
@@ -187,11 +189,11 @@ def check_known(args, saved):
         "batch_size": sorted({shape.batch_size for shape in saved.shapes}),
         "max_seq_length": [saved.shape.max_seq_length],  # the length that sentences are cut to
     }
-    for flag, known in facts.items():
+    for flag, values in facts.items():
         given = getattr(args, flag)
-        if given is not None and given not in known:
+        if given is not None and given not in values:
             raise UserError(
-                f"--{flag} {given}: {saved.path} was compiled for {some(map(str, known))}; leave "
+                f"--{flag} {given}: {saved.path} was compiled for {some(map(str, values))}; leave "
                 f"the flag out, or export a file for {given}"
             )
     (path, kind), own = tokenizer_file(args.tokenizer), saved.tokenizer

@@ -7,7 +7,7 @@ import textwrap
 
 from ..base import machine, terminal
 from ..base.errors import UserError, first_line
-from ..base.files import json_text, replacing
+from ..base.files import json_text, write_text
 
 COLUMNS, NAME = 80, 12
 # What to do about an error of the system; by default its name or permissions are wrong.
@@ -64,12 +64,8 @@ def _refuse(sentence):
 def _write(stream, text):
     """Print. Where the reader has gone (`| head`) the work goes on, because files are its results;
     where stdout cannot be written for another reason, that is an error."""
-    try:
-        print(text, file=stream, flush=True)
-    except OSError as error:
-        terminal.abandon(stream)
-        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
-            raise OSError(error.errno, error.strerror, "stdout") from None
+    if terminal.put(stream, text + "\n"):
+        terminal.put(stream)
 
 
 def say(name, text):
@@ -117,7 +113,5 @@ def conclude(comparisons, args, names=("",)):
         note("int8: export_albert_aie.py --max_flips 0.5 looks for a recipe whose labels hold")
     if args.compare_output:
         each = [{"rows": name, **one.verdict()} for one, name in zip(comparisons, names)]
-        with replacing(args.compare_output) as temporary:
-            verdict = {**worst.verdict(), "comparisons": each}
-            temporary.write_text(json_text(verdict), encoding="utf-8")
+        write_text(args.compare_output, json_text({**worst.verdict(), "comparisons": each}))
     return 0 if worst.passed else 1

@@ -110,23 +110,10 @@ def writing(path):
         if read:
             as_bytes = text and text.encode("utf-8", "backslashreplace")
             stream, content = (sys.stdout, text) if terminal_here else (sys.stdout.buffer, as_bytes)
-            read = _put(stream, content)
+            read = terminal.put(stream, content)
         return read
 
     yield write
-
-
-def _put(stream, content):
-    """Whether somebody reads what is written to a stream; None flushes it."""
-    try:
-        stream.flush() if content is None else stream.write(content)
-    except BrokenPipeError:
-        terminal.abandon(sys.stdout)
-        return False
-    except OSError as error:
-        terminal.abandon(sys.stdout)
-        raise OSError(error.errno, error.strerror, "stdout") from None
-    return True
 
 
 class AnswerCounts(NamedTuple):
@@ -154,11 +141,11 @@ def answer(classify, args):
         writer = records.Writer(write, form, table, classify.names)
         for chunk in chunks(table.records):
             sentences = [datasets.sentence(record, columns, table.path) for record in chunk]
-            found, cut = classify.answers(sentences)
-            for record, one in zip(chunk, found):
+            answers, cut = classify.answers(sentences)
+            for record, one in zip(chunk, answers):
                 writer.add(record, one)
-            unknown = sum(one.label is None and one.score is None for one in found)
-            counts = AnswerCounts(*map(sum, zip(counts, (len(found), cut, unknown))))
+            unknown = sum(one.label is None and one.score is None for one in answers)
+            counts = AnswerCounts(*map(sum, zip(counts, (len(answers), cut, unknown))))
             if not write(None):
                 break
     return counts
@@ -175,10 +162,10 @@ def read(args, task):
         examples = datasets.collect(table, task, columns, label, indices)
         examples = replace(examples, note=note)  # quotes in one's own file are meant
 
-    def write_answers(names, found):
+    def write_answers(names, answers):
         with writing(args.output) as write:
             writer = records.Writer(write, form, table, names)
-            for record, one in zip(rows, found):
+            for record, one in zip(rows, answers):
                 writer.add(record, one)
 
     return examples, write_answers

@@ -5,9 +5,11 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from ..base.errors import UserError
+from ..base.files import json_text, write_text
 from ..data import datasets, metrics, records
 from . import planning, ray_workers, reading, summaries, worker
 
@@ -25,9 +27,9 @@ def make_plan(job, saved, inputs, form, note):
     """The Plan in the folder of a Job, if there is one of these Inputs and settings, else a new
     one, which is written where the Job holds the folder. `saved` is the Artifact."""
     task, names = saved.task, saved.classes(job.label_map)
-    plan = found = planning.load(job.folder)
-    if found:
-        planning.check_inputs(found, inputs)
+    plan = earlier = planning.load(job.folder)
+    if earlier:
+        planning.check_inputs(earlier, inputs)
     else:
         layout = records.Layout(task.columns, job.text_column or task.text)
         cut = reading.Cut(job.part_rows, layout, job.skip_bad_rows)
@@ -51,9 +53,9 @@ def make_plan(job, saved, inputs, form, note):
         "classes": list(names),
         "answer_columns": worker.answer_columns(plan.schema, task),
     }
-    if found:
-        planning.check_settings(found, settings)
-        return found
+    if earlier:
+        planning.check_settings(earlier, settings)
+        return earlier
     plan = plan._replace(settings=settings)
     if job.token:
         planning.save(plan, job.folder)
@@ -151,5 +153,5 @@ def conclude(job, saved, plan, outcome, note):
             task = task._replace(labels=tuple(plan.settings["labels"]))
             summary.update(summaries.measure(job.folder, plan, task))
     summaries.write_skipped(job.folder, plan, ordered)
-    summaries.write_summary(job.folder, summary)
+    write_text(Path(job.folder) / summaries.SUMMARY, json_text(summary))
     return summary

@@ -24,21 +24,23 @@ def _kind(value):
     return _PLAIN[type(value)]
 
 
-def _widen(known, kind):
+def _widen(before, kind):
     """The kind that holds values of both. Raises ValueError where there is none."""
-    if known == kind or kind == NULL:
-        return known
-    if known == NULL:
+    if before == kind or kind == NULL:
+        return before
+    if before == NULL:
         return kind
-    if isinstance(known, list) and isinstance(kind, list):
-        return [_widen(known[0], kind[0])]
-    if isinstance(known, dict) and isinstance(kind, dict):
-        return {name: _widen(known.get(name, NULL), kind.get(name, NULL)) for name in known | kind}
-    if known in WHOLE and kind in WHOLE:
-        return max(known, kind, key=WHOLE.index)
-    if FLOAT in (known, kind) and WHOLE[0] in (known, kind):
+    if isinstance(before, list) and isinstance(kind, list):
+        return [_widen(before[0], kind[0])]
+    if isinstance(before, dict) and isinstance(kind, dict):
+        return {
+            name: _widen(before.get(name, NULL), kind.get(name, NULL)) for name in before | kind
+        }
+    if before in WHOLE and kind in WHOLE:
+        return max(before, kind, key=WHOLE.index)
+    if FLOAT in (before, kind) and WHOLE[0] in (before, kind):
         return FLOAT
-    raise ValueError(f"{_named(kind)}, but {_named(known)} in lines before")
+    raise ValueError(f"{_named(kind)}, but {_named(before)} in lines before")
 
 
 def _named(kind):

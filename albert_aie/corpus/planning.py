@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ..base.errors import UserError, first_line
-from ..base.files import read_json, replacing
+from ..base.errors import WHY, UserError, refusing
+from ..base.files import read_json, write_text
 from . import reading
 from .reading import Span
 from .urls import Input, identity, partition
@@ -142,18 +142,13 @@ def _joined(schema, added):
     except pyarrow.ArrowException:
         return None
     pairs = [(one.field(field.name).type, field.type) for field in both for one in (schema, added)]
+    bytes_ = (pyarrow.binary(), pyarrow.large_binary())
     changed = (
-        types.is_integer(one) and types.is_floating(other) or one != other and _is_bytes(other)
+        types.is_integer(one) and types.is_floating(other) or one != other and other in bytes_
         for one, other in pairs
         if not types.is_null(one)
     )
     return None if any(changed) else both
-
-
-def _is_bytes(column):
-    from pyarrow import types
-
-    return types.is_binary(column) or types.is_large_binary(column)
 
 
 def _columns(schema):
@@ -164,19 +159,15 @@ def _check_writable(schema, path):
     import pyarrow
     from pyarrow import parquet
 
-    try:
+    message = f"{path}: Parquet cannot hold its columns ({WHY}); leave that one out"
+    with refusing(message, pyarrow.ArrowException, NotImplementedError):
         parquet.ParquetWriter(pyarrow.BufferOutputStream(), schema).close()
-    except (pyarrow.ArrowException, NotImplementedError) as error:
-        raise UserError(
-            f"{path}: Parquet cannot hold its columns ({first_line(error)}); leave that one out"
-        ) from None
 
 
 def save(plan, folder):
     """Write it, whole or not at all."""
     content = {"version": VERSION, "sha256": plan.digest, **plan.content()}
-    with replacing(Path(folder) / NAME) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+    write_text(Path(folder) / NAME, json.dumps(content))
 
 
 def load(folder):
@@ -200,15 +191,15 @@ def load(folder):
 
 def check_inputs(plan, inputs):
     """Raises UserError where the files that are there are not those of the Plan."""
-    for known, found in zip(plan.inputs, inputs):
-        if known.path == found.path and known != found:
+    for before, source in zip(plan.inputs, inputs):
+        if before.path == source.path and before != source:
             raise UserError(
-                f"{found.path}: changed since the run in --output_dir was planned; put the file "
+                f"{source.path}: changed since the run in --output_dir was planned; put the file "
                 "back, or take another --output_dir"
             )
-    planned, there = ({known.path for known in some} for some in (plan.inputs, inputs))
-    if planned != there:
-        path = min(planned ^ there)
+    planned, given = ({source.path for source in each} for each in (plan.inputs, inputs))
+    if planned != given:
+        path = min(planned ^ given)
         what = "is gone since" if path in planned else "is no file of"
         raise UserError(
             f"{path}: {what} the run in --output_dir; give the same files, or take another "

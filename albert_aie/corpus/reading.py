@@ -7,7 +7,7 @@ import itertools
 from functools import partial
 from typing import Callable, NamedTuple
 
-from ..base.errors import UserError, first_line, some
+from ..base.errors import WHY, UserError, refusing, some
 from ..base.files import AGAIN
 from ..data import formats, records
 from . import json_types
@@ -175,10 +175,10 @@ def _read_parquet(file, path, span, schema, columns):
         if not wanted:
             break
     table = pyarrow.Table.from_batches(batches, reader.schema_arrow)
-    there = set(table.column_names)
+    own_columns = set(table.column_names)
     arrays = [
         table.column(field.name).cast(field.type)
-        if field.name in there
+        if field.name in own_columns
         else pyarrow.nulls(table.num_rows, field.type)
         for field in schema
     ]
@@ -212,13 +212,10 @@ FORMATS = {
 def scan(source, form, cut, kinds):
     """(pyarrow Schema, list of Span) of an Input; `kinds` as Format has them. Raises UserError for
     a file that is not of that format, and for a row that cannot be read where none is skipped."""
-    with opened(source.path) as file:
-        try:
-            schema, spans = FORMATS[form].scan(file, source.path, cut, kinds)
-        except (OSError, ValueError) as error:  # pyarrow's are ValueErrors
-            raise UserError(
-                f"{source.path}: not a readable {form} file ({first_line(error)}); {AGAIN}"
-            ) from None
+    message = f"{source.path}: not a readable {form} file ({WHY}); {AGAIN}"
+    # pyarrow's are ValueErrors
+    with opened(source.path) as file, refusing(message, OSError, ValueError):
+        schema, spans = FORMATS[form].scan(file, source.path, cut, kinds)
     doubled = [name for name in schema.names if schema.names.count(name) > 1]
     if doubled:
         raise UserError(f"{source.path}: has several columns {some(doubled[:1])!r}; rename them")

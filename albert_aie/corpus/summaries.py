@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy
 
-from ..base.files import json_text, replacing
+from ..base.files import replacing
 from ..data import datasets, metrics
 from . import worker
 
@@ -51,13 +51,6 @@ def last_times(folder, plan):
         summary = json.loads((Path(folder) / SUMMARY).read_text(encoding="utf-8"))
     summary = summary if isinstance(summary, dict) and summary.get("plan") == plan.digest else {}
     return {name: summary.get(name) for name in TIMES}
-
-
-def write_summary(folder, summary):
-    path = Path(folder) / SUMMARY
-    with replacing(path) as temporary:
-        temporary.write_text(json_text(summary), encoding="utf-8")
-    return path
 
 
 def measure(folder, plan, task):

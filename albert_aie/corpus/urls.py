@@ -9,7 +9,7 @@ import os
 import urllib.parse
 from typing import NamedTuple
 
-from ..base.errors import UserError, first_line
+from ..base.errors import WHY, UserError, refusing
 from ..base.files import check_readable
 
 BLOCK = 1 << 20  # bytes read at a time
@@ -90,15 +90,12 @@ def _matching_url(pattern):
     names = rest.rstrip("/").split("/")
     fixed = list(itertools.takewhile(lambda name: not glob.has_magic(name), names))
     where, base = _filesystem("/".join([scheme + ":/", *fixed]))
-    try:
+    message = f"--input {pattern}: cannot be listed ({WHY}); correct it"
+    with refusing(message, OSError, ValueError):
         top = where.get_file_info(base)
         if len(fixed) == len(names) and top.type != fs.FileType.Directory:
             return [pattern]
         inside = where.get_file_info(fs.FileSelector(base, recursive=True))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--input {pattern}: cannot be listed ({first_line(error)}); correct it"
-        ) from None
     tails = [info.path[len(base) :].strip("/").split("/") for info in inside if info.is_file]
     wanted = names[len(fixed) :]  # that a folder goes by too, with all that lies below it
     return [
@@ -113,10 +110,9 @@ def _matching_url(pattern):
 def _filesystem(url):
     from pyarrow import fs
 
-    try:
+    message = f"{url}: no filesystem ({WHY}); correct the URL"
+    with refusing(message, ValueError, OSError, NotImplementedError):
         return fs.FileSystem.from_uri(url)
-    except (ValueError, OSError, NotImplementedError) as error:
-        raise UserError(f"{url}: no filesystem ({first_line(error)}); correct the URL") from None
 
 
 def status(path):
@@ -126,10 +122,8 @@ def status(path):
         info = os.stat(path)
         return Input(path, info.st_size, info.st_mtime_ns)
     where, inner = _filesystem(path)
-    try:
+    with refusing(f"{path}: cannot be read ({WHY}); correct it", OSError):
         info = where.get_file_info(inner)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({first_line(error)}); correct it") from None
     if not info.is_file:
         raise UserError(f"{path}: no such file; correct its name")
     return Input(path, info.size, info.mtime_ns)

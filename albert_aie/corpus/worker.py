@@ -16,8 +16,8 @@ import numpy
 
 from ..artifact import pt_file
 from ..base.choose_shapes import choose
-from ..base.errors import UserError, first_line
-from ..base.files import replacing, sha256
+from ..base.errors import WHY, UserError, first_line, refusing, system_reason
+from ..base.files import replacing, sha256, write_text
 from ..data import datasets
 from ..data.records import names_beside
 from ..run.classifier import Classifier, softmax
@@ -202,8 +202,7 @@ def write(folder, plan, part, table, done):
         with open(temporary, "wb") as file:
             parquet.write_table(table, file, write_page_checksum=True)
         digest = sha256(temporary)
-    with replacing(_digest_of(path)) as temporary:
-        temporary.write_text(f"{digest}  {path.name}\n", encoding="ascii")
+    write_text(_digest_of(path), f"{digest}  {path.name}\n")
 
 
 def _digest_of(path):
@@ -239,13 +238,10 @@ def locked(folder):
     """`with locked(folder) as token:` no other run writes there. Raises UserError where one
     does."""
     path = Path(folder) / LOCK
-    try:
+    message = f"--output_dir {folder}: cannot be written ({WHY}); choose another folder"
+    with refusing(message, OSError, reason=system_reason):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-    except OSError as error:
-        raise UserError(
-            f"--output_dir {folder}: cannot be written ({error.strerror}); choose another folder"
-        ) from None
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -257,14 +253,10 @@ def locked(folder):
         except OSError:
             pass  # a filesystem without locks
         token = secrets.token_hex(16)
-        try:
+        message = f"{path}: cannot be written ({WHY}); free disk space, or choose another folder"
+        with refusing(message, OSError, reason=system_reason):
             os.ftruncate(file, 0)
             os.pwrite(file, token.encode(), 0)
-        except OSError as error:
-            raise UserError(
-                f"{path}: cannot be written ({error.strerror}); free disk space, or choose another "
-                "folder"
-            ) from None
         yield token
     finally:
         os.close(file)

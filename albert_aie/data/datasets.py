@@ -69,16 +69,16 @@ class Examples:
         if self.task.regression:
             return replace(self, classes=tuple(names))
         numbers = [self.task.number(name) for name in names]
-        known = self.task.classes
-        classes = tuple(n if i is None else known[i] for i, n in zip(numbers, names))
-        missing = self.labels is not None and not set(known) <= set(classes)
+        own = self.task.classes
+        classes = tuple(n if i is None else own[i] for i, n in zip(numbers, names))
+        missing = self.labels is not None and not set(own) <= set(classes)
         if missing or len(set(classes)) < len(classes):
             raise UserError(
-                f"{self.path}: the data's classes are {', '.join(known)}, the model's "
+                f"{self.path}: the data's classes are {', '.join(own)}, the model's "
                 f"{', '.join(names)}; say what the model's are with --label_map, such as "
-                f"{example_map(known)} (number of the model's class = class of the data)"
+                f"{example_map(own)} (number of the model's class = class of the data)"
             )
-        labels = self.labels and [classes.index(known[label]) for label in self.labels]
+        labels = self.labels and [classes.index(own[label]) for label in self.labels]
         return replace(self, labels=labels, classes=classes)
 
 
@@ -160,7 +160,7 @@ def columns(table, task, asked=None):
     else the task's, else what such columns are often called. Raises UserError where there are none,
     or too many or few for the task."""
     common = zip(task.text, *_COMMON[len(task.text)])
-    names = [(name,) for name in asked or ()] or [tuple(dict.fromkeys(known)) for known in common]
+    names = [(name,) for name in asked or ()] or [tuple(dict.fromkeys(each)) for each in common]
     if len(names) != len(task.text):
         wants = "two columns, as in --text_column a b" if task.is_pair else "one column"
         raise UserError(f"--text_column {' '.join(asked)}: {task.name} wants {wants}")
@@ -169,7 +169,7 @@ def columns(table, task, asked=None):
             f"{table.path}: holds one text a record, and {task.name} wants pairs; give them in two "
             "columns, with --input_format tsv, csv or jsonl"
         )
-    return [records.column(table, known, "--text_column") for known in names]
+    return [records.column(table, choices, "--text_column") for choices in names]
 
 
 def sentence(record, text, path):
@@ -237,9 +237,9 @@ def _as_number(label):
 
 
 def _class(label, task):
-    for known in (label, _as_number(label)):
-        number = task.labels.index(known) if known in task.labels else task.number(known)
-        if number is not None and known:
+    for spelling in (label, _as_number(label)):
+        number = task.labels.index(spelling) if spelling in task.labels else task.number(spelling)
+        if number is not None and spelling:
             return number
     return None
 

@@ -228,8 +228,8 @@ def by_suffix(path, formats, fix):
     """The name of the one of `formats` (each with `suffixes`) that a path or URL ends in. Raises
     UserError, with how to fix it, where it is none of them."""
     suffix = os.path.splitext(path)[1].lower()
-    for name, known in formats.items():
-        if suffix in known.suffixes:
+    for name, form in formats.items():
+        if suffix in form.suffixes:
             return name
     if suffix in (".parquet", ".pq"):
         raise UserError(

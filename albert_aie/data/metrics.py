@@ -79,9 +79,9 @@ def measure(name, examples, logits):
         labels = numpy.asarray(examples.labels, numpy.float64)[scored]
         predicted = logits[scored, 0].astype(numpy.float64)
     else:
-        known = examples.task.classes
+        classes = examples.task.classes
         number = numpy.array(
-            [known.index(name) if name in known else NONE for name in examples.classes]
+            [classes.index(name) if name in classes else NONE for name in examples.classes]
         )
         labels = number[numpy.asarray(examples.labels)]
         predicted = numpy.where(scored, number[logits.argmax(1)], NONE)

@@ -133,12 +133,12 @@ def column(table, names, flag):
     """Of several names for one column, the first that the table has, as it is written there: as it
     stands, else in any case. Raises UserError if it has none of them."""
     for name in names:
-        alike = [known for known in table.columns if known.strip().lower() == name.lower()]
+        alike = [own for own in table.columns if own.strip().lower() == name.lower()]
         if name in table.columns or len(alike) == 1:
             return name if name in table.columns else alike[0]
     raise UserError(
         f"{table.path}{table.head}: has no column {' or '.join(map(repr, names))}, but "
-        f"{some([str(known)[:30] for known in table.columns], 8)}; name the right one by {flag}"
+        f"{some([str(own)[:30] for own in table.columns], 8)}; name the right one by {flag}"
     )
 
 
@@ -177,7 +177,7 @@ class Writer:
                 f"{self._path}, line {record.line}: has a column {min(taken)!r} that the first "
                 "record has not, and the answers go by that name; rename it"
             )
-        values = [_rounded(value) for value in self._answer(answer)]
+        values = (round(x, 6) if isinstance(x, float) else x for x in self._answer(answer))
         self._write(self._format.write(record.values, dict(zip(self._columns, values))))
 
     def _answer(self, answer):
@@ -187,10 +187,6 @@ class Writer:
             return [answer.label, answer.probability]
         shares = answer.probabilities.values() or [None] * (len(self._columns) - 1)
         return [answer.label, *shares]
-
-
-def _rounded(value):
-    return round(value, 6) if isinstance(value, float) else value
 
 
 def names_beside(columns, names):

@@ -52,8 +52,8 @@ class Task(NamedTuple):
         """The number of the class of that name, in any case and common spelling, or None."""
         name = name.strip().casefold()
         name = self.spellings.get(name, name)
-        known = [known.casefold() for known in self.classes]
-        return known.index(name) if name in known else None
+        classes = [each.casefold() for each in self.classes]
+        return classes.index(name) if name in classes else None
 
     def numbered(self, names):
         """The same task for data whose labels are numbers, {number: name of its class}. Raises
@@ -112,7 +112,7 @@ class Task(NamedTuple):
                     f"{where}: class {number} is called {name!r}, which cannot stand in a table; "
                     f"give it a name with --label_map {number}=NAME"
                 )
-            first = [known.strip().casefold() for known in names].index(name.strip().casefold())
+            first = [each.strip().casefold() for each in names].index(name.strip().casefold())
             if first != number:  # as self.number does, which meets the data
                 raise UserError(
                     f"{where}: classes {first} and {number} are both called {name!r}; give one "
@@ -220,7 +220,7 @@ SST2 = TASKS["SST-2"]
 
 def find(name):
     """The Task of that name, in any spelling of it (SST-2, sst2). Raises UserError for others."""
-    plain = {_plain(known): task for known, task in TASKS.items()}
+    plain = {_plain(own_name): task for own_name, task in TASKS.items()}
     if _plain(name) not in plain:
         raise UserError(f"--task_name {name}: is none of {', '.join(TASKS)}; name one of them")
     return plain[_plain(name)]

@@ -12,7 +12,6 @@ import numpy
 
 from ..base.encoding import texts
 from ..base.errors import UserError, need
-from ..base.files import replacing
 from ..run.classifier import softmax
 from ..run.evaluate import finite, is_correct
 from . import plots
@@ -39,31 +38,25 @@ def of_evaluation(result, logits, examples, compared=()):
     `compared`: (name, text) of each line of the comparison, where there was one."""
     single = "sentences_per_second" in result
     timed = "from text to label" if single else "of a batch's forward"
-    drawn = [
+    pictures = [
         plots.picture("Latency", f"{timed}, warmed up", plots.histogram, result),
         plots.picture("Tokens in a row", ROWS, plots.padding, [("this run", result)]),
     ]
     summary = [*lines(result, detail=True), *compared]
     page = {"title": f"ALBERT on {result['task']}", "summary": summary}
     if result["random_weights"] or examples.labels is None or examples.task.regression:
-        return render(**page, plots=drawn)
+        return render(**page, plots=pictures)
     chances = softmax(logits)
     scored, correct = finite(logits), is_correct(logits, examples.labels)
     bins, error = calibration(chances[scored].max(1), correct[scored])
     said = f"expected calibration error {error:.4f} in {BINS} bins, which is 0 on the line"
-    drawn.append(plots.picture("Reliability", said, plots.reliability, bins))
+    pictures.append(plots.picture("Reliability", said, plots.reliability, bins))
     return render(
         **page,
-        plots=drawn,
+        plots=pictures,
         confusion=confusion(logits, examples),
         errors=confident_errors(chances, correct, examples),
     )
-
-
-def write(path, text):
-    """A page into its file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def render(**page):
@@ -73,8 +66,8 @@ def render(**page):
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    known = {"table": None, "failed": (), "confusion": None, "errors": None, "plots": ()}
-    text = template.render(script=script, script_digest=digest, **{**known, **page})
+    empty = {"table": None, "failed": (), "confusion": None, "errors": None, "plots": ()}
+    text = template.render(script=script, script_digest=digest, **{**empty, **page})
     return text.encode("utf-8", "backslashreplace").decode()
 
 

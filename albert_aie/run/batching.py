@@ -40,7 +40,7 @@ def batches(encoded, *shapes, streams=1):
             for row in rows
             for sentence in row
         ]
-        waiting.sort(key=_number)
+        waiting.sort(key=lambda sentence: sentence[0])
     if waiting:
         plans = [
             [
@@ -111,10 +111,6 @@ def _rows_in_turn(waiting, length, slots, most):
                 room -= _length(one)
         rows.append(row)
     return rows
-
-
-def _number(sentence):
-    return sentence[0]
 
 
 def _length(sentence):

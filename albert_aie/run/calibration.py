@@ -40,10 +40,10 @@ def read(data_dir, task, path=None, held_out=False):
     long = [i for i, one in enumerate(sentences) if words(one) >= WORDS] or range(len(sentences))
     most = len(sentences) // 2 if held_out else len(sentences)
     chosen = random.Random(0).sample(long, min(SENTENCES, len(long), max(1, most)))
-    ranges, known = [sentences[i] for i in chosen], {sentences[i] for i in chosen}
+    ranges, seen = [sentences[i] for i in chosen], {sentences[i] for i in chosen}
     if not held_out:
         return ranges, [], note
-    rest = [one for one in dict.fromkeys(sentences) if one not in known]
+    rest = [one for one in dict.fromkeys(sentences) if one not in seen]
     if len(rest) < LEAST_HELD_OUT:
         raise UserError(
             f"--max_flips: {path or data_dir} leaves {len(rest)} different sentences to count "
@@ -54,16 +54,16 @@ def read(data_dir, task, path=None, held_out=False):
 
 def _own(path, task):
     """The texts, or pairs, of a file of lines or of the task's columns: not the empty ones."""
-    suffixes = (suffix for known in formats.FORMATS.values() for suffix in known.suffixes)
+    suffixes = (suffix for each in formats.FORMATS.values() for suffix in each.suffixes)
     form = formats.by_suffix(path, formats.FORMATS, f"--calibration takes {', '.join(suffixes)}")
     layout = records.Layout(task.columns, task.text)
     with records.reading(path, form, layout) as table:
         columns = datasets.columns(table, task)
-        found = [datasets.sentence(record, columns, table.path) for record in table.records]
-    found = [one for one in found if words(one)]
-    if not found:
+        sentences = [datasets.sentence(record, columns, table.path) for record in table.records]
+    sentences = [one for one in sentences if words(one)]
+    if not sentences:
         raise UserError(f"{path}: holds no text; --calibration wants sentences, one a line")
-    return found
+    return sentences
 
 
 def words(sentence):

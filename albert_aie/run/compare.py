@@ -166,8 +166,8 @@ def _is_tie(reference, gate):
     than the gate's relative error of the root mean square of the centred ones."""
     if not gate.ties or reference.shape[1] < 2:
         return numpy.zeros(len(reference), bool)
-    known = reference[finite(reference)]
-    usual = numpy.sqrt(numpy.mean((known - known.mean(1, keepdims=True)) ** 2))
+    finite_ones = reference[finite(reference)]
+    usual = numpy.sqrt(numpy.mean((finite_ones - finite_ones.mean(1, keepdims=True)) ** 2))
     second, first = numpy.sort(reference, 1)[:, -2:].T
     return first - second <= gate.relative * usual
 
@@ -190,17 +190,17 @@ def checkpoint_of(saved, pth_dir, tokenizer_file=None, upstream_dir=None):
 
     where = pth_dir, tokenizer_file, upstream_dir
     shift = saved.manifest["source"].get("layout") != UNSHIFTED
-    found = checkpoint.load(*where, shift=shift, kind=saved.tokenizer.kind)
-    config = found.config.to_json()
-    for name, known in saved.manifest["config"].items():
-        if name != "label_names" and config.get(name) != known:
+    loaded = checkpoint.load(*where, shift=shift, kind=saved.tokenizer.kind)
+    config = vars(loaded.config)
+    for name, value in saved.manifest["config"].items():
+        if name != "label_names" and config.get(name) != value:
             raise UserError(
-                f"{pth_dir}: {name} is {config.get(name)}, but {saved.path} has {known}; name the "
+                f"{pth_dir}: {name} is {config.get(name)}, but {saved.path} has {value}; name the "
                 "checkpoint that the file was made from"
             )
-    if found.sha256 == saved.manifest["source"].get("sha256"):
-        return found, ""
-    return found, (
+    if loaded.sha256 == saved.manifest["source"].get("sha256"):
+        return loaded, ""
+    return loaded, (
         f"the weights in {pth_dir} are not, byte by byte, those that the file was made from "
         "(sha256)"
     )

@@ -15,7 +15,7 @@ from ..artifact import pt_file
 from ..base import process
 from ..base.choose_shapes import CHOSEN, COMPILED, FEW, SINGLE, choose
 from ..base.encoding import Encoded
-from ..base.errors import UserError
+from ..base.errors import WHY, refusing
 from ..base.shapes import describe, full_batch
 from .batching import alone, batches, by_batch_size, scatter
 
@@ -192,9 +192,9 @@ def _ahead(items, depth):
     """The same items, the next `depth` of them made by another thread while the caller works."""
     items = iter(items)
     with ThreadPoolExecutor(1) as pool:
-        made = deque(pool.submit(next, items, None) for _ in range(depth))
-        while (item := made.popleft().result()) is not None:
-            made.append(pool.submit(next, items, None))
+        next_items = deque(pool.submit(next, items, None) for _ in range(depth))
+        while (item := next_items.popleft().result()) is not None:
+            next_items.append(pool.submit(next, items, None))
             yield item
 
 
@@ -241,14 +241,13 @@ def logits_in_fresh_process(paths, target, sentences):
     torch.jit.load gives. Of compiled files: an entry for each batch size, since of several the
     greatest would take nearly all."""
     names = [str(path) for path in paths]
-    try:
+    message = (
+        f"{' '.join(names)}: the process that ran it for the comparison {WHY}; it is written: "
+        "compare it with run_aie_eval.py --compare_cpu, or take a smaller --batch_size"
+    )
+    with refusing(message, process.Died, reason=str):
         with process.calling(_logits, names, target, sentences) as answer:
             yield answer
-    except process.Died as how:
-        raise UserError(
-            f"{' '.join(names)}: the process that ran it for the comparison {how}; it is written: "
-            "compare it with run_aie_eval.py --compare_cpu, or take a smaller --batch_size"
-        ) from None
 
 
 def _logits(paths, target, sentences):

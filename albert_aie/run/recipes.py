@@ -7,42 +7,31 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy
-
 from .. import backends
 from ..albert import references
 from .classifier import Classifier
-from .compare import relative_error
+from .compare import Comparison, compare
 
 
 class Tried(NamedTuple):
     """What a recipe did on held-out text; `rate` in sentences/s, end to end."""
 
     recipe: str
-    flips: int
-    sentences: int
-    relative: float
+    comparison: Comparison  # with fp32, without labels
     rate: float
 
     def holds(self, percent):
         """Whether at most `percent` of the sentences have another label than in fp32."""
-        return 100 * self.flips <= percent * self.sentences
+        return 100 * self.comparison.flips <= percent * self.comparison.sentences
 
 
-def tried(recipe, got, reference, rate):
-    """Tried, from two float32 [sentences, class] arrays of logits. What is not finite flips."""
-    lost = ~numpy.isfinite(got).all(1)
-    flips = int((lost | (got.argmax(1) != reference.argmax(1))).sum())
-    return Tried(recipe, flips, len(got), relative_error(got, reference), rate)
-
-
-def table(found):
+def table(attempts):
     """Lines of the table of what was tried."""
     lines = [f"{'in bf16':<24}{'flips':>12}{'relative':>10}{'/s':>8}"]
-    for one in found:
+    for one in attempts:
         left = "-" if one.recipe == "all" else one.recipe
-        flips = f"{one.flips}/{one.sentences}"
-        lines.append(f"{left:<24}{flips:>12}{one.relative:>10.2%}{one.rate:>8.1f}")
+        flips = f"{one.comparison.flips}/{one.comparison.sentences}"
+        lines.append(f"{left:<24}{flips:>12}{one.comparison.relative:>10.2%}{one.rate:>8.1f}")
     return lines
 
 
@@ -54,15 +43,16 @@ def fastest(make, name, percent, checkpoint, target, length, sentences, upstream
     tokenizer = checkpoint.tokenizer.load()
     encoded = [tokenizer.encode(sentence, length) for sentence in sentences]
     reference, _ = references.logits(checkpoint, encoded, upstream_dir, progress=progress)
-    found = []
+    attempts = []
     for recipe in backends.get(target.backend).RECIPES:
-        made = make(target._replace(options={**target.options, "recipe": recipe}))
+        model = make(target._replace(options={**target.options, "recipe": recipe}))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
-            made.save(path)
+            model.save(path)
             with Classifier(path) as classify:
                 ran = classify.evaluate(sentences)
-        found.append(tried(recipe, ran.logits, reference, len(sentences) / ran.end_to_end))
-        if found[-1].holds(percent):
-            return made, found
-    return None, found
+        comparison = compare(ran.logits, reference, None, "int8")
+        attempts.append(Tried(recipe, comparison, len(sentences) / ran.end_to_end))
+        if attempts[-1].holds(percent):
+            return model, attempts
+    return None, attempts

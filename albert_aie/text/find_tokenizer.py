@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ..base.errors import UserError, some
+from ..base.errors import UserError, refusing, some
 from ..base.files import check_readable, read_json
 from .tokenizer_file import KINDS, SWITCHES, TokenizerFile
 
@@ -28,7 +28,9 @@ def find(folder, rows, huggingface, tokenizer_file=None, upstream_dir=None, kind
     sentencepiece model or vocab.txt, else the one in prev_trained_model/*/ of `upstream_dir` that
     fits. Raises UserError if there is none, it does not fit, or several different ones do."""
     folder = Path(folder)
-    kinds = (kind,) if kind else ("json", *_UPSTREAM) if huggingface else _UPSTREAM
+    kinds = (kind,) if kind else _UPSTREAM
+    if huggingface and not kind:
+        kinds = sorted(KINDS, key=lambda name: name != "json")
     if tokenizer_file:
         paths = {Path(tokenizer_file): kind or "spm"}
     else:
@@ -63,8 +65,8 @@ def find(folder, rows, huggingface, tokenizer_file=None, upstream_dir=None, kind
 def _files(folder, kinds):
     """{path: kind} of the first file of each kind that a folder holds."""
     named = {kind: [folder / name for name in KINDS[kind].NAMES] for kind in kinds}
-    there = {kind: [path for path in paths if path.is_file()] for kind, paths in named.items()}
-    return {paths[0]: kind for kind, paths in there.items() if paths}
+    paths_of = {kind: [path for path in paths if path.is_file()] for kind, paths in named.items()}
+    return {paths[0]: kind for kind, paths in paths_of.items() if paths}
 
 
 def _usable(paths, folder, huggingface):
@@ -162,10 +164,10 @@ def _settings(path):
 
 def _object(path):
     """The JSON object in a file; {} where there is no file."""
-    found = read_json(path) if path.is_file() else {}
-    if not isinstance(found, dict):
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict):
         raise UserError(f"{path}: not a JSON object; copy it again from where it was trained")
-    return found
+    return content
 
 
 class _Added(NamedTuple):
@@ -189,7 +191,11 @@ def _added_tokens(folder, settings, token_id=None):
     """List of what transformers added to a vocabulary, by the files beside it; `token_id` is the
     vocabulary's own. Of tokens that added_tokens.json alone has, those that special_tokens_map.json
     or `settings` name are special."""
-    try:
+    message = (
+        f"{folder / CONFIG}: added_tokens_decoder or {ADDED} is not as transformers writes it; "
+        "copy both again from where it was trained"
+    )
+    with refusing(message, AttributeError, KeyError, TypeError, ValueError):
         special = {*_names(_object(folder / SPECIAL)), *_names(settings)}
         added = {
             token: _Added(token, int(number), token in special, token not in special, False)
@@ -206,11 +212,6 @@ def _added_tokens(folder, settings, token_id=None):
                 )
             added[token] = _Added(token, token_id(token), True, False, False)
         return sorted(added.values(), key=lambda one: one.number)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{folder / CONFIG}: added_tokens_decoder or {ADDED} is not as transformers writes it; "
-            "copy both again from where it was trained"
-        ) from None
 
 
 def _names(settings):

@@ -5,7 +5,7 @@ import contextlib
 
 from ..base import terminal
 from ..base.encoding import Encoded, framed, texts
-from ..base.errors import UserError, first_line
+from ..base.errors import UserError, first_line, refusing
 
 # Reaches most of what can fail in a tokenizer: known words, accents, an unknown character.
 _PROBE = "Caf\u00e9 \u96fb -- a ``long'' [SEP] 1994,"
@@ -100,10 +100,8 @@ class WordPiece:
         if it is no such vocabulary, or where a token cannot have its id."""
         import tokenizers
 
-        try:
+        with refusing(f"{name}: not UTF-8; copy it again from the checkpoint", UnicodeDecodeError):
             lines = data.decode("utf-8").replace("\r\n", "\n").split("\n")
-        except UnicodeDecodeError:
-            raise UserError(f"{name}: not UTF-8; copy it again from the checkpoint") from None
         while lines and not lines[-1]:
             lines.pop()
         vocab = {piece: number for number, piece in enumerate(lines)}

@@ -5,7 +5,7 @@ import re
 import unicodedata
 
 from ..base.encoding import framed, texts
-from ..base.errors import UserError
+from ..base.errors import UserError, refusing
 
 WORD_START = "\u2581"  # sentencepiece's mark for a blank before a piece
 SPECIAL_IDS = {"<pad>": 0, "<unk>": 1, "[CLS]": 2, "[SEP]": 3}
@@ -31,15 +31,12 @@ class SentencePiece:
         self._added, self._options = added_tokens or {}, {**SPM_OPTIONS, **options}
         if not model:  # sentencepiece itself would write to stderr
             raise UserError(f"{name}: is empty; use ALBERT's 30k-clean.model")
-        try:
+        message = f"{name}: not a sentencepiece model; use ALBERT's 30k-clean.model"
+        with refusing(message, RuntimeError, TypeError, UnicodeDecodeError):
             self._spm = sentencepiece.SentencePieceProcessor(model_proto=model)
             pieces = self._spm.get_piece_size()
             # a damaged file's need not be UTF-8
             named = self._spm.id_to_piece(list(range(pieces)))
-        except (RuntimeError, TypeError, UnicodeDecodeError):
-            raise UserError(
-                f"{name}: not a sentencepiece model; use ALBERT's 30k-clean.model"
-            ) from None
         for piece, wanted in SPECIAL_IDS.items():
             if pieces <= wanted or self._spm.id_to_piece(wanted) != piece:
                 raise UserError(

@@ -69,9 +69,9 @@ def _not_importable():
     try:
         import openvino  # noqa: F401
     except ImportError as error:
-        there = importlib.util.find_spec("openvino") is not None
+        is_installed = importlib.util.find_spec("openvino") is not None
         reason = f"OpenVINO cannot be imported ({first_line(error)})"
-        return Unavailable(reason, "pip install openvino", broken=there)
+        return Unavailable(reason, "pip install openvino", broken=is_installed)
     return None
 
 

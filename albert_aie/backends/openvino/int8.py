@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 
-from ...base.errors import UserError, first_line
+from ...base.errors import WHY, refusing
 from . import smoothing
 
 ALL = "all"
@@ -21,14 +21,9 @@ RECIPES = {
 
 def nncf():
     """The package, quiet; imported before any work, because one that is there may not run."""
-    try:
-        with _silent():  # it greets
-            import nncf as package
-    except Exception as error:
-        raise UserError(
-            f"--precision int8 needs NNCF, which cannot be imported ({first_line(error)}): "
-            "pip install nncf"
-        ) from None
+    message = f"--precision int8 needs NNCF, which cannot be imported ({WHY}): pip install nncf"
+    with refusing(message), _silent():  # it greets
+        import nncf as package
     package.set_log_level(logging.ERROR)
     return package
 
@@ -79,8 +74,8 @@ def _floating(model):
             others.append(node.get_friendly_name())
         elif node.get_type_name() == "MatMul":
             weight = node.input_value(1).get_node()
-            known = weight.get_type_name() == "Constant"
-            users.setdefault(weight.get_data().tobytes() if known else node, []).append(
+            is_constant = weight.get_type_name() == "Constant"
+            users.setdefault(weight.get_data().tobytes() if is_constant else node, []).append(
                 node.get_friendly_name()
             )
     return others + [names[0] for names in users.values() if len(names) == 1]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy
 
-from ...base.errors import UserError, last_line
+from ...base.errors import WHY, last_line, refusing
 
 PLACES = ("positions", "select", "mask", "last_mask")  # as graph.rows_and_places has them
 
@@ -94,13 +94,13 @@ def modules():
 
 def _weights(model):
     """The distinct fp32 constants that matrix products read on their right side."""
-    found = {}
+    weights = {}
     for node in model.get_ordered_ops():
         if node.get_type_name() == "MatMul":
             weight = node.input_value(1).get_node()
             if weight.get_type_name() == "Constant" and weight.get_element_type().is_real():
-                found[weight.get_friendly_name()] = weight
-    return found.values()
+                weights[weight.get_friendly_name()] = weight
+    return weights.values()
 
 
 def _bf16(values):
@@ -112,9 +112,9 @@ def _bf16(values):
 def widen(model):
     """The weights of a bf16 file in fp32 once, for all shapes: compiling takes them so, and would
     else widen them for each anew. (Of an int8 file it would undo the quantisation.)"""
-    known = openvino_module("passes")
-    passes = known.Manager()
-    passes.register_pass(known.ConstantFolding())
+    module = openvino_module("passes")
+    passes = module.Manager()
+    passes.register_pass(module.ConstantFolding())
     passes.run_passes(model)
 
 
@@ -165,9 +165,9 @@ def _freed(model):
 
 def _like(port, shape):
     """A parameter of that shape, of a port's type and names."""
-    made = openvino_module("opset13").parameter(shape, port.get_element_type())
-    made.output(0).get_tensor().set_names(port.get_names())
-    return made
+    parameter = openvino_module("opset13").parameter(shape, port.get_element_type())
+    parameter.output(0).get_tensor().set_names(port.get_names())
+    return parameter
 
 
 def serialise(model):
@@ -176,13 +176,10 @@ def serialise(model):
 
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "ir.xml"
-        try:
+        what = f"{tempfile.gettempdir()}: OpenVINO's IR cannot be written there ({WHY})"
+        cure = "free disk space, or name another folder by TMPDIR"
+        with refusing(f"{what}; {cure}", RuntimeError, reason=last_line):
             openvino.save_model(model, str(xml), compress_to_fp16=False)
             # OpenVINO 2024.6 cuts the weights short on a full disk and says nothing: read it back
             openvino.Core().read_model(str(xml))
-        except RuntimeError as error:
-            raise UserError(
-                f"{tempfile.gettempdir()}: OpenVINO's IR cannot be written there "
-                f"({last_line(error)}); free disk space, or name another folder by TMPDIR"
-            ) from None
         return {"ir.xml": xml.read_bytes(), "ir.bin": xml.with_suffix(".bin").read_bytes()}

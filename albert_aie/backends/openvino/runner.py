@@ -1,6 +1,5 @@
 """Runs an OpenVINO file: without torch, each shape compiled when it comes or is prepared."""
 
-import contextlib
 import queue
 import threading
 import time
@@ -9,7 +8,7 @@ from functools import cached_property
 import numpy
 
 from ...base.choose_shapes import SINGLE, choose, octave
-from ...base.errors import UserError, last_line
+from ...base.errors import WHY, last_line, refusing
 from .. import Output, settings
 from ..runner import Runner, manifest_mismatch
 from . import ALONE, BLOBS, INPUTS, PRECISIONS, candidates, grid, ir
@@ -43,17 +42,12 @@ class OpenVinoRunner(Runner):
             if manifest["precision"] == "bf16":
                 ir.widen(self._model)
 
-    @contextlib.contextmanager
     def _errors(self):
         import openvino
 
-        try:
-            yield
-        except RuntimeError as error:
-            raise UserError(
-                f"{self._artifact.path}: OpenVINO cannot compile its IR ({last_line(error)}); "
-                f"export it again with the version installed here ({openvino.__version__})"
-            ) from None
+        what = f"{self._artifact.path}: OpenVINO cannot compile its IR ({WHY})"
+        cure = f"export it again with the version installed here ({openvino.__version__})"
+        return refusing(f"{what}; {cure}", RuntimeError, reason=last_line)
 
     def prepare(self, shapes):
         with self._lock:

@@ -102,9 +102,9 @@ def _activations(model, sources, inputs):
     seen = [None] * len(places)
     for batch in inputs:
         request.infer(batch)
-        found = [request.get_output_tensor(i).data.copy() for i in range(len(results))]
+        values = [request.get_output_tensor(i).data.copy() for i in range(len(results))]
         for i in range(len(places)):
-            new = _Seen(*found[3 * i : 3 * i + 3])
+            new = _Seen(*values[3 * i : 3 * i + 3])
             seen[i] = new if seen[i] is None else _both(seen[i], new)
     return seen
 
