@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
+from benchmarks import server_rates
+
 PAGES = ["README.md", "README.zh-CN.md", "Makefile", "demo/README.md"]
 PAGES += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 MARKDOWN = [page for page in PAGES if page.endswith(".md")] + ["CONTRIBUTING.md"]
@@ -46,7 +48,7 @@ def commands(page):
             name = ours and (ours[1] or ours[2]).replace("/", ".")
             if name and name not in ("pytest", "pip", "venv", "ruff", "tests.fuzz"):
                 assert not (ours[1] or "").startswith("benchmarks"), f"{line}: needs -m"
-                if name != "examples.serve":  # has no flags, and needs FastAPI
+                if not name.startswith("examples"):  # have no flags, and need FastAPI
                     yield name, shlex.split(part[ours.end() :], comments=True)
 
 
@@ -84,6 +86,8 @@ def test_each_command_is_taken_and_its_files_are_there(page, monkeypatch):
                 )
         if name == "export_albert_aie":
             written.update(exported(values))
+        if "Server" in (values.get("scenarios") or ()):
+            written.add(str(Path(values["output_dir"], server_rates.OUTPUT)))
 
 
 def test_commands_are_found():
