@@ -1,6 +1,7 @@
 """Backend onnx: the file for Ascend's atc and for ONNX Runtime, and what is proved of it without a
 card. Nothing here ran on one."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -195,6 +196,68 @@ def test_each_file_passes_its_checks(onnx_files, name):
     assert [p.type.tensor_type.elem_type for p in model.graph.output] == [1]
 
 
+def fingerprints(model):
+    """{hash of a large initialiser's sorted numbers: names}: no order of axes hides a twin."""
+    found = {}
+    for tensor in model.graph.initializer:
+        values = numpy.sort(onnx.numpy_helper.to_array(tensor), axis=None)
+        if values.nbytes >= checks.LARGE:
+            found.setdefault(hashlib.sha256(values).hexdigest(), []).append(tensor.name)
+    return found
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp32 packed", "fp16", "fp16 packed"])
+def test_no_weight_stands_twice_in_any_order_of_axes(onnx_files, name):
+    """K and V of the last layer are read by heads, of the others as matrices."""
+    model = model_of(onnx_files[name])
+    assert [names for names in fingerprints(model).values() if len(names) > 1] == []
+    weights = {tensor.name for tensor in model.graph.initializer}
+    read = [n.op_type for n in model.graph.node if n.input[:1] and n.input[0] in weights]
+    assert read.count("Reshape") == 2 and read.count("Transpose") == 0
+
+
+@pytest.mark.parametrize("name", ["fp32 packed", "fp16"])
+def test_onnx_runtime_folds_what_reads_a_weight_before_a_provider_is_asked(
+    onnx_files, name, tmp_path
+):
+    """By its basic optimisations, which run before graphs are cut among providers: nothing of
+    constants alone is left there."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / "basic.onnx")
+    data = model_of(onnx_files[name]).SerializeToString()
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    graph_ = onnx.load(options.optimized_model_filepath).graph
+    weights = {tensor.name for tensor in graph_.initializer}
+    alone = {node.op_type for node in graph_.node if weights.issuperset(node.input)}
+    assert alone <= {"Cast"}  # of what its CPU has no fp16 kernel for
+    assert sum(list(tensor.dims) == [4, 16, 64] for tensor in graph_.initializer) == 1
+    assert sum(list(tensor.dims) == [4, 64, 16] for tensor in graph_.initializer) == 1
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (0, 2, 1), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("first", ["matrix", "heads"])
+def test_a_weight_with_other_axes_is_read_from_the_one_that_stands(axes, first):
+    """Whatever the order in which the exporter has written them."""
+    heads = numpy.random.default_rng(0).normal(size=(3, 8, 24)).astype(numpy.float32)
+    both = {"matrix": heads.reshape(24, 24), "heads": heads.transpose(axes).copy()}
+    names = [first, *(name for name in both if name != first)]
+    tensors = [onnx.numpy_helper.from_array(both[name], name) for name in names]
+    value = onnx.helper.make_tensor_value_info
+    ports = [value(f"{name}_out", 1, both[name].shape) for name in both]
+    nodes = [onnx.helper.make_node("Mul", [name, "x"], [f"{name}_out"]) for name in both]
+    graph_ = onnx.helper.make_graph(nodes, "g", [value("x", 1, [])], ports, tensors)
+    model = onnx.helper.make_model(graph_, opset_imports=[onnx.helper.make_opsetid("", 14)])
+    model.ir_version = 8
+    assert [(one.first, one.second) for one in checks.repeated(graph_)] == [tuple(names)]
+    checks.share_initialisers(model)
+    assert [tensor.name for tensor in model.graph.initializer] == [first]
+    onnx.checker.check_model(model, full_check=True)
+    made = engine.session(model.SerializeToString(), "cpu", "fp32")
+    for got, wanted in zip(made.run(None, {"x": numpy.array(1, numpy.float32)}), both.values()):
+        assert numpy.array_equal(got, wanted)
+
+
 def plant(model, what):
     """The model with a fault."""
     graph_, helper = model.graph, onnx.helper
@@ -208,6 +271,10 @@ def plant(model, what):
         twin = graph_.initializer.add()
         twin.CopyFrom(large)
         twin.name = "twin"
+    elif what == "turned":
+        large = next(t for t in graph_.initializer if t.dims == [64, 64] and len(t.raw_data) > 1)
+        turned = onnx.numpy_helper.to_array(large).reshape(4, 16, 64).transpose(2, 0, 1)
+        graph_.initializer.append(onnx.numpy_helper.from_array(turned.copy(), "turned"))
     elif what == "missing":
         del graph_.initializer[0]
     elif what == "opset":
@@ -221,6 +288,7 @@ def plant(model, what):
         ("domain", "com.microsoft::Tanh at opset 14 is not in the table of ATC"),
         ("symbolic", "sizes that are not numbers: input_ids"),
         ("twice", "weights twice"),
+        ("turned", "weights twice: .* as turned"),
         ("missing", "is not valid"),
         ("opset", "of opset 13, not 14"),
     ],
