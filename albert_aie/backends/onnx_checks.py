@@ -49,8 +49,8 @@ def check(model, opset):
     return (
         f"opset {opset}, {model.ByteSize() / 1e6:.1f} MB, valid, 0 symbolic sizes, no weight "
         f"twice; {len(kinds)} operators, all in the tables of CANN's public ATC plugins (Aug 2026) "
-        "and of its ONNX Runtime provider (1.24.4), which hold for no chip in particular; that provider "
-        "would take it in 1 piece, with 0 nodes on the CPU (simulated)"
+        "and of its ONNX Runtime provider (1.24.4), which hold for no chip in particular; that "
+        "provider would take it in 1 piece, with 0 nodes on the CPU (simulated)"
     )
 
 
