@@ -15,7 +15,7 @@ from ..base.errors import UserError, first_line
 
 LARGE = 1024  # bytes of an initialiser that may not stand twice
 # Of constants alone, ONNX Runtime computes them once, before it asks a provider what it takes.
-FOLDED = {"Reshape", "Transpose"}
+FOLDED = {"Reshape", "Slice", "Transpose"}
 TABLES = Path(__file__).with_name("onnx_operators.json")
 
 
