@@ -9,7 +9,10 @@ from types import SimpleNamespace
 
 import numpy
 import pytest
+import safetensors.torch
 import torch
+from conftest import shared
+from glue_sets import write_model
 from helpers import (
     ROOT,
     TINY,
@@ -32,6 +35,7 @@ from albert_aie.backends import onnx_half as half
 from albert_aie.base.errors import UserError
 from albert_aie.base.shapes import Shape, packed
 from albert_aie.data import datasets
+from albert_aie.run import calibration
 from albert_aie.run.compare import relative_error
 from albert_aie.run.evaluate import evaluate as evaluated
 
@@ -71,6 +75,38 @@ def test_logits_are_the_plain_graphs(onnx_files, tiny, sentences, precision, lim
     # the program that torch.jit.load gives is the fp32 trace, whatever the ONNX file is
     program = torch.jit.load(str(onnx_files[precision + rows]))
     assert relative_error(logits(program, encoded, SHAPES[rows]), wanted) <= 1e-5
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "precision, pack",
+    [
+        ("fp32", False),
+        pytest.param("fp32", True, marks=SLOW),
+        pytest.param("fp16", False, marks=SLOW),
+        pytest.param("fp16", True, marks=SLOW),
+    ],
+)
+def test_pairs_of_the_real_mrpc_are_the_references(tmp_path, export, evaluate, precision, pack):
+    """All 408 of dev, by --compare_cpu: in fp32 to 1e-5 and without a flip, in fp16 in its gate."""
+    data, model = shared("GLUE") / "MRPC", write_model(tmp_path / "model", "MRPC", "hf")
+    path, verdict = str(model / "model.safetensors"), tmp_path / "verdict.json"
+    weights = safetensors.torch.load_file(path)
+    weights["classifier.bias"][1] += 1.8  # so that both classes come
+    safetensors.torch.save_file(weights, path)
+    given = {"task_name": "MRPC", "data_dir": data}
+    own = {"backend": "onnx", "precision": precision, "pack": pack, "batch_size": 8}
+    own |= {"pth_dir": model, "save_dir": tmp_path / "f", "compare_output": verdict}
+    run = export(**given, **own, max_seq_length=128, compare_cpu=True)
+    assert run.code == 0 and "compare_cpu PASS" in run.said, run.out + run.err
+    said = json.loads(verdict.read_text())
+    assert said["sentences"] == 408 and said["flips"] == 0
+    assert said["relative"] <= (1e-5 if precision == "fp32" else said["gate"]["relative"])
+    assert evaluate(**given, aie_model_dir=tmp_path / "f", output_dir=tmp_path / "o").code == 0
+    rows = (tmp_path / "o" / "predictions.tsv").read_text().splitlines()
+    assert {"equivalent", "not_equivalent"} <= set("\t".join(rows).split("\t"))
 
 
 def test_both_scripts_print_and_write_what_ran(onnx_files, sentences, tiny, evaluate, tmp_path):
@@ -324,6 +360,37 @@ def test_opset_17_is_cut_into_pieces_and_refused(module):
         checks.check(model, 17)
 
 
+@pytest.mark.parametrize(
+    "asked, split_qkv, opset, words",
+    [
+        (14, True, 18, "LayerNormalization at opset 18 .* of CANN provider"),  # 14 is not heard
+        (17, True, 17, "LayerNormalization at opset 17 .* of CANN provider"),
+        (17, False, 17, "is not valid: .*num_outputs"),  # of opset 18, on a Split
+    ],
+)
+def test_the_dynamo_exporters_file_is_refused(tiny, asked, split_qkv, opset, words):
+    pytest.importorskip("onnxscript", reason="torch.onnx.export(dynamo=True) needs onnxscript")
+    made, shape = checkpoint.load(tiny), Shape(4, 32)
+    form = engine.form("fp32")._replace(split_qkv=split_qkv)
+    built = graph.build(made, "fused", shape, None, form)
+    ports = {"input_names": list(engine.INPUTS), "output_names": ["logits"]}
+    given = built, graph.example_inputs(made.config, shape)
+    model = torch.onnx.export(*given, dynamo=True, opset_version=asked, **ports).model_proto
+    with pytest.raises(UserError, match=f"opset {opset}, not 14"):
+        checks.check(model, 14)
+    with pytest.raises(UserError, match=words):
+        checks.check(model, opset)
+
+
+def test_what_the_dynamo_exporter_writes_at_17_is_refused_without_it(module):
+    """Made by hand, for onnxscript may not be here: an attribute of opset 18 on a Split."""
+    model = onnx.load_from_string(engine.export(*module, opset=17))
+    parts = onnx.helper.make_node("Split", ["input_ids"], ["a", "b"], axis=1, num_outputs=2)
+    model.graph.node.insert(0, parts)
+    with pytest.raises(UserError, match="is not valid: .*num_outputs"):
+        checks.check(model, 17)
+
+
 def test_a_node_of_constants_alone_is_left_to_the_cpu():
     make = onnx.helper.make_node
     weight = onnx.numpy_helper.from_array(numpy.ones(3, numpy.float32), "w")
@@ -352,10 +419,30 @@ def test_room_is_the_largest_of_each_kind_and_says_where(module):
     assert len(room.powers) == 7 and watch.norms == 7 and "random tokens" in room.text()
 
 
+@pytest.mark.parametrize("shape", [Shape(4, 32), packed(2, 32)])
+def test_room_is_measured_on_every_calibration_sentence(tiny, monkeypatch, shape):
+    """Plain rows are as long as the longest beside them, but for the first, which are padded."""
+    made, seen = checkpoint.load(tiny), []
+    built = graph.build(made, "fused", shape, None, engine.form("fp32"))
+    forward = type(built).forward
+    monkeypatch.setattr(
+        type(built), "forward", lambda self, *x: seen.append(x) or forward(self, *x)
+    )
+    texts = [f"{'so ' * (i % 7)}a film of {i} minutes" for i in range(60)]
+    batches = calibration.batches(made.tokenizer.load(), texts, [shape])
+    inputs = graph.example_inputs(made.config, shape)
+    before = built(*inputs)
+    room = half.measure_room(built, batches, inputs)
+    assert room.sentences == 60 and torch.equal(built(*inputs), before)
+    rows = {tuple(row[row > 0].tolist()) for ids, *_ in seen[1:-1] for row in ids}
+    wanted = {tuple(row[row > 0].tolist()) for batch in batches for row in batch.input_ids}
+    assert rows == wanted
+    lengths = [ids.shape[1] for ids, *_ in seen[1:-1]]
+    assert lengths[0] == 32 and (set(lengths) == {32} if shape.slots else max(lengths[1:]) < 32)
+
+
 def scaled(folder, factor, names):
     """A checkpoint of which some weights are larger."""
-    import safetensors.torch
-
     folder = write_checkpoint(folder, TINY, layout="hf")
     path = str(folder / "model.safetensors")
     tensors = safetensors.torch.load_file(path)
