@@ -4,6 +4,8 @@ card. Nothing here ran on one."""
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 from types import SimpleNamespace
 
@@ -198,6 +200,54 @@ def test_the_real_cann_provider_without_cann_is_refused_by_us(onnx_files, tmp_pa
     done = subprocess.run(command, capture_output=True, text=True)
     assert refused(Run(done.returncode, done.stdout, done.stderr), "libascendcl.so", "set_env.sh")
     assert done.stdout == ""
+
+
+PLACE = """
+import sys, onnxruntime
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 0
+own = {"enable_cann_graph": "1", "enable_cann_subgraph": "1"}  # else it takes a graph whole, or not
+providers = [("CANNExecutionProvider", own)]
+onnxruntime.InferenceSession(sys.argv[1], options, providers=providers, enable_fallback=0)
+"""
+
+
+@pytest.fixture(scope="session")
+def placed(tmp_path_factory):
+    """Function of an ONNX file -> {provider: nodes left}, by the real provider's own partitioner on
+    a stub of CANN's libraries; a piece is one node."""
+    python, compiler = os.environ.get("ALBERT_CANN_PYTHON"), shutil.which("g++")
+    if not python or not compiler:
+        pytest.skip("name a Python that has onnxruntime-cann and numpy<2, and have g++")
+    folder = tmp_path_factory.mktemp("stub")
+    stub, names = ROOT / "tests" / "doubles" / "cann_stub.cc", ["ascendcl", "acl_op_compiler"]
+    for name in (*names, "fmk_onnx_parser"):
+        flags_ = ["-shared", "-fPIC", f"-Wl,-soname,lib{name}.so", "-o", folder / f"lib{name}.so"]
+        subprocess.run([compiler, *flags_, stub], check=True)
+
+    def placed(path):
+        env = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+        given = {"env": env, "capture_output": True, "text": True}
+        said = subprocess.run([python, "-c", PLACE, str(path)], **given).stderr
+        found = re.findall(r"placed on \[(\w+)\]. Number of nodes: (\d+)", said)
+        return {name: int(count) for name, count in found}
+
+    return placed
+
+
+@pytest.mark.cann
+@pytest.mark.parametrize("name", ["fp32", "fp32 packed", "fp16", "fp16 packed"])
+def test_the_real_cann_provider_takes_each_file_in_one_piece(onnx_files, placed, name):
+    assert placed(onnx_files[name].with_suffix(".onnx")) == {"CANNExecutionProvider": 1}
+
+
+@pytest.mark.cann
+def test_the_real_cann_provider_leaves_opset_17_to_the_cpu_as_simulated(module, placed, tmp_path):
+    (tmp_path / "17.onnx").write_bytes(engine.export(*module, opset=17))
+    left = placed(tmp_path / "17.onnx")["CPUExecutionProvider"]
+    model = onnx.load(str(tmp_path / "17.onnx"))
+    checks.share_initialisers(model)
+    assert left == len(checks.partition(model.graph)[1]) == 7
 
 
 @pytest.mark.parametrize(
