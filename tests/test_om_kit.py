@@ -11,8 +11,14 @@ import numpy
 import pytest
 from helpers import ROOT, refused
 
-pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+from albert_aie.artifact import pt_file
+from albert_aie.backends import onnx as engine
+from albert_aie.backends import onnx_gears
+from albert_aie.base.errors import UserError
+from albert_aie.run import om_kit
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 ATC = """#!/bin/sh
 echo "$@" >> ../atc.txt
@@ -23,6 +29,7 @@ import argparse, pathlib, numpy, onnxruntime
 parser = argparse.ArgumentParser()
 for name in ("model", "input", "output", "output_dirname", "outfmt", "batchsize"):
     parser.add_argument(f"--{name}", required=True)
+parser.add_argument("--dymDims")
 args = parser.parse_args()
 session = onnxruntime.InferenceSession(args.model, providers=["CPUExecutionProvider"])
 folders = [pathlib.Path(folder) for folder in args.input.split(",")]
@@ -31,6 +38,9 @@ results.mkdir()
 for path in sorted(folders[0].iterdir()):  # the first input names the output
     arrays = [numpy.load(folder / path.name) for folder in folders]
     feeds = dict(zip([port.name for port in session.get_inputs()], arrays))
+    sizes = ";".join(f"{name}:{','.join(map(str, array.shape))}" for name, array in feeds.items())
+    free = any(isinstance(size, str) for port in session.get_inputs() for size in port.shape)
+    assert args.dymDims == (sizes if free else None), (args.dymDims, sizes)
     numpy.save(results / f"{path.stem}_0.npy", session.run(None, feeds)[0])
 print("[INFO] -----------------Performance Summary------------------")
 print("[INFO] throughput 1000*batchsize.mean(4)/NPU_compute_time.mean(2.0): 2000.0")
@@ -95,18 +105,57 @@ def test_it_is_scored_as_the_file_is(kit, tiny, sentences, evaluate, tmp_path):
 
 def test_the_kit_holds_what_the_owner_of_a_card_needs(kit):
     _, om = kit
-    shape = {8: "4,8", 32: "4,32"}
     said = (om / "run.sh").read_text()
-    for length, sizes in shape.items():
-        inputs = ";".join(f"{n}:{sizes}" for n in ("input_ids", "attention_mask", "token_type_ids"))
-        assert (
-            "atc --framework=5 --input_format=ND --model=model.onnx --output=model "
-            f'--soc_version=Ascend310P3 --precision_mode_v2=origin --input_shape="{inputs}"'
-        ) in said
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    inputs = ";".join(f"{name}:4,-1" for name in names)
+    assert (
+        "atc --framework=5 --input_format=ND --model=model.onnx --output=model "
+        f'--soc_version=Ascend310P3 --precision_mode_v2=origin --input_shape="{inputs}" '
+        '--dynamic_dims="8,8,8;32,32,32" --log=error'
+    ) in said
+    for length in (8, 32):
+        assert f'--dymDims "{";".join(f"{name}:4,{length}" for name in names)}"' in said
         ids = numpy.load(om / f"albert_seq{length}_bs4" / "inputs" / "input_ids" / "00000.npy")
         assert ids.shape == (4, length) and ids.dtype == numpy.int64
     assert len((om / "README.md").read_text().splitlines()) <= 12
-    assert (om / "atc.txt").read_text().count("--framework=5") == 2
+    assert (om / "atc.txt").read_text().count("--framework=5") == 1
+
+
+def test_one_file_for_several_lengths_is_at_each_the_static_one(made):
+    """To the last digit, though only its weights stand once: the length is free there alone."""
+    files, om = made
+    merged = onnxruntime.InferenceSession(str(om / "gears_bs4" / "model.onnx"))
+    assert {tuple(port.shape) for port in merged.get_inputs()} == {(4, "length")}
+    for length in (8, 32):
+        saved = pt_file.open_pt(files / f"albert_seq{length}_bs4.pt")
+        own = engine.session(saved.blob("model.onnx"), "cpu", "fp16")
+        ids = numpy.arange(12 * length).reshape(3, 4, length) % 50 + 5
+        feeds = dict(zip(engine.INPUTS, (ids[0], ids[1] % 2, ids[2] % 2)))
+        assert numpy.array_equal(merged.run(None, feeds)[0], own.run(None, feeds)[0])
+
+
+def test_files_that_differ_in_more_than_their_length_are_an_om_each(made, monkeypatch):
+    files, _ = made
+    blobs = {
+        length: pt_file.open_pt(files / f"albert_seq{length}_bs4.pt").blob("model.onnx")
+        for length in (8, 32)
+    }
+    other = onnx.load_from_string(blobs[8])
+    expand = next(tensor for tensor in other.graph.initializer if tensor.name == "expand")
+    expand.name = "another"  # so the longer one's is taken for all lengths
+    for node in other.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = "another" if name == "expand" else name
+    with pytest.raises(UserError, match="no one ONNX file for several lengths, at 8"):
+        onnx_gears.merge({**blobs, 8: other.SerializeToString()}, engine.INPUTS, 14)
+    monkeypatch.setattr(onnx_gears, "merge", refuse)
+    models = list(om_kit._models(pt_file.open_all([files])))
+    assert [name for name, _, _ in models] == ["albert_seq8_bs4", "albert_seq32_bs4"]
+    assert [data for _, _, data in models] == list(blobs.values())
+
+
+def refuse(*_):
+    raise UserError("no one file")
 
 
 def swap(om):
@@ -186,6 +235,8 @@ def test_packed_rows_go_into_a_kit_too(tiny, sentences, export, evaluate, tools,
     run = export(pth_dir=tiny, data_dir=sentences, save_dir=tmp_path / "f", om_kit=om, **given)
     assert run.code == 0 and subprocess.run(["sh", str(om / "run.sh")], env=tools).returncode == 0
     (file,) = (tmp_path / "f").glob("*.pt")
+    assert "token_type_ids:1,32" in (om / "atc.txt").read_text()  # static: no gear
+    assert "dynamic_dims" not in (om / "atc.txt").read_text()
     read = {"aie_model_dir": file, "data_dir": sentences}
     for name, more in ("own", {}), ("om_out", {"om_results": om}):
         assert evaluate(output_dir=tmp_path / name, **read, **more).code == 0

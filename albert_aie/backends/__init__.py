@@ -51,6 +51,7 @@ __all__ = [
     "get",
     "import_engine",
     "load",
+    "onnx_gears",
     "options",
     "pick",
     "runner",

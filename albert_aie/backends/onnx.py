@@ -161,7 +161,6 @@ def compile(module, inputs, target, calibration=None):
     chosen = compile_settings(target)
     program = graph.trace(module, inputs)
     model = onnx.load_from_string(export(module, inputs, chosen["input_dtype"]))
-    onnx_checks.share_initialisers(model)
     batches = calibration()
     room = None
     if batches or target.precision == "fp16":
@@ -169,6 +168,7 @@ def compile(module, inputs, target, calibration=None):
     if target.precision == "fp16":
         room.check()
         onnx_half.narrow(model, room.powers)
+    onnx_checks.share_initialisers(model)
     onnx.helper.set_model_props(model, {"precision": target.precision})
     lines = onnx_checks.check(model, OPSET)
     said = room.text() if room else "not measured: no sentences; --calibration FILE gives some"

@@ -3,12 +3,19 @@
 The tables of operators (onnx_operators.json) are those of public sources, and of no chip in
 particular."""
 
+import hashlib
+import itertools
 import json
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy
 
 from ..base.errors import UserError, first_line
 
 LARGE = 1024  # bytes of an initialiser that may not stand twice
+# Of constants alone, ONNX Runtime computes them once, before it asks a provider what it takes.
+FOLDED = {"Reshape", "Slice", "Transpose"}
 TABLES = Path(__file__).with_name("onnx_operators.json")
 
 
@@ -30,7 +37,8 @@ def check(model, opset):
     if symbolic := symbolic_sizes(inferred.graph):
         raise UserError(f"the ONNX file has sizes that are not numbers: {', '.join(symbolic[:3])}")
     if twice := repeated(model.graph):
-        raise UserError(f"the ONNX file has weights twice: {', '.join(map(str, twice[:3]))}")
+        names = ", ".join(f"{one.first} as {one.second}" for one in twice[:3])
+        raise UserError(f"the ONNX file has weights twice: {names}")
     pieces, left = partition(model.graph)
     if (pieces, len(left)) != (1, 0):
         raise UserError(
@@ -39,11 +47,10 @@ def check(model, opset):
         )
     kinds = {node.op_type for node in model.graph.node}
     return (
-        f"opset {opset}, {model.ByteSize() / 1e6:.1f} MB, valid, 0 symbolic sizes, no weight of a "
-        "shape twice; "
-        f"{len(kinds)} operators, all in the tables of CANN's public ATC plugins (Aug 2026) and of "
-        "its ONNX Runtime provider (1.24.4), which hold for no chip in particular; that provider "
-        "would take it in 1 piece, with 0 nodes on the CPU (simulated)"
+        f"opset {opset}, {model.ByteSize() / 1e6:.1f} MB, valid, 0 symbolic sizes, no weight "
+        f"twice; {len(kinds)} operators, all in the tables of CANN's public ATC plugins (Aug 2026) "
+        "and of its ONNX Runtime provider (1.24.4), which hold for no chip in particular; that "
+        "provider would take it in 1 piece, with 0 nodes on the CPU (simulated)"
     )
 
 
@@ -61,14 +68,34 @@ def symbolic_sizes(graph):
     return found
 
 
+class Repeated(NamedTuple):
+    """Two initialisers of the same numbers: `first` with its axes in the order `axes`, read row by
+    row, is `second` with its own in the order `own_axes`."""
+
+    first: str
+    axes: tuple
+    second: str
+    own_axes: tuple
+    own_dims: tuple
+
+
 def repeated(graph):
-    """Pairs of names of large initialisers of one shape with the same bytes. (The last layer reads
-    K and V by heads, [N, D, H], the others as [H, H].)"""
+    """List of Repeated: large initialisers that stand before, transposed and reshaped or not."""
+    import onnx
+
     seen, found = {}, []
     for tensor in graph.initializer:
-        if len(tensor.raw_data) >= LARGE:
-            first = seen.setdefault((tuple(tensor.dims), tensor.raw_data), tensor.name)
-            found += [(first, tensor.name)] if first != tensor.name else []
+        if len(tensor.raw_data) < LARGE:
+            continue
+        values, views = onnx.numpy_helper.to_array(tensor), {}
+        for axes in itertools.permutations(range(values.ndim)):
+            data = numpy.ascontiguousarray(values.transpose(axes))
+            views.setdefault((tensor.data_type, hashlib.sha256(data).digest()), axes)
+        same = next((view for view in views if view in seen), None)
+        if same:
+            found.append(Repeated(*seen[same], tensor.name, views[same], values.shape))
+        else:
+            seen.update({view: (tensor.name, axes) for view, axes in views.items()})
     return found
 
 
@@ -101,10 +128,11 @@ def partition(graph):
     known, constants = provider_operators(), {tensor.name for tensor in graph.initializer}
     pieces, left, inside = 0, [], False
     for node in graph.node:
-        if node.op_type == "Constant":
+        constant = constants.issuperset(node.input)
+        if node.op_type == "Constant" or (constant and node.op_type in FOLDED):
             constants.update(node.output)
             continue
-        takes = node.op_type in known and not constants.issuperset(node.input)
+        takes = node.op_type in known and not constant
         pieces += takes and not inside
         inside = takes
         if not takes:
@@ -113,11 +141,15 @@ def partition(graph):
 
 
 def share_initialisers(model):
-    """Let every use of a large weight read the one that stands first, and no copying node."""
+    """Let every use of a large weight read the one that stands first, through nodes that ONNX
+    Runtime folds where it has other axes there, and no copying node."""
     graph = model.graph
-    names = {second: first for first, second in repeated(graph)}
-    weights = {tensor.name for tensor in graph.initializer}
-    kept = []
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    names, made, kept = {}, [], []
+    for one in repeated(graph):
+        nodes = _rearranged(one, weights[one.first].dims)
+        names[one.second] = one.second if nodes else one.first
+        made += nodes
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = names.get(name, name)
@@ -125,8 +157,33 @@ def share_initialisers(model):
             names[node.output[0]] = node.input[0]
         else:
             kept.append(node)
-    replace(graph.node, kept)
     replace(graph.initializer, [t for t in graph.initializer if t.name not in names])
+    replace(graph.node, made + kept)
+
+
+def _rearranged(one, dims):
+    """Nodes that make the second of a Repeated of the first, of these dims; none where it is it."""
+    import onnx
+
+    wanted = [one.own_dims[axis] for axis in one.own_axes]
+    steps, name = [], one.first
+    if list(one.axes) != sorted(one.axes):
+        steps.append(("Transpose", {"perm": one.axes}))
+    if [dims[axis] for axis in one.axes] != wanted:
+        shape = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [len(wanted)], wanted)
+        steps.append(("Reshape", {"value": shape}))
+    if list(one.own_axes) != sorted(one.own_axes):
+        steps.append(("Transpose", {"perm": numpy.argsort(one.own_axes).tolist()}))
+    nodes = []
+    for number, (kind, attributes) in enumerate(steps, 1):
+        inputs = [name]
+        name = one.second if number == len(steps) else f"{one.second}_{number}"
+        if kind == "Reshape":
+            inputs.append(f"{name}_shape")
+            nodes.append(onnx.helper.make_node("Constant", [], inputs[1:], **attributes))
+            attributes = {}
+        nodes.append(onnx.helper.make_node(kind, inputs, [name], **attributes))
+    return nodes
 
 
 def replace(field, values):

@@ -2,6 +2,7 @@
 narrow."""
 
 import collections
+import contextlib
 from typing import NamedTuple
 
 import numpy
@@ -13,8 +14,8 @@ LARGEST = 65504  # of fp16
 ROOM = 1.25  # times what calibration sentences reach has to fit into that
 MARGIN = 4.0  # the same of a LayerNorm's sum of squares, for which room is made
 LEAST = 2.0**-24  # of fp16 above 0: an epsilon of 0 would divide 0 by 0
+ROWS = 8  # of a call that measures
 VARIANCE = "LayerNorm variance"  # of its squares
-POSITIONS = 4096  # of the calibration's tokens, padding included: seconds, and maxima barely grow
 
 
 class Largest(NamedTuple):
@@ -58,18 +59,15 @@ class Room(NamedTuple):
 
 
 def measure_room(module, batches, inputs):
-    """Room of a torch module in fp32, on the first Batches, of POSITIONS in all, or, where there
-    are none, on `inputs`."""
+    """Room of a torch module in fp32 on Batches, or, where there are none, on `inputs`."""
     import torch
 
-    batches = batches[: max(1, POSITIONS // inputs[0].numel())]
-    runs = [tuple(map(torch.from_numpy, batch.inputs)) for batch in batches]
     count = sum(len(batch.sentences) for batch in batches)
     watch = _watch()
-    with torch.inference_mode(), watch:
-        for run in runs or [inputs]:
+    with torch.inference_mode(), _shorter_rows(module) as free, watch:
+        for arrays in _runs(batches, free) if batches else [inputs]:
             watch.norms = 0
-            module(*run)
+            module(*map(torch.as_tensor, arrays))
     powers = []
     for number in range(watch.norms):
         total, power = watch.sums[number], 0
@@ -82,6 +80,36 @@ def measure_room(module, batches, inputs):
             kinds[kind] = Largest(kind, value, place)
     order = (VARIANCE, "attention score", "GELU input", "LayerNorm input", "product")
     return Room([kinds[kind] for kind in order if kind in kinds], powers, count)
+
+
+def _runs(batches, free):
+    """Inputs of each call: where rows may be shorter, of sentences of about one length, after a few
+    with all their padding, for what overflows there is multiplied by 0."""
+    if not free:
+        yield from (batch.inputs for batch in batches)
+        return
+    arrays = [numpy.concatenate(parts) for parts in zip(*(batch.inputs for batch in batches))]
+    yield [array[:ROWS] for array in arrays]
+    lengths = arrays[1].sum(1)
+    order = numpy.argsort(lengths)
+    for start in range(0, len(order), ROWS):
+        rows = order[start : start + ROWS]
+        yield [array[rows, : lengths[rows].max()] for array in arrays]
+
+
+@contextlib.contextmanager
+def _shorter_rows(module):
+    """Whether the module takes plain rows that are shorter than its shape, and lets it."""
+    from ..albert.fused import FusedAlbert
+
+    if not isinstance(module, FusedAlbert) or module.shape.slots or module.free_sizes:
+        yield False
+        return
+    expand, module.expand, module.free_sizes = module.expand, None, True
+    try:
+        yield True
+    finally:
+        module.expand, module.free_sizes = expand, False
 
 
 def _watch():

@@ -1,6 +1,7 @@
 """The kit for the owner of an Ascend card, who has CANN and neither this program nor the data: an
-ONNX file with its line for atc, the inputs of a data set as ais_bench reads them, and a script.
-What ais_bench writes is read back here and scored as any other file's answers.
+ONNX file with its line for atc (lengths are gears of one), the inputs of a data set as ais_bench
+reads them, and a script. What ais_bench writes is read back here and scored as any other file's
+answers.
 
 The kit holds no labels, and of texts only token ids. Nothing of it has run on a card yet."""
 
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy
 
 from ..albert import references
-from ..backends import Output
+from ..backends import Output, onnx_gears
 from ..backends.runner import Runner
 from ..base.errors import UserError
 from ..base.files import json_text, read_json, replacing
@@ -39,11 +40,15 @@ RUN = """#!/bin/sh
 set -e
 cd "$(dirname "$0")"
 """
+OM = """
+cd {om}
+{atc}
+cd ..
+"""
 PART = """
 cd {part}
-{atc}
 rm -rf results
-python3 -m ais_bench --model model.om --input {inputs} \\
+python3 -m ais_bench --model ../{om}/model.om --input {inputs}{gear} \\
     --output . --output_dirname results --outfmt NPY --batchsize {rows} > ais_bench.log 2>&1 \\
     || {{ cat ais_bench.log; exit 1; }}
 grep -i throughput ais_bench.log
@@ -66,15 +71,59 @@ def check(folder, target, soc_version):
         raise UserError(f"--om_kit {folder}: is there already; name a new folder")
 
 
-def atc(shape, soc_version=SOC):
-    """The command that makes model.om of model.onnx, with the types of the file kept."""
-    sizes = ",".join(map(str, shape.inputs))
+def atc(shapes, soc_version=SOC):
+    """The command that makes model.om of model.onnx, with the types of the file kept; of several
+    shapes, which differ in their length alone, each is a gear."""
+    sizes, gears = ",".join(map(str, shapes[0].inputs)), ""
+    if len(shapes) > 1:
+        sizes = f"{shapes[0].batch_size},-1"
+        lengths = (",".join(len(INPUTS) * [str(shape.max_seq_length)]) for shape in shapes)
+        gears = f' --dynamic_dims="{";".join(lengths)}"'
     inputs = ";".join(f"{name}:{sizes}" for name in INPUTS)
     return (
         "atc --framework=5 --input_format=ND --model=model.onnx --output=model "
-        f'--soc_version={soc_version} --precision_mode_v2=origin --input_shape="{inputs}" '
+        f'--soc_version={soc_version} --precision_mode_v2=origin --input_shape="{inputs}"{gears} '
         "--log=error"
     )
+
+
+def _models(saved):
+    """(name, files in order of their length, ONNX file) of each OM: plain files that differ in
+    their length alone are gears of one."""
+    groups = {}
+    for file in sorted(saved.files, key=lambda file: file.own_shapes):
+        (shape,) = file.own_shapes
+        groups.setdefault((shape.batch_size, shape.slots and shape), []).append(file)
+    for (batch_size, _), files in groups.items():
+        if len(files) > 1:
+            given = {file.own_shapes[0].max_seq_length: file.blob("model.onnx") for file in files}
+            opset = files[0].manifest["options"]["opset"]
+            try:
+                yield f"gears_bs{batch_size}", files, onnx_gears.merge(given, INPUTS, opset)
+                continue
+            except UserError:  # another graph than ours: each length is an OM of its own
+                pass
+        for file in files:
+            yield file.path.stem, [file], file.blob("model.onnx")
+
+
+def _script(saved, soc_version, parts):
+    """({folder: ONNX file}, text of run.sh), which leaves out what no batch was made for."""
+    models, run, inputs = {}, RUN, ",".join(f"inputs/{name}" for name in INPUTS)
+    for om, files, data in _models(saved):
+        models[om] = data
+        used = [file for file in files if parts[file.path.stem]["batches"]]
+        if used:
+            shapes = [file.own_shapes[0] for file in files]
+            run += OM.format(om=om, atc=atc(shapes, soc_version or SOC))
+        for file in used:
+            (shape,), part, gear = file.own_shapes, file.path.stem, ""
+            if len(files) > 1:
+                sizes = ",".join(map(str, shape.inputs))
+                gear = f' --dymDims "{";".join(f"{name}:{sizes}" for name in INPUTS)}"'
+            given = {"part": part, "om": om, "inputs": inputs, "gear": gear}
+            run += PART.format(**given, rows=shape.batch_size)
+    return models, run
 
 
 def write(folder, saved, checkpoint, examples, soc_version, upstream_dir):
@@ -87,24 +136,23 @@ def write(folder, saved, checkpoint, examples, soc_version, upstream_dir):
     named = [number for batch in batches for number in batch.sentences[:ORDER]]
     known, _ = references.logits(checkpoint, [encoded[i] for i in named], upstream_dir)
     known = iter(known.tolist())
-    parts, run = {}, RUN
+    parts = {}
     for file in saved.files:
         (shape,) = file.own_shapes
         part = file.path.stem
         own = [batch for batch in batches if batch.shape == shape]
         for name in INPUTS:
             (folder / part / "inputs" / name).mkdir(parents=True)
-        (folder / part / "model.onnx").write_bytes(file.blob("model.onnx"))
         dtype = file.manifest["options"]["input_dtype"]
         for number, batch in enumerate(own):
             for name, array in zip(INPUTS, batch.inputs):
                 path = folder / part / "inputs" / name / f"{number:05d}.npy"
                 numpy.save(path, array.astype(dtype))
         parts[part] = {"shape": list(shape), "batches": [_sha256(batch) for batch in own]}
-        inputs = ",".join(f"inputs/{name}" for name in INPUTS)
-        if own:
-            line = atc(shape, soc_version or SOC)
-            run += PART.format(part=part, atc=line, inputs=inputs, rows=shape.batch_size)
+    models, run = _script(saved, soc_version, parts)
+    for om, data in models.items():
+        (folder / om).mkdir(exist_ok=True)
+        (folder / om / "model.onnx").write_bytes(data)
     for batch in batches:
         part = next(each for each in parts.values() if each["shape"] == list(batch.shape))
         logits = [next(known) for _ in batch.sentences[:ORDER]]
