@@ -7,7 +7,7 @@ import numpy
 from helpers import Run, refused
 
 from albert_aie.cli import console
-from benchmarks import loadgen, server_rates, traffic
+from benchmarks import loadgen, traffic
 
 SUMMARY = """================================================
 MLPerf Results Summary
