@@ -277,6 +277,13 @@ class Ours:
         self.spec, self.classify = spec, Classifier(spec.made_from["file"], **options)
         self.saved, self.runner = self.classify.saved, self.classify.runner
         self.config = self.saved.manifest["config"]
+        if spec.backend == "onnx" and spec.precision == "int8":
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "model.onnx"
+                path.write_bytes(self.saved.blob("model.onnx"))
+                data = quantised_onnx_file(path).read_bytes()
+            session = backends.get("onnx").session
+            self.runner._program = session(data, "cpu", "int8", threads=self.runner.threads)
 
     def sentences(self, texts):
         if self.spec.typed:  # what README's seven lines give: labels and probabilities

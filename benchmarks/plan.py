@@ -130,9 +130,9 @@ def ours(precision):
     common = {"device": device, "batch_size": 32, "streams": 0}  # 0: the engine's choice
     yield Engine("ours", f"ours {precision}", precision, (*BOTH, *SINGLE), **common)
     yield Engine("ours", f"ours {precision}, packed", precision, DENSE, packed=True, **common)
-    if precision == "fp32":
+    if precision in ("fp32", "int8"):  # int8: ONNX Runtime's own dynamic quantisation of our file
         common = {**common, "batch_size": 8, "packed": True, "backend": "onnx"}
-        yield Engine("ours", "ours ONNX Runtime fp32, packed", precision, TEXT, **common)
+        yield Engine("ours", f"ours ONNX Runtime {precision}, packed", precision, TEXT, **common)
 
 
 def engines(args, folder):
@@ -222,7 +222,7 @@ def export(args, folder, engine):
     if not engine.typed:
         usual = "torchscript" if engine.device == "cuda" else "openvino"
         flags += [f"--backend={engine.backend or usual}", f"--device={engine.device}"]
-        flags += [f"--precision={engine.precision}"]
+        flags += [f"--precision={'fp32' if engine.backend == 'onnx' else engine.precision}"]
     if engine.backend == "onnx":  # a shape is compiled: that of most of dev's sentences
         flags += ["--pack", f"--batch_size={engine.batch_size}", f"--max_seq_length={ROW}"]
     place = folder / "".join(["ours", *flags])

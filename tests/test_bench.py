@@ -1118,3 +1118,17 @@ def test_a_real_sweep(tiny, sentences, capsys, tmp_path, monkeypatch):
     given = ["--data_dir", sentences, "--batch_size", 4, "--pth_dir", "nowhere"]
     assert script(sweep, *given) == 1
     assert "padded 4 x 128: error: nowhere: no such folder" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="ONNX Runtime 1.19 quantises it badly")
+def test_our_onnx_file_in_int8_is_the_file_with_its_products_quantised(onnx_files):
+    texts = ["a fine film", "dull and slow", "no", "charming, and very well acted"]
+    logits = {}
+    for precision in ("fp32", "int8"):
+        spec = plan.Engine("ours", "", precision, (), backend="onnx", packed=True)
+        spec.made_from["file"] = str(onnx_files["fp32 packed"])
+        engine = engines.Ours(spec)
+        logits[precision] = engine.sentences(texts)
+        engine.classify.close()
+    difference = abs(logits["int8"] - logits["fp32"]).max()
+    assert 0 < difference < 0.1 * abs(logits["fp32"]).max()
