@@ -1,0 +1,372 @@
+"""What a user reads of a corpus that cannot be run: the file, the reason and how to fix it, to the
+letter."""
+
+import contextlib
+import json
+import os
+import platform
+import re
+import types
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from albert_aie.base.errors import UserError
+from albert_aie.corpus import planning, ray_workers, reading, summaries, urls, worker
+from albert_aie.corpus.reading import Cut, Span
+from albert_aie.corpus.urls import Input
+
+
+def said(function, *given):
+    with pytest.raises(UserError) as error:
+        function(*given)
+    return str(error.value)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Function of a name and a text (or of Parquet the columns) -> path of that file."""
+
+    def write(name, content):
+        path = tmp_path / name
+        if isinstance(content, str):
+            path.write_text(content)
+        else:
+            parquet.write_table(content, path)
+        return str(path)
+
+    return write
+
+
+def made(*paths, form=None, **cut):
+    """Plan of these files, without settings but for the format."""
+    inputs, form = reading.find(paths, form)
+    return planning.make(inputs, form, Cut(9, **cut))._replace(settings={"format": form})
+
+
+def test_patterns_and_urls_that_lead_to_no_file(tmp_path, monkeypatch):
+    for pattern in (f"{tmp_path}/no*", f"file://{tmp_path}/*.csv"):
+        wanted = f"--input {pattern}: no file goes by that; correct the pattern"
+        assert said(urls.matching, pattern) == wanted
+    text = said(urls.matching, "nobody://host/a*")
+    assert re.fullmatch(r"nobody://host: no filesystem \(.+\); correct the URL", text)
+    text = said(urls.matching, f"file://{tmp_path}/gone/*")
+    pattern = f"file://{tmp_path}/gone/*"
+    assert re.fullmatch(rf"--input {re.escape(pattern)}: cannot be listed \(.+\); correct it", text)
+    gone = f"file://{tmp_path}/gone"
+    assert said(urls.status, gone) == f"{gone}: no such file; correct its name"
+
+    def no_route(path):
+        raise OSError("no route")
+
+    there = types.SimpleNamespace(get_file_info=no_route)
+    monkeypatch.setattr(urls, "_filesystem", lambda url: (there, "a"))
+    assert said(urls.status, "far://a") == "far://a: cannot be read (no route); correct it"
+
+
+def test_files_that_are_not_of_one_run(file):
+    lines, table = file("a.txt", "fine\n"), file("b.csv", "id,sentence\n1,fine\n")
+    wanted = f"{table}: is csv, but {lines} is lines; give files of one format to a run"
+    assert said(reading.find, [lines, table]) == wanted
+    fix = "say which it is with --input_format parquet|csv|jsonl|lines|tsv"
+    unknown = file("a.doc", "fine\n")
+    assert said(reading.find, [unknown]) == f"{unknown}: its suffix names no format; {fix}"
+    assert [form for _, form in (reading.find([unknown], name) for name in reading.FORMATS)] == [
+        *reading.FORMATS
+    ]
+    other = file("c.csv", "text\nfine\n")
+    assert said(made, table, other) == (
+        f"{other}: has columns (text string), but {table} (id string, sentence string); give files "
+        "of the same columns and types to a run"
+    )
+    notes, link = [], table + ".link"
+    os.symlink(table, link)
+    inputs, _ = reading.find([table, link, table], "csv", notes.append)
+    assert notes == [f"{link}: is {table} by another name; it is read once"]
+    assert [one.path for one in inputs] == [table]
+
+
+def test_files_of_which_no_plan_can_be_made(file):
+    empty = file("a.csv", "sentence\n")
+    assert said(made, empty) == f"{empty}: holds no row; give files that do"
+    hollow = file("a.jsonl", '{"a": {}}\n')
+    text = said(made, hollow)
+    fix = "leave that one out"
+    assert re.fullmatch(rf"{hollow}: Parquet cannot hold its columns \(.+\); {fix}", text)
+    broken = file("a.parquet", "PAR1 and no more")
+    text, again = said(made, broken), "copy or download it again"
+    assert re.fullmatch(rf"{broken}: not a readable parquet file \(.+\); {again}", text)
+    twice = file("b.parquet", pyarrow.table([["a"], ["b"]], ["a", "a"]))
+    assert said(made, twice) == f"{twice}: has several columns 'a'; rename them"
+    short = file("b.csv", "a,b\n1\n")
+    why = "1 column instead of 2 (a,b)"
+    assert said(made, short) == (
+        f"{short}, line 2: {why}; correct the line, or take --on_bad_row skip"
+    )
+    mixed = file("b.jsonl", '{"a": 1}\n{"a": "x"}\n')
+    why = "key 'a' is text, but a whole number in lines before"
+    assert said(made, mixed) == (
+        f"{mixed}, line 2: {why}; give it one type, or take --on_bad_row skip"
+    )
+
+
+def test_parts_and_rows_are_called_by_lines_of_text_and_rows_of_parquet(file):
+    path = file("a.csv", "sentence\n" + "fine\n" * 10)
+    plan = made(path)
+    assert [plan.describe(part) for part in plan.parts] == [
+        f"{path}, 9 rows from line 2",
+        f"{path}, 1 rows from line 11",
+    ]
+    assert plan.describe_row(plan.parts[0], 7) == f"{path}, line 7"
+    assert (plan.rows, plan.bytes) == (10, 59)
+    path = file("a.parquet", pyarrow.table({"sentence": ["fine"] * 10}))
+    plan = made(path)
+    assert [plan.describe(part) for part in plan.parts] == [
+        f"{path}, 5 rows from row 0",
+        f"{path}, 5 rows from row 5",
+    ]
+    assert plan.describe_row(plan.parts[0], 7) == f"{path}, row 7"
+
+
+def test_a_plan_that_is_not_that_of_the_run(tmp_path, file):
+    one, two = file("a.csv", "sentence\nfine\n"), file("b.csv", "sentence\nfine\n")
+    plan = made(one)
+    (first, second), _ = reading.find([one, two])
+    other = "give the same files, or take another --output_dir"
+    text = said(planning.check_inputs, plan, [first, second])
+    assert text == f"{two}: is no file of the run in --output_dir; {other}"
+    text = said(planning.check_inputs, plan, [second])
+    assert text == f"{one}: is gone since the run in --output_dir; {other}"
+    text = said(planning.check_inputs, plan, [first._replace(bytes=1)])
+    assert text == (
+        f"{one}: changed since the run in --output_dir was planned; put the file back, or take "
+        "another --output_dir"
+    )
+    planning.check_inputs(plan, [first])
+    assert said(planning.check_settings, plan, {"format": "tsv"}) == (
+        "--output_dir holds a run with another format (csv, not tsv); run it as it was begun, or "
+        "take another folder"
+    )
+    text = said(planning.check_outside, [first], str(tmp_path))
+    assert text == f"--output_dir {tmp_path}: holds the input {one}; take another folder"
+    planning.check_outside([first], str(tmp_path / "a"))
+    planning.check_outside([first], str(tmp_path)[:-1])
+
+
+@pytest.mark.parametrize("change", [{"version": 1}, {"parts": []}, {"inputs": None}, None])
+def test_a_plan_is_what_was_written_or_none(tmp_path, file, change):
+    plan, place = made(file("a.csv", "sentence\nfine\n")), tmp_path / "_plan.json"
+    assert planning.load(tmp_path) is None
+    planning.save(plan, tmp_path)
+    assert planning.load(tmp_path) == plan
+    fix = "it was changed, or another version wrote it: take another --output_dir"
+    content = json.loads(place.read_text())
+    assert content["version"] == planning.VERSION and content["sha256"] == plan.digest
+    place.write_text(json.dumps({**content, **change}) if change else "no JSON")
+    text = said(planning.load, tmp_path)
+    if change:
+        assert text == f"{place}: is not a plan as it was written; {fix}"
+    else:
+        assert re.fullmatch(rf"{place}: not a readable JSON file \(.+\); {fix}", text)
+
+
+def test_columns_of_sentences_hold_text(file):
+    text, numbers = pyarrow.array(["a"]), pyarrow.array([1])
+    columns = {"plain": text, "large": text.cast("large_string"), "coded": text.dictionary_encode()}
+    wrong = {"number": numbers, "coded_number": numbers.dictionary_encode(), "bytes": [b"a"]}
+    path = file("a.parquet", pyarrow.table({**columns, **wrong}))
+    plan = made(path)
+    planning.check_text(plan, columns)
+    for name, kind in (("number", "int64"), ("bytes", "binary"), ("coded_number", None)):
+        kind = kind or plan.schema.field(name).type
+        assert said(planning.check_text, plan, ["plain", name]) == (
+            f"{path}: column {name!r} is {kind}, not text; name another one by --text_column"
+        )
+
+
+def test_a_file_that_is_not_the_one_that_was_planned(file):
+    path = file("a.csv", "sentence\nfine\n")
+    known = urls.status(path)
+    urls.check_same(known)
+    assert said(urls.check_same, known._replace(mtime_ns=1)) == (
+        f"{path}: changed since the run was planned; put the file back, or take another "
+        "--output_dir"
+    )
+    schema, _ = reading.scan(known, "csv", Cut(9), {})
+    with pytest.raises(ValueError, match="^1 rows instead of 2$"):
+        reading.read(known, "csv", Span(0, 2, 9, 2), schema, ["sentence"])
+    path = file("a.jsonl", '{"n": 1}\n{"n": 2, "m": 1}\n')
+    whole = pyarrow.schema([("n", pyarrow.int64())])
+    rows = reading.read(urls.status(path), "jsonl", Span(0, 2, 0, 1), whole, None)
+    assert rows.bad == [(2, "values of other types than were planned")]
+    assert rows.numbers == [1] and rows.table.to_pylist() == [{"n": 1}]
+
+
+def test_an_output_folder_that_is_another_s(tmp_path):
+    folder, file = tmp_path / "out", tmp_path / "file"
+    file.write_text("")
+    with worker.locked(folder) as token:
+        worker._check_shared(folder, token)
+        text = said(worker._check_shared, folder, token[1:])
+        assert said(contextlib.ExitStack().enter_context, worker.locked(folder)) == (
+            f"--output_dir {folder}: another run is writing there; wait for it, or choose another "
+            "folder"
+        )
+    wanted = (
+        f"--output_dir {{}}: {platform.node()}, where a worker runs, does not see this folder; take "
+        "one on a filesystem that all nodes share"
+    )
+    assert text == wanted.format(folder)
+    assert said(worker._check_shared, tmp_path, token) == wanted.format(tmp_path)
+    text = said(contextlib.ExitStack().enter_context, worker.locked(file))
+    assert text == f"--output_dir {file}: cannot be written (File exists); choose another folder"
+    with worker.locked(folder / "deep" / "er") as other:
+        assert other != token and len(other) == 32
+    with worker.locked(folder) as other:
+        assert (folder / worker.LOCK).read_text() == other != token
+
+
+def test_what_became_of_a_call():
+    def refuses():
+        raise UserError("a.csv: no such file; correct its name")
+
+    def fails():
+        raise OSError("no route\nto host")
+
+    assert worker.attempt(divmod, 7, 2) == ("done", (3, 1))
+    assert worker.attempt(refuses) == ("refused", "a.csv: no such file; correct its name")
+    assert worker.attempt(fails) == ("failed", "no route (OSError)")
+
+
+@pytest.mark.parametrize(
+    "given, wanted",
+    [
+        (("cpu", [{"CPU": 4.0}]), (1, 4, {"num_cpus": 4})),
+        (("cpu", [{"CPU": 4}, {"CPU": 2}, {}]), (2, 2, {"num_cpus": 2})),
+        (("cpu", [{"CPU": 4}, {"CPU": 3}], 3), (3, 2, {"num_cpus": 2})),
+        (("cpu", [{"CPU": 3}, {"CPU": 3}], 3), (3, 1, {"num_cpus": 1})),
+        (("cpu", [{"CPU": 8}], 2, 3), (2, 3, {"num_cpus": 3})),
+        (("npu", [{"NPU": 2, "CPU": 8}, {"NPU": 1}]), (3, 0, {"num_cpus": 0, "resources": {"NPU": 1}})),
+        (("npu", [{"NPU": 2}], 1), (1, 0, {"num_cpus": 0, "resources": {"NPU": 1}})),
+        (("cuda", [{"GPU": 2}, {"GPU": 2}], 4), (4, 0, {"num_cpus": 0, "num_gpus": 1})),
+        (
+            ("cuda", [{"CPU": 8}]),
+            "--ray: the cluster has 0 GPU for 1 workers; take fewer, or say what a node has when it "
+            "is started (ray start --resources)",
+        ),
+        (
+            ("npu", [{"NPU": 2}], 3),
+            "--ray: the cluster has 2 NPU for 3 workers; take fewer, or say what a node has when it "
+            "is started (ray start --resources)",
+        ),
+        (
+            ("cpu", [{"CPU": 2}, {"CPU": 1}], 4),
+            "--workers 4: of 1 thread each do not fit on 2 + 1 CPUs; take fewer",
+        ),
+        (
+            ("cpu", [{"CPU": 4}], 2, 3),
+            "--workers 2: of 3 threads each do not fit on 4 CPUs; take fewer",
+        ),
+        (("cpu", [{}]), "--workers 0: of 1 thread each do not fit on 0 CPUs; take fewer"),
+    ],
+)  # fmt: skip
+def test_how_many_workers_a_cluster_has_room_for(given, wanted):
+    if isinstance(wanted, str):
+        assert said(ray_workers.share, *given) == wanted
+    else:
+        assert ray_workers.share(*given) == wanted
+
+
+SUMMARY = {
+    "rows_written": 9000, "rows_planned": 10000, "skipped": 0, "truncated": 0, "not_scored": 0,
+    "rows_per_second": None, "seconds": None, "workers": None, "startup_seconds": None,
+    "failed": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "more, lines",
+    [
+        ({}, [("rows", "9,000 of 10,000 written")]),
+        (
+            {"skipped": 1000, "truncated": 2, "not_scored": 3},
+            [
+                (
+                    "rows",
+                    "9,000 of 10,000 written; 1,000 skipped; 2 cut to the file's length; 3 without "
+                    "an answer, for their logits are not finite",
+                )
+            ],
+        ),
+        (
+            {"rows_per_second": 1234.56, "seconds": 7.29, "workers": 2, "startup_seconds": 1.26},
+            [
+                ("rows", "9,000 of 10,000 written"),
+                ("rate", "1,234.6 rows/s over 7.3 s by 2 workers (start-up of 1.3 s apart)"),
+            ],
+        ),
+        (
+            {"rows_per_second": 1.0, "seconds": 7200, "workers": 1, "startup_seconds": 0},
+            [
+                ("rows", "9,000 of 10,000 written"),
+                ("rate", "1.0 rows/s over 7,200.0 s by 1 worker (start-up of 0.0 s apart)"),
+            ],
+        ),
+        (
+            {"failed": [{"part": 3, "what": "a.csv, 7 rows from line 9", "why": "no disk"}]},
+            [
+                ("rows", "9,000 of 10,000 written"),
+                ("failed", "part 3: a.csv, 7 rows from line 9: no disk"),
+            ],
+        ),
+        (
+            {
+                "accuracy": {"correct": 1, "total": 2, "value": 0.5, "wilson95": [0.1, 0.9]},
+                "unlabelled": 1200,
+                "metrics": {"f1": 0.25},
+            },
+            [
+                ("rows", "9,000 of 10,000 written"),
+                (
+                    "accuracy",
+                    "0.5000 (1/2), 95 % Wilson interval 0.1000 to 0.9000; 1,200 rows without a "
+                    "label",
+                ),
+                ("metrics", "F1 0.2500"),
+            ],
+        ),
+    ],
+)
+def test_what_is_printed_of_a_summary(more, lines):
+    assert list(summaries.lines({**SUMMARY, **more})) == lines
+
+
+def test_rows_that_were_skipped_are_a_line_each(tmp_path):
+    """Whatever stands in names and reasons; no file where none was."""
+    inputs = [Input("a\tb.csv", 1, 1), Input("c\udce9.csv", 1, 1)]
+    plan = planning.Plan({}, inputs, [], "", [])
+    parts = [planning.Part(number, number, Span(0, 3, 0)) for number in (0, 1)]
+    good = worker.Done(3, 3, [], 0, 0)
+    assert summaries.write_skipped(tmp_path, plan, [(parts[0], good)]) is None
+    assert not list(tmp_path.iterdir())
+    bad = [good._replace(bad=[[2, "no\ttext\r\nhere"], [12, "x"]]), good._replace(bad=[[1, "y"]])]
+    path = summaries.write_skipped(tmp_path, plan, list(zip(parts, bad)))
+    assert path == tmp_path / "_skipped.tsv"
+    assert path.read_bytes() == (
+        b"file\trow\twhy\na b.csv\t2\tno text  here\na b.csv\t12\tx\nc\\udce9.csv\t1\ty\n"
+    )
+
+
+def test_the_times_of_another_run_are_not_this_one_s(tmp_path):
+    plan = planning.Plan({}, [], [], "", [])
+    none = dict.fromkeys(summaries.TIMES)
+    assert summaries.last_times(tmp_path, plan) == none
+    times = dict(zip(summaries.TIMES, (2, 1.5, 3.25, 9.0)))
+    place = tmp_path / "_summary.json"
+    for content in ("no JSON", "[]", json.dumps({"plan": "other", **times})):
+        place.write_text(content)
+        assert summaries.last_times(tmp_path, plan) == none
+    assert summaries.write_summary(tmp_path, {"plan": plan.digest, **times}) == place
+    assert summaries.last_times(tmp_path, plan) == times
+    assert tuple(times) == ("workers", "startup_seconds", "seconds", "rows_per_second")
