@@ -214,8 +214,8 @@ def test_an_output_folder_that_is_another_s(tmp_path):
             "folder"
         )
     wanted = (
-        f"--output_dir {{}}: {platform.node()}, where a worker runs, does not see this folder; take "
-        "one on a filesystem that all nodes share"
+        f"--output_dir {{}}: {platform.node()}, where a worker runs, does not see this folder; "
+        "take one on a filesystem that all nodes share"
     )
     assert text == wanted.format(folder)
     assert said(worker._check_shared, tmp_path, token) == wanted.format(tmp_path)
@@ -239,6 +239,9 @@ def test_what_became_of_a_call():
     assert worker.attempt(fails) == ("failed", "no route (OSError)")
 
 
+ONE_NPU = {"num_cpus": 0, "resources": {"NPU": 1}}
+
+
 @pytest.mark.parametrize(
     "given, wanted",
     [
@@ -247,18 +250,18 @@ def test_what_became_of_a_call():
         (("cpu", [{"CPU": 4}, {"CPU": 3}], 3), (3, 2, {"num_cpus": 2})),
         (("cpu", [{"CPU": 3}, {"CPU": 3}], 3), (3, 1, {"num_cpus": 1})),
         (("cpu", [{"CPU": 8}], 2, 3), (2, 3, {"num_cpus": 3})),
-        (("npu", [{"NPU": 2, "CPU": 8}, {"NPU": 1}]), (3, 0, {"num_cpus": 0, "resources": {"NPU": 1}})),
-        (("npu", [{"NPU": 2}], 1), (1, 0, {"num_cpus": 0, "resources": {"NPU": 1}})),
+        (("npu", [{"NPU": 2, "CPU": 8}, {"NPU": 1}]), (3, 0, ONE_NPU)),
+        (("npu", [{"NPU": 2}], 1), (1, 0, ONE_NPU)),
         (("cuda", [{"GPU": 2}, {"GPU": 2}], 4), (4, 0, {"num_cpus": 0, "num_gpus": 1})),
         (
             ("cuda", [{"CPU": 8}]),
-            "--ray: the cluster has 0 GPU for 1 workers; take fewer, or say what a node has when it "
-            "is started (ray start --resources)",
+            "--ray: the cluster has 0 GPU for 1 workers; take fewer, or say what a node has when "
+            "it is started (ray start --resources)",
         ),
         (
             ("npu", [{"NPU": 2}], 3),
-            "--ray: the cluster has 2 NPU for 3 workers; take fewer, or say what a node has when it "
-            "is started (ray start --resources)",
+            "--ray: the cluster has 2 NPU for 3 workers; take fewer, or say what a node has when "
+            "it is started (ray start --resources)",
         ),
         (
             ("cpu", [{"CPU": 2}, {"CPU": 1}], 4),
