@@ -2,20 +2,25 @@
 letter."""
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
 import re
 import types
+from collections import deque
 
 import pyarrow
 import pytest
+from corpora import label_corpus, summary_of, table_of
 from pyarrow import parquet
 
+from albert_aie.artifact import pt_file
 from albert_aie.base.errors import UserError
-from albert_aie.corpus import planning, ray_workers, reading, summaries, urls, worker
+from albert_aie.corpus import job, planning, ray_workers, reading, summaries, urls, worker
 from albert_aie.corpus.reading import Cut, Span
 from albert_aie.corpus.urls import Input
+from albert_aie.data.tasks import TASKS
 
 
 def said(function, *given):
@@ -193,6 +198,11 @@ def test_a_file_that_is_not_the_one_that_was_planned(file):
         f"{path}: changed since the run was planned; put the file back, or take another "
         "--output_dir"
     )
+    table = file("a.parquet", pyarrow.table({"sentence": ["fine"]}))
+    planned = urls.status(table)
+    file("a.parquet", "no Parquet")
+    text = said(reading.read, planned, "parquet", Span(0, 1, 0), pyarrow.schema([]), [])
+    assert text.startswith(f"{table}: changed since the run was planned; ")
     schema, _ = reading.scan(known, "csv", Cut(9), {})
     with pytest.raises(ValueError, match="^1 rows instead of 2$"):
         reading.read(known, "csv", Span(0, 2, 9, 2), schema, ["sentence"])
@@ -373,3 +383,175 @@ def test_the_times_of_another_run_are_not_this_one_s(tmp_path):
     assert summaries.write_summary(tmp_path, {"plan": plan.digest, **times}) == place
     assert summaries.last_times(tmp_path, plan) == times
     assert tuple(times) == ("workers", "startup_seconds", "seconds", "rows_per_second")
+
+
+# A run
+
+
+def test_everything_that_a_run_writes(tmp_path, capfd, file, file_of):
+    path = file("a.csv", "sentence,gold\nfine,1\ndull,positive\nno,0\nbad,-1\n")
+    given = {"aie_model_dir": file_of("SST-2"), "input": path, "label_column": "gold"}
+    done = label_corpus(capfd, **given, output_dir=tmp_path / "out", part_rows=3)
+    assert (done.code, done.err) == (0, "")
+    digest = pt_file.open_pt(file_of("SST-2")).digest
+    plan = json.loads((tmp_path / "out" / "_plan.json").read_text())
+    assert plan["settings"] == {
+        "format": "csv",
+        "part_rows": 3,
+        "text_column": ["sentence"],
+        "label_column": "gold",
+        "labels": ["0", "1"],
+        "model": digest,
+        "classes": ["negative", "positive"],
+        "answer_columns": ["label", "probability", "model"],
+    }
+    info = os.stat(path)
+    assert plan["inputs"] == [[path, info.st_size, info.st_mtime_ns]]
+    assert plan["columns"] == [["sentence", "gold"]]
+    assert plan["parts"] == [[0, 0, 0, 3, 14, 2], [1, 0, 3, 1, 40, 5]]
+    summary = summary_of(tmp_path / "out")
+    labels = [row["label"] for row in table_of(tmp_path / "out")]
+    right = sum(a == b for a, b in zip(labels, ("positive", "positive", "negative")))
+    accuracy = summary["accuracy"]
+    assert (accuracy["correct"], accuracy["total"]) == (right, 3)
+    assert {key: summary[key] for key in summary if key not in (*summaries.TIMES, "accuracy")} == {
+        "plan": plan["sha256"],
+        "model": digest,
+        "text_column": ["sentence"],
+        "label_column": "gold",
+        "files": 1,
+        "parts": 2,
+        "rows_planned": 4,
+        "rows": 4,
+        "rows_written": 4,
+        "skipped": 0,
+        "truncated": 0,
+        "not_scored": 0,
+        "failed": [],
+        "metrics": {},
+        "unlabelled": 1,
+    }
+    part = tmp_path / "out" / f"part-000001-{plan['sha256'][:8]}.parquet"
+    told = json.loads(parquet.read_metadata(part).metadata[b"albert_aie"])
+    counts = {"rows": 1, "written": 1, "bad": [], "cut": 0, "unanswered": 0}
+    assert told == {"plan": plan["sha256"], "part": 1, **counts}
+    columns = [(field.name, str(field.type)) for field in parquet.read_schema(part)]
+    texts = [(name, "string") for name in ("sentence", "gold", "label")]
+    assert columns == [*texts, ("probability", "float"), ("model", "string")]
+    assert {row["model"] for row in table_of(tmp_path / "out")} == {digest}
+    beside = part.with_name(f"_{part.stem}.sha256").read_text()
+    assert beside == f"{hashlib.sha256(part.read_bytes()).hexdigest()}  {part.name}\n"
+
+
+def test_rows_and_labels_that_stop_a_run(tmp_path, capfd, file, file_of):
+    def error(name, path, **more):
+        given = {"aie_model_dir": file_of(name), "output_dir": f"{path}.out", "input": path}
+        done = label_corpus(capfd, **given, **more)
+        assert done.code == 2
+        return done.err.splitlines()[-1]
+
+    fix = "correct it, or take --on_bad_row skip"
+    path = file("a.parquet", pyarrow.table({"sentence": ["a", None], "gold": ["1", "7"]}))
+    why = "no text in column 'sentence'"
+    assert error("SST-2", path) == f"error: {path}, row 1: {why}; {fix}"
+    path = file("b.csv", "sentence,gold\na,1\nb,7\n")
+    text = error("SST-2", path, label_column="gold")
+    assert text == f"error: {path}, line 3: label '7' is not a class of SST-2; {fix}"
+    path = file("d.csv", "sentence,gold\na,1\n")
+    text = error("SST-2", path, label_column="gold", label_map="0=bad,1=good")
+    wanted = f"error: {path}: the data's classes are negative, positive, bad, good, the model's bad"
+    assert text.startswith(wanted), text
+
+
+def test_sentences_and_labels_of_a_table():
+    """What is wrong with a row is its first reason; rows of a score may have any number."""
+    one = {"text_column": ["a"], "label_column": None}
+    two = {"text_column": ["a", "b"], "label_column": "gold"}
+    columns = {"a": ["x", "y", None], "b": ["z", None, None], "gold": ["1.5", "good", "-1"]}
+    table = pyarrow.table(columns)
+    wrong = {2: "no text in column 'a'"}
+    assert worker._sentences(table, one, TASKS["SST-2"]) == (["x", "y", None], wrong)
+    pairs = [("x", "z"), ("y", None), (None, None)]
+    wrong = {1: "no text in column 'b'", 2: "no text in column 'a'"}
+    assert worker._sentences(table, two, TASKS["STS-B"]) == (pairs, wrong)
+    table = pyarrow.table({**columns, "a": ["x"] * 3, "b": ["z"] * 3})
+    wrong = {1: "label 'good' is not a number"}
+    assert worker._sentences(table, two, TASKS["STS-B"])[1] == wrong
+    wrong = {0: "label '1.5' is not a class of MRPC", 1: "label 'good' is not a class of MRPC"}
+    assert worker._sentences(table, two, TASKS["MRPC"])[1] == wrong
+    numbers = pyarrow.table({**columns, "a": ["x"] * 3, "b": ["z"] * 3, "gold": [1, 2, None]})
+    found = worker._sentences(numbers, two, TASKS["MRPC"])[1]
+    assert found == {i: f"label {label} is not a class of MRPC" for i, label in ((1, 2), (2, None))}
+
+
+def test_a_file_of_random_weights_has_no_accuracy(tmp_path):
+    settings = {"model": "m", "text_column": ["a"], "label_column": "b"}
+    plan, notes = planning.Plan(settings, [], [], "", []), []
+    saved = types.SimpleNamespace(manifest={"random_weights": True})
+    given = worker.Job(str(tmp_path), "", []), saved, plan, job.Outcome({}, [], {})
+    summary = job.conclude(*given, notes.append)
+    assert notes == ["random weights: no accuracy"] and "accuracy" not in summary
+    assert summary_of(tmp_path) == summary and summary["seconds"] is None
+
+
+def done_of(rows):
+    return worker.Done(rows, rows, [], 0, 0)
+
+
+def test_what_becomes_of_the_parts_of_a_run(monkeypatch):
+    """A part that fails waits again, behind the others; the clock runs from the first worker that
+    is ready to the last part."""
+    now = iter([100.0, 103.0, 110.0, 111.0, 112.0, 113.0, 114.0, 115.0, 999.0])
+    monkeypatch.setattr(job.time, "monotonic", lambda: next(now))
+    parts = [planning.Part(number, 0, Span(0, 10, 0)) for number in range(4)]
+    waiting, notes, rows = deque(parts[1:3]), [], []
+    results = [
+        (None, "ready", 1),
+        (None, "ready", 3),
+        (parts[1], "failed", "no disk"),
+        (parts[2], "done", done_of(10)),
+        (None, "ready", 2),
+        (parts[1], "failed", "no disk"),
+        (parts[1], "failed", "no net"),
+        (parts[3], "done", done_of(20)),
+    ]
+    outcome = job.collect(
+        (one for one in results), waiting, {parts[0]: done_of(5)}, rows.append, notes.append
+    )
+    assert outcome.done == dict(zip((parts[0], *parts[2:]), map(done_of, (5, 10, 20))))
+    assert outcome.failed == [(parts[1], "no net")] and rows == [10, 20]
+    assert list(waiting) == [*parts[1:3], parts[1], parts[1]]  # after the third time it does not
+    assert notes == [f"part 1 failed: no {what}" for what in ("disk", "disk", "net")]
+    times = {"workers": 3, "startup_seconds": 3.0, "seconds": 11.0, "rows_per_second": 30 / 11}
+    assert outcome.times == times
+
+
+def test_a_run_without_a_part_to_do_or_that_is_refused():
+    part = planning.Part(0, 0, Span(0, 10, 0))
+    before = {part: done_of(10)}
+    assert job.collect(None, deque(), before, None, None) == job.Outcome(before, [], {})
+    ended = []
+
+    def results():
+        try:
+            yield None, "ready", 1
+            yield part, "refused", "a.csv: changed"
+            yield part, "done", done_of(10)
+        finally:
+            ended.append(True)
+
+    with pytest.raises(UserError, match="^a.csv: changed$"):
+        job.collect(results(), deque([part]), {}, None, None)
+    assert ended == [True]
+
+
+def test_workers_are_given_whole_paths(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(worker, "run_in_process", lambda *args: given.append(args))
+    monkeypatch.setattr(ray_workers, "on_ray", lambda *args: given.append(args))
+    plain = worker.Job("out", "token", ["a.pt", "/b.pt"])
+    whole = plain._replace(folder=f"{tmp_path}/out", files=[f"{tmp_path}/a.pt", "/b.pt"])
+    job.run_parts(plain, "parts", "cpu")
+    job.run_parts(plain, "parts", "npu", "auto", 3, print)
+    assert given == [(whole, "parts"), (whole, "parts", "auto", "npu", 3, print)]
