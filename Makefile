@@ -71,7 +71,8 @@ fuzz: $(VENV)/.ready-test
 mutants: $(VENV)/.ready-test
 	$(PIP) -c $(VENV)/pins.txt mutmut==3.8.1
 	rm -rf mutants
-	PATH="$(abspath $(VENV))/bin:$$PATH" OMP_NUM_THREADS=1 mutmut run --max-children $(JOBS) $(foreach name,$(MUTANTS),'$(name)')
+	PATH="$(abspath $(VENV))/bin:$$PATH" OMP_NUM_THREADS=1 ALBERT_SHARED="$${ALBERT_SHARED:-$(abspath ../shared)}" \
+		mutmut run --max-children $(JOBS) $(foreach name,$(MUTANTS),'$(name)')
 	$(VENV)/bin/mutmut results --all true | sed 's/.*: //' | sort | uniq -c
 	$(VENV)/bin/mutmut results
 
