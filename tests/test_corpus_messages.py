@@ -12,7 +12,7 @@ from collections import deque
 
 import pyarrow
 import pytest
-from corpora import label_corpus, summary_of, table_of
+from corpora import label_corpus, skipped_of, summary_of, table_of
 from pyarrow import parquet
 
 from albert_aie.artifact import pt_file
@@ -482,6 +482,26 @@ def test_sentences_and_labels_of_a_table():
     numbers = pyarrow.table({**columns, "a": ["x"] * 3, "b": ["z"] * 3, "gold": [1, 2, None]})
     found = worker._sentences(numbers, two, TASKS["MRPC"])[1]
     assert found == {i: f"label {label} is not a class of MRPC" for i, label in ((1, 2), (2, None))}
+
+
+def test_text_of_parquet_that_is_not_utf8_is_none(tmp_path, capfd, file, file_of):
+    """Neither a sentence nor a label; other columns stay as they are."""
+    coded = pyarrow.array([b"a", b"\xff", b"c"])
+    broken = pyarrow.Array.from_buffers(pyarrow.string(), 3, coded.buffers())
+    table = pyarrow.table({"sentence": broken, "gold": ["1"] * 3, "other": broken})
+    path = file("a.parquet", table)
+    given = {"aie_model_dir": file_of("SST-2"), "input": path, "on_bad_row": "skip"}
+    done = label_corpus(capfd, **given, label_column="gold", output_dir=tmp_path / "a")
+    assert done.code == 0, done.err
+    assert skipped_of(tmp_path / "a") == [("a.parquet", 1, "no text in column 'sentence'")]
+    assert [row["sentence"] for row in table_of(tmp_path / "a")] == ["a", "c"]
+    why = "label None is not a class of SST-2"
+    coded = pyarrow.array([b"1", b"\xff", b"0"])
+    broken = pyarrow.Array.from_buffers(pyarrow.string(), 3, coded.buffers())
+    given["input"] = file("b.parquet", pyarrow.table({"sentence": ["a"] * 3, "gold": broken}))
+    done = label_corpus(capfd, **given, label_column="gold", output_dir=tmp_path / "b")
+    assert done.code == 0, done.err
+    assert skipped_of(tmp_path / "b") == [("b.parquet", 1, why)]
 
 
 def test_a_file_of_random_weights_has_no_accuracy(tmp_path):
