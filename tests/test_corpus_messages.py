@@ -20,6 +20,7 @@ from albert_aie.base.errors import UserError
 from albert_aie.corpus import job, planning, ray_workers, reading, summaries, urls, worker
 from albert_aie.corpus.reading import Cut, Span
 from albert_aie.corpus.urls import Input
+from albert_aie.data import datasets, records
 from albert_aie.data.tasks import TASKS
 
 
@@ -114,6 +115,40 @@ def test_files_of_which_no_plan_can_be_made(file):
     assert said(made, mixed) == (
         f"{mixed}, line 2: {why}; give it one type, or take --on_bad_row skip"
     )
+
+
+def test_tables_that_do_not_say_what_is_in_them(file):
+    """For both scripts."""
+
+    def text(path, form):
+        def read():
+            with records.reading(path, form) as table:
+                return list(table.records)
+
+        return said(read)
+
+    for form, fix in (
+        ("csv", "its first line must name the columns"),
+        ("tsv", "download it again"),
+        ("jsonl", "each line must be a JSON object"),
+    ):
+        path = file(f"empty.{form}", "\n")
+        assert text(path, form) == f"{path}: is empty; {fix}"
+    path = file("a.csv", "a,b,a\n1,2,3\n")
+    why = "the header must name one column 'a', not 2; rename the others"
+    assert text(path, "csv") == f"{path}, line 1: {why}"
+    path = file("b.csv", '"a,b\n1,2\n')
+    why = "a record that is not CSV (unexpected end of data)"
+    fix = 'fields with a comma, quote or line end stand in "...", quotes in them doubled'
+    assert text(path, "csv") == f"{path}, line 1: {why}; {fix}"
+    path = file("c.csv", "a,b\n1,2\n1,2,3\n")
+    why = "3 columns instead of 2 (a,b)"
+    assert text(path, "csv") == f"{path}, line 3: {why}; correct the line"
+    record = records.Record(7, {"a": 1})
+    fix = "correct the record"
+    text = said(records.text_of, record, "a", "x.jsonl")
+    assert text == f"x.jsonl, line 7: has no text in column 'a'; {fix}"
+    assert said(records.text_of, record, "b", "x") == f"x, line 7: has no column 'b'; {fix}"
 
 
 def test_parts_and_rows_are_called_by_lines_of_text_and_rows_of_parquet(file):
@@ -262,6 +297,7 @@ ONE_NPU = {"num_cpus": 0, "resources": {"NPU": 1}}
         (("cpu", [{"CPU": 8}], 2, 3), (2, 3, {"num_cpus": 3})),
         (("npu", [{"NPU": 2, "CPU": 8}, {"NPU": 1}]), (3, 0, ONE_NPU)),
         (("npu", [{"NPU": 2}], 1), (1, 0, ONE_NPU)),
+        (("npu", [{"NPU": 1}]), (1, 0, ONE_NPU)),
         (("cuda", [{"GPU": 2}, {"GPU": 2}], 4), (4, 0, {"num_cpus": 0, "num_gpus": 1})),
         (
             ("cuda", [{"CPU": 8}]),
@@ -502,6 +538,46 @@ def test_text_of_parquet_that_is_not_utf8_is_none(tmp_path, capfd, file, file_of
     done = label_corpus(capfd, **given, label_column="gold", output_dir=tmp_path / "b")
     assert done.code == 0, done.err
     assert skipped_of(tmp_path / "b") == [("b.parquet", 1, why)]
+
+
+def test_columns_and_labels_that_a_user_s_table_lacks():
+    """Of both scripts, in one sentence each."""
+
+    def table(*columns, rows=()):
+        made = (records.Record(i, dict(zip(columns, row))) for i, row in enumerate(rows, 2))
+        return records.Table("a.csv", list(columns), made)
+
+    pair, single, score = (TASKS[name] for name in ("MRPC", "SST-2", "STS-B"))
+    wants = "two columns, as in --text_column a b"
+    text = said(datasets.columns, table("a", "b"), pair, ["a"])
+    assert text == f"--text_column a: MRPC wants {wants}"
+    text = said(datasets.columns, table("a", "b"), single, ["a", "b"])
+    assert text == "--text_column a b: SST-2 wants one column"
+    assert said(datasets.columns, table("text"), pair) == (
+        "a.csv: holds one text a record, and MRPC wants pairs; give them in two columns, with "
+        "--input_format tsv, csv or jsonl"
+    )
+    names = [f"column {i}" for i in range(9)]
+    listed = ", ".join(names[:8])
+    assert said(datasets.columns, table(*names), single) == (
+        f"a.csv, line 1: has no column 'sentence' or 'text', but {listed} and 1 more; name the "
+        "right one by --text_column"
+    )
+    assert datasets.columns(table("TEXT", "b"), single) == ["TEXT"]
+    for known in (("sentence1", "sentence2"), ("premise", "hypothesis"), ("text_a", "text_b"),
+                  ("text1", "text2"), ("Text1 ", "TEXT2")):  # fmt: skip
+        assert datasets.columns(table(*known), pair) == [*known]
+    assert datasets.columns(table("text", "Text", "sentence"), single) == ["sentence"]
+    assert datasets.columns(table("text", "Text"), single) == ["text"]
+    rows = [("fine", "1"), ("dull", "7")]
+    text = said(datasets.collect, table("a", "y", rows=rows), single, ["a"], "y")
+    why = "label '7' is not a class of SST-2 (0 negative, 1 positive)"
+    assert text == f"a.csv, line 3: {why}; correct the line"
+    rows = [("a", "b", "1"), ("a", "b", "good")]
+    text = said(datasets.collect, table("a", "b", "y", rows=rows), score, ["a", "b"], "y")
+    assert text == "a.csv, line 3: label 'good' is not a number; correct the line"
+    text = said(datasets.collect, table("a"), single, ["a"])
+    assert text == "a.csv: holds a header and no sentence; download it again"
 
 
 def test_a_file_of_random_weights_has_no_accuracy(tmp_path):

@@ -286,7 +286,7 @@ def test_a_run_on_ray_has_what_the_cluster_has_room_for(ray, capfd):
         ray.begun.clear(), ray.ended.clear()
     assert ray.stand_in.options[0]["num_cpus"] == 2
     own = job._replace(options={"threads": 1})
-    list(ray_workers.on_ray(own, deque([part(0)]), "auto", "cpu", 4))
+    list(ray_workers.on_ray(own, deque([part(0)]), "auto", "cpu", 2))
     assert starts[-1][0].options == {"threads": 1} and ray.stand_in.options[-1]["num_cpus"] == 1
     assert capfd.readouterr() == ("", "")
     assert ray_workers.Actor().place() == "node 7"

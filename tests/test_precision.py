@@ -80,6 +80,10 @@ def test_calls_take_turns_until_the_time_is_over():
     take_turns(runs, 99, clock)
     assert "".join(calls) == 5 * "ab"
     calls.clear()
+    runs = {"a": run("a", 9, 1, 3, 1, 3, 1), "b": run("b", 9, 3, 1, 3, 1, 3)}  # not the same one
+    take_turns(runs, 20, clock)
+    assert "".join(calls) == 6 * "ab"
+    calls.clear()
     runs = {"a": run("a", *10 * [0.5])}
     assert take_turns(runs, 2.9, clock) == {"a": 0.5} and calls.count("a") == 1 + 6
 
