@@ -17,10 +17,20 @@ from pyarrow import parquet
 
 from albert_aie.artifact import pt_file
 from albert_aie.base.errors import UserError
-from albert_aie.corpus import job, planning, ray_workers, reading, summaries, urls, worker
+from albert_aie.base.shapes import Shape
+from albert_aie.corpus import (
+    job,
+    json_types,
+    planning,
+    ray_workers,
+    reading,
+    summaries,
+    urls,
+    worker,
+)
 from albert_aie.corpus.reading import Cut, Span
 from albert_aie.corpus.urls import Input
-from albert_aie.data import datasets, records
+from albert_aie.data import datasets, formats, records
 from albert_aie.data.tasks import TASKS
 
 
@@ -494,6 +504,9 @@ def test_rows_and_labels_that_stop_a_run(tmp_path, capfd, file, file_of):
     text = error("SST-2", path, label_column="gold")
     assert text == f"error: {path}, line 3: label '7' is not a class of SST-2; {fix}"
     path = file("d.csv", "sentence,gold\na,1\n")
+    text = error("SST-2", path, text_column="words")
+    why = "has no column 'words', but sentence, gold"
+    assert text == f"error: {path}: {why}; name the right one by --text_column"
     text = error("SST-2", path, label_column="gold", label_map="0=bad,1=good")
     wanted = f"error: {path}: the data's classes are negative, positive, bad, good, the model's bad"
     assert text.startswith(wanted), text
@@ -518,6 +531,43 @@ def test_sentences_and_labels_of_a_table():
     numbers = pyarrow.table({**columns, "a": ["x"] * 3, "b": ["z"] * 3, "gold": [1, 2, None]})
     found = worker._sentences(numbers, two, TASKS["MRPC"])[1]
     assert found == {i: f"label {label} is not a class of MRPC" for i, label in ((1, 2), (2, None))}
+    lists = numbers.set_column(2, "gold", pyarrow.array([[1], [1], []]))
+    found = worker._sentences(lists, two, TASKS["MRPC"])[1]
+    assert [why[:9] for why in found.values()] == ["label [1]", "label [1]", "label [] "]
+
+
+def test_whole_numbers_are_as_wide_as_they_have_to_be():
+    """A fraction can hold those up to 2^53, int64 those below 2^63."""
+    small, middle, large = json_types.WHOLE
+    for value, kind in (
+        (2**53, small), (-(2**53), small), (2**53 + 1, middle), (-(2**53) - 1, middle),
+        (2**63 - 1, middle), (-(2**63), middle), (2**63, large), (-(2**63) - 1, large),
+        (10**38 - 1, large), (True, "true or false"), (0.0, "a fraction"), ([1, 2**63], [large]),
+    ):  # fmt: skip
+        row, kinds = json_types.join({}, formats.Row(1, 0, {"a": value}))
+        assert (row.why, kinds) == ("", {"a": kind})
+        column = pyarrow.array([value], json_types.type_of(kind))
+        widest = middle if kind == small else kind  # both are int64
+        assert json_types.kind_of(column.type) == widest and column.to_pylist() == [value]
+    row, kinds = json_types.join({"b": small}, formats.Row(1, 0, {"a": 10**38}))
+    assert row.why == "key 'a' is a whole number of more than 38 digits"
+    assert (row.fix, row.values, kinds) == ("give it one type", None, {"b": small})
+
+
+def test_the_shortest_rows_are_compiled_before_the_clock_runs(tmp_path, monkeypatch, file, file_of):
+    """Those that nearly all sentences take."""
+    shapes = [Shape(4, 64), Shape(1, 64), Shape(1, 128)]
+    warmed = []
+    monkeypatch.setattr(worker, "choose", lambda given, grid: shapes)
+    monkeypatch.setattr(worker, "warm_up", lambda *given, **more: warmed.append((given, more)))
+    path = file("a.csv", "sentence\nfine\n")
+    saved = pt_file.open_pt(file_of("SST-2"))
+    plan = made(path)._replace(settings={"model": saved.digest})
+    planning.save(plan, tmp_path)
+    with worker.locked(tmp_path) as token:
+        ready = worker.Worker(worker.Job(str(tmp_path), token, [str(saved.path)]))
+    with ready.classify:
+        assert warmed == [((ready.classify.runner, shapes[:2]), {"runs": 1})]
 
 
 def test_text_of_parquet_that_is_not_utf8_is_none(tmp_path, capfd, file, file_of):
@@ -538,6 +588,24 @@ def test_text_of_parquet_that_is_not_utf8_is_none(tmp_path, capfd, file, file_of
     done = label_corpus(capfd, **given, label_column="gold", output_dir=tmp_path / "b")
     assert done.code == 0, done.err
     assert skipped_of(tmp_path / "b") == [("b.parquet", 1, why)]
+
+
+def test_lines_that_all_readers_of_a_task_pass_over(tmp_path):
+    """QQP's official file has a few; a user's own file may have none."""
+    path = tmp_path / "dev.tsv"
+    lines = ["question1\tquestion2\tis_duplicate", "a\tb\t1", "c\td", "e\tf\tg\t0", "h\ti\t0"]
+    path.write_text("\n".join(lines) + "\n")
+    examples = datasets.read(tmp_path, task=TASKS["QQP"])
+    assert examples.sentences == [("a", "b"), ("h", "i")] and examples.labels == [1, 0]
+    assert examples.note == (
+        "2 lines have another number of columns than the header, the first line 3; they are passed "
+        "over"
+    )
+    inputs, form = reading.find([str(path)])
+    why = "2 columns instead of 3 (question1<TAB>question2<TAB>is_duplicate)"
+    assert said(planning.make, inputs, form, Cut(9)) == (
+        f"{path}, line 3: {why}; correct the line, or take --on_bad_row skip"
+    )
 
 
 def test_columns_and_labels_that_a_user_s_table_lacks():

@@ -21,7 +21,7 @@ from albert_aie.artifact.manifest import digest
 from albert_aie.artifact.pt_file import open_pt
 from albert_aie.backends import runner
 from albert_aie.base import files
-from albert_aie.base.archive import Archive
+from albert_aie.base.archive import Archive, Damaged
 from albert_aie.base.errors import UserError
 from albert_aie.base.shapes import Shape
 
@@ -203,6 +203,25 @@ def test_an_entry_that_stands_there_twice_is_refused(tmp_path, compiled):
             new.writestr(entry.filename, old.read(entry), compress_type=entry.compress_type)
     with pytest.raises(UserError, match="not those of one torch archive"):
         open_pt(path)
+
+
+@pytest.mark.parametrize("names", [("a/x", "b/y"), ("a/x", "y"), ("a/x", "ab/y"), ()])
+def test_entries_that_lie_in_no_one_folder_are_refused(tmp_path, names):
+    """Of two of one name below two folders torch reads one, and a digest is of the other."""
+    with zipfile.ZipFile(tmp_path / NAME, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"1")
+    with pytest.raises(Damaged, match="^its entries are not those of one torch archive$"):
+        Archive(tmp_path / NAME)
+
+
+def test_a_digest_is_of_the_whole_of_each_file_in_their_order(tmp_path):
+    contents = [bytes([number]) * size for number, size in enumerate((3 << 20, 1, 0, 1 << 20))]
+    paths = [tmp_path / str(number) for number in range(len(contents))]
+    for path, content in zip(paths, contents):
+        path.write_bytes(content)
+    assert files.sha256(*paths) == hashlib.sha256(b"".join(contents)).hexdigest()
+    assert files.sha256(paths[0]) == hashlib.sha256(contents[0]).hexdigest()
 
 
 def test_a_tokenizer_that_was_exchanged_is_refused(tmp_path, compiled, sentences, evaluate):
