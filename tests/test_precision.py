@@ -236,3 +236,17 @@ def test_a_compiled_shape_is_timed_as_it_is(tiny, engine, monkeypatch):
     batch = full_batch(choose_shapes.timed(shape, False))
     assert batch.shape == shape
     backend.forward(compiled, "fp32", "cpu", batch)()
+
+
+@pytest.mark.parametrize("bf16, taken", [(0.2, "fp32"), (0.01, "bf16")])
+def test_the_program_is_that_of_the_precision_that_was_taken(speed, monkeypatch, bf16, taken):
+    speed(fp32=0.1, bf16=bf16)
+
+    def compile_model(model, target, shape):
+        return SimpleNamespace(precision=target.precision)
+
+    monkeypatch.setattr(export_albert_aie, "compile_model", compile_model)
+    target = Target("torchscript", "cpu", "bf16", {})
+    model = SimpleNamespace(free_sizes=True)
+    made = export_albert_aie.build(model, target, Shape(4, 32), SST2, chosen=False)
+    assert made.target.precision == made.compiled.precision == taken
