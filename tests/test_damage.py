@@ -215,6 +215,23 @@ def test_entries_that_lie_in_no_one_folder_are_refused(tmp_path, names):
         Archive(tmp_path / NAME)
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"label_names": ["positive", "negative"]}, "classes .* and positive, negative"),
+        ({"task": "CoLA"}, "task SST-2 and CoLA"),
+        ({"precision": "bf16"}, "precision fp32 and bf16"),
+        ({"backend": "openvino"}, "backend torchscript on cpu and openvino on cpu"),
+    ],
+)
+def test_files_that_are_used_together_are_alike(tmp_path, compiled, change, words):
+    one = rewrite(compiled["torchscript"], tmp_path / "1.pt", {"free_sizes": False})
+    shape = {"free_sizes": False, "batch_size": 1, **change}
+    two = rewrite(compiled["torchscript"], tmp_path / "2.pt", shape)
+    with pytest.raises(UserError, match=f"not of one model, {words}; name files that were"):
+        pt_file.open_all([one, two])
+
+
 def test_a_digest_is_of_the_whole_of_each_file_in_their_order(tmp_path):
     contents = [bytes([number]) * size for number, size in enumerate((3 << 20, 1, 0, 1 << 20))]
     paths = [tmp_path / str(number) for number in range(len(contents))]
