@@ -144,6 +144,9 @@ def test_what_a_config_does_not_say_is_as_in_transformers(tmp_path):
     path.write_text(json.dumps({**TINY, "hidden_act": "relu", "layer_norm_eps": 1e-5}))
     config = read_config(path)
     assert (config.hidden_act, config.layer_norm_eps) == ("relu", 1e-5)
+    names = {"2": "c", "0": "a", "1": "b"}  # by their numbers, not as they stand there
+    path.write_text(json.dumps({**TINY, "num_labels": 3, "id2label": names}))
+    assert read_config(path).label_names == ("a", "b", "c")
 
 
 @pytest.mark.parametrize("layout", ["upstream", "hf"])

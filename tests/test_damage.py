@@ -470,6 +470,10 @@ def test_a_file_that_is_replaced_after_it_was_verified_is_refused(tmp_path, comp
         os.replace(tmp_path / "new.pt", path)
         with pytest.raises(UserError, match="was replaced while it was being read"):
             read(saved)
+        saved, status = open_pt(path), os.stat(path)  # written to where it lies
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1000))
+        with pytest.raises(UserError, match="was replaced while it was being read"):
+            read(saved)
 
 
 def test_an_input_dtype_that_no_program_takes_is_refused(compiled):
