@@ -2,7 +2,8 @@
 # make bench   set everything up, measure us and the peers (an hour on 2 cores; SST2=folder of GLUE's SST-2)
 # make readme  copy rows of outputs/bench.json (the slower of RUNS) into both READMEs, and draw their picture
 # make fuzz    feed hostile input to both scripts for MINUTES; what fails is kept in outputs/fuzz
-# make mutants plant faults in the code that measures, and list those that no test notices (Python 3.10 on)
+# make mutants plant faults in the code that measures, and list those that no test notices (Python 3.10 on; seconds
+#              each, hours for all; MUTANTS='albert_aie.corpus.* albert_aie.data.records.*' for those of some modules)
 # make test    set everything up, run ruff and the fast tests;  make test-all: the slow ones too
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,6 +25,9 @@ SST2 ?= ../shared/data/SST-2
 RUNS ?= outputs/bench.json
 # of `make fuzz`
 MINUTES ?= 30
+
+# of `make mutants`: all
+MUTANTS ?=
 
 .PHONY: demo test test-all bench readme fuzz mutants clean
 
@@ -67,7 +71,8 @@ fuzz: $(VENV)/.ready-test
 mutants: $(VENV)/.ready-test
 	$(PIP) -c $(VENV)/pins.txt mutmut==3.8.1
 	rm -rf mutants
-	PATH="$(abspath $(VENV))/bin:$$PATH" OMP_NUM_THREADS=1 mutmut run --max-children $(JOBS)
+	PATH="$(abspath $(VENV))/bin:$$PATH" OMP_NUM_THREADS=1 ALBERT_SHARED="$${ALBERT_SHARED:-$(abspath ../shared)}" \
+		mutmut run --max-children $(JOBS) $(foreach name,$(MUTANTS),'$(name)')
 	$(VENV)/bin/mutmut results --all true | sed 's/.*: //' | sort | uniq -c
 	$(VENV)/bin/mutmut results
 

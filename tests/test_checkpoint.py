@@ -12,6 +12,7 @@ from helpers import TINY, refused, write_checkpoint
 
 from albert_aie.albert import weights
 from albert_aie.albert.checkpoint import load
+from albert_aie.albert.config import read_config
 from albert_aie.albert.layouts import to_upstream
 from albert_aie.albert.references import transformers_model
 from albert_aie.base.errors import UserError
@@ -128,6 +129,24 @@ def test_a_config_we_cannot_run_is_refused_by_name(tmp_path, change, words):
 def test_a_config_that_says_what_is_run_is_read(tmp_path, said):
     folder = write_checkpoint(tmp_path, {**TINY, **said})
     assert load(folder).config.num_labels == said.get("num_labels", 2)
+
+
+def test_what_a_config_does_not_say_is_as_in_transformers(tmp_path):
+    """And what it says is followed."""
+    from transformers import AlbertConfig
+
+    path, usual = tmp_path / "config.json", AlbertConfig()
+    names = ("hidden_act", "layer_norm_eps")
+    path.write_text(json.dumps({name: TINY[name] for name in TINY if name not in names}))
+    config = read_config(path)
+    assert (config.hidden_act, config.layer_norm_eps) == ("gelu_new", 1e-12)
+    assert (config.hidden_act, config.layer_norm_eps) == (usual.hidden_act, usual.layer_norm_eps)
+    path.write_text(json.dumps({**TINY, "hidden_act": "relu", "layer_norm_eps": 1e-5}))
+    config = read_config(path)
+    assert (config.hidden_act, config.layer_norm_eps) == ("relu", 1e-5)
+    names = {"2": "c", "0": "a", "1": "b"}  # by their numbers, not as they stand there
+    path.write_text(json.dumps({**TINY, "num_labels": 3, "id2label": names}))
+    assert read_config(path).label_names == ("a", "b", "c")
 
 
 @pytest.mark.parametrize("layout", ["upstream", "hf"])

@@ -294,7 +294,7 @@ def test_a_run_with_failed_parts_has_no_metrics(tmp_path, run, file_of, monkeypa
     assert done.code == 1 and "accuracy" not in summary
     assert [failed["part"] for failed in summary["failed"]] == [1, 3]
     assert summary["failed"][0]["what"].endswith("a.csv, 7 rows from line 9")
-    assert (summary["rows"], summary["rows_planned"]) == (16, 30)
+    assert (summary["rows"], summary["rows_planned"], summary["parts"]) == (16, 30, 5)
     assert "16 of 30 written" in done.said
     assert run(**given, label_column="gold").code == 1  # for the logits that overflow
     assert summary_of(tmp_path / "out")["accuracy"]["total"] == 30

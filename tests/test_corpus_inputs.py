@@ -128,6 +128,15 @@ def test_both_scripts_read_the_same_records(tmp_path, run, evaluate, file_of, na
     assert len(wanted) > 1
 
 
+def test_a_record_of_csv_without_a_letter_is_a_row(tmp_path):
+    """Empty fields and blanks are texts; a line without any field is none."""
+    path = tmp_path / "a.csv"
+    path.write_text('id,sentence\n,\n\n" ",  \n"",""\n1,fine\n')
+    with records.reading(path, "csv") as table:
+        rows = [(record.line, *record.values.values()) for record in table.records]
+    assert rows == [(2, "", ""), (4, " ", "  "), (5, "", ""), (6, "1", "fine")]
+
+
 def test_a_whole_number_stays_the_number_it_is(tmp_path, run):
     """20 digits and 38, beside small ones, within lists too; a fraction does not round others."""
     ids = [1, 12345678901234567890, -(10**37), 99999999999999999999, 2**53 + 1]

@@ -1,6 +1,8 @@
 """Workers on Ray without Ray: a crew on a stand-in of its actors, and clusters that do not
 answer."""
 
+import os
+import re
 import socket
 import sys
 import time
@@ -11,8 +13,9 @@ import pytest
 from corpora import label_corpus
 from helpers import refused
 
+from albert_aie.base import machine
 from albert_aie.base.errors import UserError
-from albert_aie.corpus import ray_workers
+from albert_aie.corpus import ray_workers, worker
 
 
 class RayError(Exception):
@@ -26,13 +29,23 @@ class StandIn:
     exceptions = types.SimpleNamespace(RayError=RayError)
 
     def __init__(self, plays):
-        self.plays, self.killed = plays, []
+        self.plays, self.killed, self.options, self.made = plays, [], [], []
+        self.patience = 0  # calls of `wait` in which nothing is ready
 
     def remote(self, **options):
-        return lambda _: types.SimpleNamespace(remote=lambda: Member(self.plays))
+        self.options.append(options)
+
+        def make():
+            self.made.append(Member(self.plays))
+            return self.made[-1]
+
+        return lambda _: types.SimpleNamespace(remote=make)
 
     def wait(self, references, timeout):
-        return references[:1], references[1:]
+        assert timeout == ray_workers.PATIENCE
+        self.patience -= 1
+        ready = references[: self.patience < 0]
+        return ready, references[len(ready) :]
 
     def get(self, reference):
         answer = reference.answer()
@@ -41,6 +54,7 @@ class StandIn:
         return answer
 
     def kill(self, actor, no_restart):
+        assert no_restart
         self.killed.append(actor)
 
 
@@ -119,9 +133,98 @@ def test_the_part_of_a_worker_that_died_comes_back():
     assert sorted(done) == [0, 1] and len(group.ray.killed) == 1
 
 
-def test_workers_that_die_before_they_begin_end_the_run():
-    with pytest.raises(UserError, match="3 workers died before they began"):
-        list(crew(lambda *given: RayError("no"), 1).results(deque([part(0)]), print))
+@pytest.mark.parametrize("size, deaths", [(1, 3), (2, 6)])
+def test_workers_that_die_before_they_begin_end_the_run(size, deaths):
+    with pytest.raises(UserError) as error:
+        group = crew(lambda *given: RayError("no\nmore"), size)
+        list(group.results(deque([part(0), part(1)]), print))
+    assert str(error.value) == (
+        f"--ray: {deaths} workers died before they began (no); see Ray's logs on their node"
+    )
+
+
+def test_deaths_before_the_beginning_count_one_after_another():
+    """Two, then one that begins, two and one again."""
+    begun = []
+
+    def plays(name, *given):
+        if name == "place":
+            begun.append(name)
+            return RayError("no") if len(begun) % 3 else "node"
+        if name == "run" and given[0].number < 2:
+            return RayError("killed")
+        return ready(name, *given)
+
+    results = crew(plays, 1).results(deque([part(number) for number in range(3)]), print)
+    assert [outcome for _, outcome, _ in results] == ["ready", "failed"] * 2 + ["ready", "done"]
+    assert len(begun) == 9
+
+
+def test_each_worker_of_a_node_has_cores_of_its_own():
+    """Those of one that died go to the next there; on another node the first are free too."""
+    places, starts, died = iter(["a", "a", "b", "a"]), [], []
+
+    def plays(name, *given):
+        if name == "place":
+            return next(places)
+        if name == "start":
+            starts.append(given)
+        if name == "run" and given[0].number == 0 and not died:
+            died.append(given[0])
+            return RayError("killed")
+        return ready(name, *given)
+
+    stand_in = StandIn(plays)
+    group = ray_workers.Crew(stand_in, "job", 2, {"num_cpus": 2}, 3)
+    waiting = deque([part(number) for number in range(6)])
+    for one, outcome, _ in group.results(waiting, print):
+        if outcome == "failed":
+            waiting.append(one)
+    # part 0 is the first worker's, which has the first two cores of a
+    assert starts == [("job", 0, 2), ("job", 2, 2), ("job", 0, 2), ("job", 0, 2)]
+    assert stand_in.options == [
+        {
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "scheduling_strategy": "SPREAD",
+            "num_cpus": 2,
+        }
+    ]
+    assert stand_in.killed == stand_in.made[:1] and len(stand_in.made) == 4
+    group.close()
+    assert set(stand_in.killed) == set(stand_in.made)
+
+
+def test_no_more_workers_are_made_than_parts_wait_for():
+    group = crew(ready, 5)
+    list(group.results(deque([part(0)]), print))
+    assert len(group.ray.made) <= 5
+    notes = []
+    group = crew(ready, 1)
+    group.ray.patience = 2
+    assert len(list(group.results(deque([part(0)]), notes.append))) == 2
+    assert notes == ["waiting for the cluster to start a worker"] * 2
+
+
+def test_an_actor_keeps_to_its_cores_and_answers_what_became_of_a_call(monkeypatch):
+    given = []
+
+    class Worker:
+        def __init__(self, job):
+            given.append(job)
+            if job == "bad":
+                raise UserError("another file")
+
+        def run(self, part):
+            return 10 // part
+
+    monkeypatch.setattr(machine, "keep_to_cores", lambda *cores: given.append(cores))
+    monkeypatch.setattr(ray_workers, "Worker", Worker)
+    actor = ray_workers.Actor()
+    assert actor.start("job", 4, 2) == ("done", None) and given == [(4, 2), "job"]
+    assert actor.run(5) == ("done", 2)
+    assert actor.run(0) == ("failed", "integer division or modulo by zero (ZeroDivisionError)")
+    assert actor.start("bad", 0, 0) == ("refused", "another file")
 
 
 @pytest.fixture
@@ -132,9 +235,15 @@ def ray(monkeypatch):
     module.is_initialized = lambda: bool(module.begun)
     module.init = lambda **given: module.begun.append(given)
     module.shutdown = lambda: module.ended.append(True)
-    module.nodes = lambda: [{"Alive": True, "Resources": {"CPU": 2}}]
+    context = types.SimpleNamespace(get_node_id=lambda: "node 7")
+    module.get_runtime_context = lambda: context
+    module.nodes = lambda: [
+        {"Alive": True, "Resources": {"CPU": 2}},
+        {"Alive": False, "Resources": {"CPU": 8}},
+        {"Alive": True, "Resources": {"CPU": 3}},
+    ]
     module.exceptions = StandIn.exceptions
-    stand_in = StandIn(ready)
+    stand_in = module.stand_in = StandIn(ready)
     for name in ("remote", "wait", "get", "kill"):
         setattr(module, name, getattr(stand_in, name))
     monkeypatch.setitem(sys.modules, "ray", module)
@@ -149,6 +258,82 @@ def test_a_ray_that_the_caller_has_begun_is_used_and_left(ray, begun):
     results = list(ray_workers.on_ray(job, deque([part(0)]), "local", "cpu", 1))
     assert [outcome for _, outcome, _ in results] == ["ready", "done"]
     assert len(ray.begun) == 1 and len(ray.ended) == (not begun)
+
+
+def test_a_run_on_ray_has_what_the_cluster_has_room_for(ray, capfd):
+    """A worker a node that is alive, with its cores as threads; what Ray prints of workers that
+    died is not for stdout. No more workers than parts."""
+    starts = []
+
+    def plays(name, *given):
+        print("(raylet) a worker died")
+        if name == "start":
+            starts.append(given)
+        return ready(name, *given)
+
+    ray.stand_in.plays = plays
+    job = worker.Job("out", "token", ["a.pt"], options={"device_id": 1})
+    for count in (3, 1):
+        starts.clear()
+        ray.stand_in.made.clear()
+        waiting = deque([part(number) for number in range(count)])
+        results = list(ray_workers.on_ray(job, waiting, "local", "cpu"))
+        assert len([one for one, outcome, _ in results if outcome == "done"]) == count
+        assert len(starts) == len(ray.stand_in.made) == min(2, count)
+        assert all(given[0].options == {"device_id": 1, "threads": 2} for given in starts)
+        assert set(ray.stand_in.killed) >= set(ray.stand_in.made)
+        assert ray.ended == [True]
+        ray.begun.clear(), ray.ended.clear()
+    assert ray.stand_in.options[0]["num_cpus"] == 2
+    own = job._replace(options={"threads": 1})
+    list(ray_workers.on_ray(own, deque([part(0)]), "auto", "cpu", 2))
+    assert starts[-1][0].options == {"threads": 1} and ray.stand_in.options[-1]["num_cpus"] == 1
+    assert capfd.readouterr() == ("", "")
+    assert ray_workers.Actor().place() == "node 7"
+
+
+def test_what_ray_is_begun_with(ray, monkeypatch):
+    """Nothing is sent to Ray's makers; what is started here listens to this machine alone."""
+    names = ("USAGE_STATS_ENABLED", "ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
+    names = [*(f"RAY_{name}" for name in names), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    plain = {"logging_level": "ERROR", "log_to_driver": False}
+    assert ray_workers.connect("auto") == (ray, True)
+    assert ray.begun == [{"address": "auto", **plain}]
+    assert [os.environ.get(name) for name in names] == ["0", "0", None]
+    assert ray_workers.connect("local") == (ray, False)
+    ray.begun.clear()
+    assert ray_workers.connect("local") == (ray, True)
+    (begun,) = ray.begun
+    own = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+    assert begun == {"address": "local", **plain, **own, "object_store_memory": 83886080}
+    assert [os.environ.get(name) for name in names] == ["0", "0", "0"]
+    monkeypatch.setenv(names[0], "1")
+    ray_workers.check("local")
+    assert os.environ[names[0]] == "1"
+
+
+def test_a_cluster_that_cannot_be_reached_is_one_sentence(ray, monkeypatch):
+    def no(**given):
+        raise ConnectionError("no head\nanywhere")
+
+    monkeypatch.setattr(ray, "init", no)
+    fix = "start it with ray start --head, or take --ray local"
+    with pytest.raises(UserError) as error:
+        ray_workers.connect("auto")
+    assert str(error.value) == f"--ray auto: cannot be reached (no head); {fix}"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for address in (f"[::ffff:127.0.0.1]:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(UserError) as error:
+            ray_workers.check(address)
+        wanted = rf"--ray {re.escape(address)}: cannot be reached \(.*refused\); {fix}"
+        assert re.fullmatch(wanted, str(error.value)), error.value
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for prefix in ("", "ray://"):
+            ray_workers.check(f"{prefix}127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_an_address_where_nobody_answers_is_refused_at_once(capfd, ray, tmp_path, file_of):

@@ -153,6 +153,19 @@ def test_shards_that_are_not_whole_are_refused(tmp_path, tiny_hf, export, damage
     assert refused(export(pth_dir=folder, save_dir=tmp_path / "out"), words)
 
 
+@pytest.mark.parametrize("other", ["more", "fewer"])
+def test_a_shard_holds_what_the_index_names_and_no_more(tmp_path, tiny_hf, other):
+    """Else a tensor of another shard could be taken from it."""
+    folder = Path(shutil.copytree(tiny_hf, tmp_path / "c"))
+    first, second, *_ = shard(folder)
+    state = safetensors.torch.load_file(second)
+    name, tensor = next(iter(safetensors.torch.load_file(first).items()))
+    state = {**state, name: tensor + 1} if other == "more" else dict(list(state.items())[1:])
+    safetensors.torch.save_file(state, second)
+    with pytest.raises(UserError, match=f"{second.name}: does not hold the tensors that model"):
+        load(folder)
+
+
 def test_a_folder_with_the_same_weights_twice_is_read(tmp_path, tiny_hf):
     folder = Path(shutil.copytree(tiny_hf, tmp_path / "c"))
     state = safetensors.torch.load_file(folder / "model.safetensors")

@@ -17,6 +17,7 @@ from albert_aie.albert.checkpoint import load
 from albert_aie.albert.layouts import to_upstream
 from albert_aie.artifact import pt_file
 from albert_aie.backends import Target
+from albert_aie.backends.openvino import int8 as quantised
 from albert_aie.backends.openvino import ir, smoothing
 from albert_aie.base.choose_shapes import SINGLE, choose
 from albert_aie.data.datasets import Examples
@@ -229,6 +230,95 @@ def test_what_was_seen_of_an_activation_is_of_all_batches_and_both_signs():
     both = smoothing._both(old, smoothing._Seen(low + 1, high + 1, numpy.ones((1, 3))))
     assert both.least.tolist() == low.tolist() and both.largest.tolist() == (high + 1).tolist()
     assert both.rows.tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+def seen(rows, least=None, largest=None):
+    """smoothing._Seen of these rows, and of others that reached further."""
+    rows = numpy.array(rows, numpy.float32)
+    least, largest = (numpy.array(one, numpy.float32) for one in (least, largest))
+    return smoothing._Seen(least, largest, rows)
+
+
+def test_the_error_of_an_int8_product_by_hand():
+    """Weights in steps of a 127th of their row's largest, activations in 255 of what was seen."""
+    error = smoothing._error
+    plain = seen([[0, 200]], [0, 0], [255, 255])  # steps of 1: 0.4 becomes 0, nothing is left
+    weight = numpy.array([[127, 0.4]], numpy.float32)
+    assert error([plain], weight, None) == pytest.approx(1)
+    assert error([plain, plain], weight, None) == pytest.approx(2)
+    below = seen([[-100, 1], [155, -99]], [-100, -99], [155, 1])  # steps of 1, from -100 on
+    weight = numpy.array([[127, 127], [-254, 254]], numpy.float32)
+    assert error([below], weight, None) == pytest.approx(0, abs=1e-12)
+    halves = seen([[0.5, 0]], [0, 0], [255, 0])  # half a step: rounded to the even 0
+    assert error([halves], weight, None) == pytest.approx(1)
+    scale, weight = numpy.array([100, 1], numpy.float32), numpy.array([[1, 100]], numpy.float32)
+    apart = seen([[100, 0]], [0, 0], [25500, 255])  # the outlier moves into the weight of 1
+    assert error([apart], weight, scale) == pytest.approx(0, abs=1e-9)
+    assert error([apart], weight, None) == pytest.approx((100 / 127 - 1) ** 2, rel=1e-3)
+
+
+def test_a_scale_is_of_all_layers_and_all_weights(monkeypatch):
+    """An outlier counts in whichever layer it stands, and a strong weight in whichever product; the
+    strength is the one of the least error."""
+    size = 8
+    rows = numpy.random.default_rng(0).standard_normal((16, size)).astype(numpy.float32)
+
+    def layer(channel=0, factor=1.0):
+        own = rows.copy()
+        own[:, channel] *= factor
+        return seen(own, own.min(0), own.max(0))
+
+    def strong(channel):
+        made = numpy.full((size, size), 0.01, numpy.float32)
+        made[:, channel] = 1
+        return made
+
+    weight, given = numpy.ones((size, size), numpy.float32), []
+
+    def error(layers, whole, scale):
+        given.append((len(layers), whole, scale))
+        return abs(len(given) - 6)  # the last of STRENGTHS
+
+    monkeypatch.setattr(smoothing, "_error", error)
+    plain = smoothing._best_scale([layer(), layer()], [weight, weight])
+    for layers in ([layer(3, 50), layer()], [layer(), layer(3, 50)]):
+        given.clear()
+        best = smoothing._best_scale(layers, [weight, weight])
+        assert best[3] > 1.2 * plain[3] and best[3] == best.max()
+        assert best is given[5][2] and given[0][2] is None
+        assert [count for count, _, _ in given] == [2] * len(smoothing.STRENGTHS)
+    given.clear()
+    weights = [strong(5), strong(0)]
+    scale = smoothing._best_scale([layer()], weights)
+    assert given[0][1].tolist() == numpy.concatenate(weights).tolist()
+    assert scale[[0, 5]].max() < numpy.delete(scale, [0, 5]).min() / 2
+    assert numpy.exp(numpy.log(scale).mean()) == pytest.approx(1, rel=1e-5)
+
+
+def test_what_a_recipe_leaves_in_floating_point():
+    """By the shape of the weights, in every layer or every other."""
+
+    def layers(kind, rows, channels):
+        weight = SimpleNamespace(get_shape=lambda: [rows, channels])
+        nodes = [
+            SimpleNamespace(
+                input_value=lambda _: weight, get_friendly_name=lambda i=i: f"{kind} {i}"
+            )
+            for i in range(3)
+        ]
+        return [smoothing.Product(None, [node]) for node in nodes]
+
+    groups = [layers("attention", 8, 8), layers("ffn", 32, 8), layers("ffn_output", 8, 32)]
+    left = {name: quantised.floating(name, groups) for name in quantised.RECIPES}
+    out, half = [f"ffn_output {i}" for i in range(3)], ["ffn_output 0", "ffn_output 2"]
+    ffn = [f"ffn {i}" for i in range(3)]
+    assert left == {
+        "all": [],
+        "half ffn_output": half,
+        "ffn_output": out,
+        "ffn_output, half ffn": [*out, ffn[0], ffn[2]],
+        "ffn, ffn_output": [*out, *ffn],
+    }
 
 
 def test_smoothing_moves_outlier_channels_and_changes_no_result():

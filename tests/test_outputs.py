@@ -146,6 +146,19 @@ def test_what_fails_sends_nothing_through_a_pipe(pipe):
     assert pipe.content() == b""
 
 
+def test_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    """Else a power cut could leave an empty file under the right name."""
+    order = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        note = lambda *given, real=real, name=name: order.append(name) or real(*given)  # noqa: E731
+        monkeypatch.setattr(files.os, name, note)
+    with files.replacing(tmp_path / "a") as temporary:
+        temporary.write_text("new")
+        assert order == []
+    assert order == ["fsync", "replace"] and (tmp_path / "a").read_text() == "new"
+
+
 def test_a_link_that_leads_to_itself_is_refused(tmp_path):
     (tmp_path / "link").symlink_to("link")
     with pytest.raises(UserError, match="link: cannot be written .*symbolic links"):

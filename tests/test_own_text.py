@@ -614,6 +614,15 @@ def test_how_many_texts_were_cut(tmp_path, exported, evaluate, long):
     assert run.code == 0 and said == [str(long)] * bool(long)
 
 
+def test_texts_that_were_cut_are_counted_alone_and_over_all_slices(exported, monkeypatch):
+    monkeypatch.setattr(classifier, "SLICE", 2)
+    long, short = "so " * 200, "a fine film"
+    with Classifier(exported) as classify:
+        for texts, cut in (([long], 1), ([short], 0), ([long, short, long], 2), ([long] * 5, 5)):
+            answers, count = classify.answers(texts)
+            assert (len(answers), count) == (len(texts), cut)
+
+
 @pytest.mark.parametrize(
     "given, count",
     [

@@ -305,6 +305,35 @@ def test_added_tokens_that_cannot_have_their_ids_are_refused(tmp_path, files, wo
     assert words in str(error.value) and str(error.value).startswith(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"additional_special_tokens": ["<a>"]},
+        {"extra_special_tokens": ["<a>"]},
+        {"extra_special_tokens": {"image_token": {"content": "<a>"}}},
+        {"mask_token": "<a>", "pad_token": None},
+    ],
+)
+def test_an_added_token_that_is_named_elsewhere_is_special(tmp_path, named):
+    """By special_tokens_map.json or tokenizer_config.json: it is looked for in the text as it
+    stands."""
+    (tmp_path / "added_tokens.json").write_text('{"<b>": 10, "<a>": 9}')
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(named))
+    wanted = [("<a>", 9, True, False, False), ("<b>", 10, False, True, False)]
+    assert vocabularies._added_tokens(tmp_path, {}) == wanted
+    (tmp_path / "special_tokens_map.json").unlink()
+    assert vocabularies._added_tokens(tmp_path, named) == wanted
+
+
+def test_a_long_word_and_the_name_of_the_mask():
+    """100 letters are a word, 101 are unknown; [MASK] is a special token where there is one."""
+    data = "\n".join((*WordPiece.SPECIAL, "a", "##a", "[MASK]")).encode()
+    assert WordPiece(data).encode(100 * "a").ids == [2, 4, *[5] * 99, 3]
+    assert WordPiece(data).encode(101 * "a").ids == [2, 1, 3]
+    assert WordPiece(data, special_tokens=True).encode("a[MASK]").ids == [2, 4, 6, 3]
+    assert WordPiece(data).encode("a[MASK]").ids == [2, 4, 1, 1, 1, 3]
+
+
 def test_tokens_of_both_kinds_have_their_own_ids_in_any_order():
     given = {"exact_tokens": {"<b>": ADDED + 1}, "added_tokens": {"<c>": ADDED + 2, "<a>": ADDED}}
     found = WordPiece(VOCABULARY, special_tokens=True, **given).encode("<c><b><a>").ids

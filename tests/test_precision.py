@@ -81,6 +81,10 @@ def test_calls_take_turns_until_the_time_is_over():
     take_turns(runs, 99, clock)
     assert "".join(calls) == 5 * "ab"
     calls.clear()
+    runs = {"a": run("a", 9, 1, 3, 1, 3, 1), "b": run("b", 9, 3, 1, 3, 1, 3)}  # not the same one
+    take_turns(runs, 20, clock)
+    assert "".join(calls) == 6 * "ab"
+    calls.clear()
     runs = {"a": run("a", *10 * [0.5])}
     assert take_turns(runs, 2.9, clock) == {"a": 0.5} and calls.count("a") == 1 + 6
 
@@ -243,3 +247,17 @@ def test_a_precision_that_onednn_lacks_is_computed_by_torch_itself():
     before = str(program.graph)
     torchscript_backend.prepare(program, "cpu", "fp64")
     assert str(program.graph) == before and torch.equal(program(given), linear(given))
+
+
+@pytest.mark.parametrize("bf16, taken", [(0.2, "fp32"), (0.01, "bf16")])
+def test_the_program_is_that_of_the_precision_that_was_taken(speed, monkeypatch, bf16, taken):
+    speed(fp32=0.1, bf16=bf16)
+
+    def compile_model(model, target, shape):
+        return SimpleNamespace(precision=target.precision)
+
+    monkeypatch.setattr(export_albert_aie, "compile_model", compile_model)
+    target = Target("torchscript", "cpu", "bf16", {})
+    model = SimpleNamespace(free_sizes=True)
+    made = export_albert_aie.build(model, target, Shape(4, 32), SST2, chosen=False)
+    assert made.target.precision == made.compiled.precision == taken

@@ -80,6 +80,7 @@ def test_a_call_gives_the_value_or_the_users_error():
     [
         ((divmod, 1, 0), r"failed \(ZeroDivisionError: .*\)"),
         ((os._exit, 3), "ended with exit code 3"),
+        ((os._exit, 0), "ended with exit code 0"),
         ((os.abort,), "was ended by SIGABRT"),
         ((signal.raise_signal, signal.SIGKILL), "was ended by SIGKILL, perhaps for lack of memory"),
     ],

@@ -95,6 +95,12 @@ def test_padded_is_the_exported_shape_and_compiled_shapes_are_what_they_are():
     assert {choose(shapes, None, rows) for rows in (CHOSEN, PADDED, SINGLE)} == {shapes}
 
 
+def test_lengths_of_one_octave_are_those_of_one_row():
+    """A length that fills a row is of that row's octave, and not of the next."""
+    lengths = (1, 63, 64, 65, 128, 129, 256, 257, 512)
+    assert [choose_shapes.octave(length) for length in lengths] == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+
+
 def test_precisions_are_timed_on_half_a_call():
     wanted = {Shape(32, 128): (4, 64), Shape(2, 64): (2, 64), Shape(8, 16): (8, 16)}
     assert {s: choose_shapes.timed(s, True)[:2] for s in wanted} == wanted

@@ -36,6 +36,9 @@ def test_an_unknown_number_and_its_comma_are_two_tokens():
     tokenizer = SentencePiece(small_vocabulary())
     assert tokenizer.encode("fox 1994 dog").ids.count(1) == 1
     assert tokenizer.encode("fox 1994, dog").ids.count(1) == 2
+    # within a word there is no blank before the number
+    plain, comma = (tokenizer.encode(f"fox1994{mark} dog").ids for mark in ("", ","))
+    assert plain.count(1) == 1 and comma == [*plain[: plain.index(1)], 1, *plain[plain.index(1) :]]
 
 
 def test_truncation_keeps_cls_and_sep_and_says_so(tokenizer):

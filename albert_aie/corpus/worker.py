@@ -124,14 +124,14 @@ def _sentences(table, settings, task):
     """(a list of the table's sentences, {row: why} of those that are none)."""
     columns, wrong = [], {}
     for name in settings["text_column"]:
-        columns.append(_texts(table.column(name)))
+        columns.append(_values(table.column(name)))
         for i, text in enumerate(columns[-1]):
             if text is None:
                 wrong.setdefault(i, f"no text in column {name!r}")
     label = settings["label_column"]
     if label:
         numbers = {}  # labels are few; scores are not, but each is as quick to read
-        for i, value in enumerate(table.column(label).to_pylist()):
+        for i, value in enumerate(_values(table.column(label))):
             key = value if isinstance(value, str) else repr(value)
             if key not in numbers:
                 numbers[key] = datasets.is_missing(value) or datasets.number(value, task)
@@ -143,15 +143,15 @@ def _sentences(table, settings, task):
     return (columns[0] if len(columns) == 1 else list(zip(*columns))), wrong
 
 
-def _texts(column):
-    """List of str of a column of text, None where there is none."""
+def _values(column):
+    """List of a column's values, None where there is none or a text is not UTF-8."""
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
-        return [_text(value) for value in column]
+        return [_value(value) for value in column]
 
 
-def _text(value):
+def _value(value):
     with contextlib.suppress(UnicodeDecodeError):
         return value.as_py()
 
