@@ -294,8 +294,11 @@ def test_a_pt_that_is_cut_short_foreign_or_newer(tmp_path, compiled, sentences, 
     path = tmp_path / "changed.pt"
     listless = {"format": "albert_aie", "format_version": 4, "entries": [1]}
     listless["sha256"] = digest(listless)
+    swapped = json.loads(zipfile.ZipFile(compiled).read(f"archive/{pt_file.MANIFEST}"))
+    swapped["label_names"] = swapped["label_names"][::-1]  # its digest is the old one
     for manifest, words in (
         (json.dumps(listless).encode(), "not as it was written"),
+        (json.dumps(swapped).encode(), "not as it was written"),
         ({"format_version": 99}, "format version 99"),
         ({"format": "other"}, "another program's"),
         (b"{", "not JSON"),
