@@ -603,7 +603,9 @@ def test_only_the_engines_that_were_asked_for(monkeypatch, tmp_path):
     )
     chosen, notes = plan.engines(args, tmp_path)
     assert notes == ["no bf16 here"] and {engine.precision for engine in chosen} == {"int8"}
-    assert [(e.kind, e.streams) for e in chosen] == [("openvino", 1), ("openvino", 2), ("ours", 0)]
+    ran = [(e.kind, e.streams, e.backend) for e in chosen]
+    assert ran[:2] == [("openvino", 1, ""), ("openvino", 2, "")]
+    assert ran[2:] == [("ours", 0, ""), ("ours", 0, "onnx")]
     assert chosen[0].made_from == {"pth_dir": "P", "calibration": [[2, 3]]}
     assert chosen[2].made_from == {"pth_dir": "P", "file": "file.pt"}
     args.settings, args.engines = ["as_typed"], None

@@ -562,7 +562,10 @@ def test_an_odd_tensor_is_one_sentence(tmp_path, export, kind):
     except RuntimeError:
         pytest.skip(f"torch {torch.__version__} cannot save a {kind} tensor")
     run = export(pth_dir=folder, save_dir=tmp_path / "out")
-    said = f"is a {kind} tensor; save" if kind in ("sparse_coo", "quantized") else ""
+    named = ("sparse_coo",) if sys.version_info < (3, 10) else ("sparse_coo", "quantized")
+    said = (
+        f"is a {kind} tensor; save" if kind in named else ""
+    )  # torch 2.0.1 loads no quantized one
     assert refused(run, "pytorch_model.bin", said) and run.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
