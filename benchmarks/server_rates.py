@@ -85,7 +85,7 @@ class Attempt:
         """The rate to begin with, by short runs."""
 
         def meets_bound(rate):
-            runs = (self.probe(texts, rate, max(1, self.seconds // 4)) for _ in range(TRIES))
+            runs = (self.probe(texts, rate, max(1, self.seconds // 6)) for _ in range(TRIES))
             return any(found and found["p99"] <= self.bound for found in runs)
 
         if start := self.ask("capacity", texts):
