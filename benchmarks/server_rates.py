@@ -13,9 +13,8 @@ from albert_aie.base.errors import UserError
 from albert_aie.cli import console
 from albert_aie.data import datasets, tasks
 from albert_aie.run.compare import GATES
-from benchmarks import host, plan, readings, traffic, worker
+from benchmarks import host, plan, readings, servers, traffic, worker
 from benchmarks.plan import SERVER, Engine
-from benchmarks.servers import CALLERS
 
 STEP = 1.05  # between rates that are told apart
 JUMP = 1.25
@@ -77,7 +76,7 @@ class Attempt:
 
     def probe(self, texts, rate, seconds, accuracy=False):
         folder = str(self.folder / ("accuracy" if accuracy else "performance"))
-        found = self.ask("probe", texts, folder, rate, seconds, self.bound, accuracy)
+        found = self.ask(servers.probe, texts, folder, rate, seconds, self.bound, accuracy)
         self.probes += [found] if found else []
         return found
 
@@ -88,7 +87,7 @@ class Attempt:
             runs = (self.probe(texts, rate, max(1, self.seconds // 6)) for _ in range(TRIES))
             return any(found and found["p99"] <= self.bound for found in runs)
 
-        if start := self.ask("capacity", texts):
+        if start := self.ask(servers.capacity, texts):
             console.say("search", f"{self.spec.label}: {start:.1f}/s when all texts come at once")
             self.rate = highest(meets_bound, start)
 
@@ -116,7 +115,7 @@ class Attempt:
             entry["correct"] = sum(map(operator.eq, predictions, labels))
             entry["differ"] = sum(map(operator.ne, predictions, together))
             if spec.kind == "ours":
-                entry["callers"] = self.ask("callers", texts[:256])
+                entry["callers"] = self.ask(servers.callers, texts[:256])
         error = self.worker.error or (None if self.best else "no run was valid")
         return {**entry, "error": error, "probes": self.probes}
 
@@ -147,7 +146,9 @@ def tell(entry, results):
             ratio = entry["completed"] / peer["completed"]
             text += f"; {ratio:.2f} of the best peer's queries/s ({peer['label']})"
         middle, low, high = readings.interval(entry["callers"])
-        text += f"; {CALLERS} callers: {middle:.2f} [{low:.2f}, {high:.2f}] of one call's rate"
+        text += (
+            f"; {servers.CALLERS} callers: {middle:.2f} [{low:.2f}, {high:.2f}] of one call's rate"
+        )
     console.say("server", text)
 
 

@@ -93,10 +93,8 @@ def dense(batch_size, seconds):
 
 
 def served(job, *given):
-    """What servers.`job` answers of this engine: "rate" or "probe"."""
-    from benchmarks import servers
-
-    return getattr(servers, job)(engine, *given)
+    """What a function of servers.py answers of this engine."""
+    return job(engine, *given)
 
 
 def set_batch_size(batch_size):

@@ -1,5 +1,6 @@
 """Our own ALBERT, written so that a compiler has little left to find out."""
 
+import contextlib
 import math
 from typing import NamedTuple
 
@@ -131,6 +132,18 @@ class FusedAlbert(nn.Module):
             mask = mask + self.expand  # (B, 1, S, S)
         x = self._embed(input_ids, self.position[:s], token_type_ids)
         return self._classify(x, None, mask, last_mask, sizes)  # (B, class)
+
+    @contextlib.contextmanager
+    def shorter_rows(self):
+        """Within it plain rows may be shorter than the shape; whether they are plain."""
+        if self.shape.slots or self.free_sizes:
+            yield False
+            return
+        expand, self.expand, self.free_sizes = self.expand, None, True
+        try:
+            yield True
+        finally:
+            self.expand, self.free_sizes = expand, False
 
     def rows(self, input_ids, attention_mask, token_type_ids):
         """Logits (B, K, class) of packed rows."""

@@ -64,7 +64,8 @@ def measure_room(module, batches, inputs):
 
     count = sum(len(batch.sentences) for batch in batches)
     watch = _watch()
-    with torch.inference_mode(), _shorter_rows(module) as free, watch:
+    shorter_rows = getattr(module, "shorter_rows", lambda: contextlib.nullcontext(False))
+    with torch.inference_mode(), shorter_rows() as free, watch:
         for arrays in _runs(batches, free) if batches else [inputs]:
             watch.norms = 0
             module(*map(torch.as_tensor, arrays))
@@ -95,21 +96,6 @@ def _runs(batches, free):
     for start in range(0, len(order), ROWS):
         rows = order[start : start + ROWS]
         yield [array[rows, : lengths[rows].max()] for array in arrays]
-
-
-@contextlib.contextmanager
-def _shorter_rows(module):
-    """Whether the module takes plain rows that are shorter than its shape, and lets it."""
-    from ..albert.fused import FusedAlbert
-
-    if not isinstance(module, FusedAlbert) or module.shape.slots or module.free_sizes:
-        yield False
-        return
-    expand, module.expand, module.free_sizes = module.expand, None, True
-    try:
-        yield True
-    finally:
-        module.expand, module.free_sizes = expand, False
 
 
 def _watch():
