@@ -10,7 +10,7 @@ import pytest
 
 from albert_aie import Classifier
 from albert_aie.cli import console
-from benchmarks import loadgen, server_rates, servers, traffic
+from benchmarks import loadgen, picture, server_rates, servers, traffic
 from benchmarks.plan import Engine
 
 TEXTS = [f"a {'very ' * (i % 7)}fine film {i}" for i in range(40)]
@@ -233,3 +233,22 @@ def test_callers_are_compared_with_one_call(monkeypatch, whole, ratio):
 
     (found,) = servers.callers(SimpleNamespace(classify=classify), TEXTS, rounds=1)
     assert ratio / 2 < found < ratio * 2
+
+
+def test_the_picture_has_the_better_run_at_each_rate(tmp_path):
+    """A point a rate, from the slowest on; a server that failed is left out."""
+    figure = pytest.importorskip("matplotlib.figure")
+    runs = [(50, 200), (40, 150), (40, 120), (30, 90)]
+    probes = [{"rate": rate, "p99": p99} for rate, p99 in runs]
+    entry = {**OURS, "server": "shared", "probes": probes}
+    report = {"bound": 130, "servers": [entry, {**entry, "label": "failed", "error": "none"}]}
+    size, draw, *given = picture.served(report)
+    axes = figure.Figure(figsize=size).subplots()
+    draw(axes, *given)
+    line, bound = axes.lines
+    assert line.get_xydata().tolist() == [[30, 90], [40, 120], [50, 200]]
+    assert line.get_label() == "o" and set(bound.get_ydata()) == {130}
+    (tmp_path / "server.json").write_text(json.dumps(report))
+    paths = [str(tmp_path / "server.json"), str(tmp_path / "a.svg")]
+    assert console.main(picture.parse_args, picture.run, [*paths, "--plot=server"]) == 0
+    assert "<svg" in (tmp_path / "a.svg").read_text()
