@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from albert_aie.base import machine
+from albert_aie.base import machine, process
 from albert_aie.base.errors import first_line
 from benchmarks.readings import FIGURES
 
@@ -31,7 +31,8 @@ class Worker:
             "one_at_a_time": {name: [] for name in FIGURES},
             "as_typed": {"seconds": [], "single": []},
         }
-        self.pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        given = {"mp_context": get_context("spawn"), "initializer": process.end_with_parent}
+        self.pool = ProcessPoolExecutor(1, **given)
         self.load = self.ask(make, spec)
 
     def lists(self, setting):
