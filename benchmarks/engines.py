@@ -283,7 +283,7 @@ class Ours:
                 path.write_bytes(self.saved.blob("model.onnx"))
                 data = quantised_onnx_file(path).read_bytes()
             session = backends.get("onnx").session
-            self.runner._program = session(data, "cpu", "int8", threads=self.runner.threads)
+            self.runner._program = session(data, "cpu", threads=self.runner.threads)
 
     def sentences(self, texts):
         if self.spec.typed:  # what README's seven lines give: labels and probabilities

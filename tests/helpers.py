@@ -17,7 +17,7 @@ import sentencepiece
 import torch
 
 import export_albert_aie
-from albert_aie.albert import graph
+from albert_aie.albert import graph, weights
 from albert_aie.albert.config import read_config
 from albert_aie.albert.layouts import to_upstream
 from albert_aie.artifact import pt_file
@@ -50,15 +50,9 @@ TINY = {
     "num_labels": 2,
 }
 BASE = {
-    "vocab_size": TINY["vocab_size"],
-    "embedding_size": 128,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "hidden_act": "gelu_new",
+    **TINY,
+    **{"embedding_size": 128, "hidden_size": 768, "intermediate_size": 3072},
+    **{"num_hidden_layers": 12, "num_attention_heads": 12},
 }
 
 
@@ -173,28 +167,34 @@ def write_checkpoint(folder, config=TINY, layout="upstream", spm=SPM, dtype=None
     return folder
 
 
+def change_weights(folder, change):
+    """The folder of a checkpoint, whose raw {name: tensor} change() has changed in place."""
+    (path,) = weights.find(folder)
+    state = weights.read(path)
+    change(state)
+    path.unlink()  # old safetensors' tensors lie in the file
+    save = safetensors.torch.save_file if path.suffix == ".safetensors" else torch.save
+    save(state, path)
+    return folder
+
+
 def rewrite(source, path, manifest=None, drop=(), change=None):
     """A copy of a .pt with other keys in its manifest (or other bytes for all of it), entries left
     out or changed: {name: bytes}. Its CRCs and its digests are right again, as those of a file that
     was never damaged."""
-    held = pt_file.MANIFEST
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
         for entry in old.infolist():
-            root, _, name = entry.filename.partition("/")
+            name = entry.filename.partition("/")[2]
             content = (change or {}).get(name, old.read(entry))
-            if name == held:
+            if name == pt_file.MANIFEST:
                 known = json.loads(content)
+                if isinstance(manifest, bytes):
+                    new.writestr(entry.filename, manifest)
             elif name not in drop:
                 new.writestr(entry.filename, content, compress_type=entry.compress_type)
-    if isinstance(manifest, bytes):
-        whole = manifest
-    else:
-        known = {key: known[key] for key in known if key not in ("entries", "sha256")}
-        known = {**known, **(manifest or {})}
-        pt_file.seal(path, known)
-        return path
-    with zipfile.ZipFile(path, "a") as new:
-        new.writestr(f"{root}/{held}", whole)
+    if not isinstance(manifest, bytes):
+        del known["entries"], known["sha256"]
+        pt_file.seal(path, {**known, **(manifest or {})})
     return path
 
 
@@ -233,13 +233,13 @@ def fused_logits(checkpoint, encoded, shape, graph_name="fused", upstream_dir=No
     return logits(program, encoded, shape, checkpoint.config.num_labels)
 
 
-def small_vocabulary():
+def small_vocabulary(texts=("the quick brown fox jumps over the lazy dog",) * 10, size=40):
     """A sentencepiece model with ALBERT's special pieces and a few dozen in all."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the quick brown fox jumps over the lazy dog"] * 10),
+        sentence_iterator=iter(texts),
         model_writer=model,
-        vocab_size=40,
+        vocab_size=size,
         hard_vocab_limit=False,
         pad_id=0,
         unk_id=1,

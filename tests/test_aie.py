@@ -37,6 +37,7 @@ TROUBLE = {
 STUB = ROOT / "tests" / "stub_upstream"  # albert_pytorch's interface without albert_pytorch
 EXPORT, EVALUATE = "export_albert_aie", "run_aie_eval"
 SMALL = {"batch_size": 4, "max_seq_length": 32}
+FUSED = {"backend": "aie", "graph": "fused"}
 
 
 def python(*arguments, env=None):
@@ -57,8 +58,7 @@ def changed(change, name, env=None, **options):
 
 
 def export(pth_dir, save_dir, env=None, **options):
-    common = {"backend": "aie", "graph": "fused", "pth_dir": pth_dir, "save_dir": save_dir}
-    return script(EXPORT, env, **{**common, **options})
+    return script(EXPORT, env, **{**FUSED, "pth_dir": pth_dir, "save_dir": save_dir, **options})
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +185,7 @@ def test_compile_gets_keywords_that_both_packages_take(flow):
             {"require_full_compilation": True, "input_dtype": "int32"},
             marks=pytest.mark.slow,
         ),
-        (
-            {"pack": True, "compile": "optimization_level=1"},
-            {"optimization_level": 1, "input_dtype": "int32"},
-        ),
+        ({"pack": True, "compile": "optimization_level=1"}, {"optimization_level": 1}),
     ],
 )
 def test_options_pass_the_comparison_and_stand_in_the_manifest(tmp_path, tiny, sst2, given, wanted):
@@ -206,17 +203,16 @@ def test_a_wrong_constant_fails_the_comparison(tmp_path, tiny, sentences):
     """A mask of finfo.min is infinite in fp16 and makes NaN of every logit: exit 1, not a file that
     looks fine."""
     change = "from albert_aie.albert import fused; fused.MASKED = -3.4028234663852886e38"
-    given = {"backend": "aie", "graph": "fused", "compare_cpu": True, **SMALL}
     folders = {"pth_dir": tiny, "save_dir": tmp_path, "data_dir": sentences}
-    run = changed(change, EXPORT, **folders, **given)
+    run = changed(change, EXPORT, compare_cpu=True, **folders, **FUSED, **SMALL)
     assert run.code == 1 and "compare_cpu FAIL" in run.out, run.err
 
 
 @pytest.mark.parametrize("slots", [0, 4])
-def test_the_fused_graph_holds_no_operator_known_to_trouble(tiny, slots):
-    checkpoint = load(tiny)
-    shape = Shape(4, 32, slots)
-    module = graph.build(checkpoint, "fused", shape, form=form("fp16"))
+@pytest.mark.parametrize("written", [graph.PLAIN, form("fp16")])
+def test_the_fused_graph_holds_no_operator_known_to_trouble(tiny, slots, written):
+    checkpoint, shape = load(tiny), Shape(4, 32, slots)
+    module = graph.build(checkpoint, "fused", shape, form=written)
     inputs = graph.example_inputs(checkpoint.config, shape, torch.int32)
     assert not TROUBLE & set(graph.operators(graph.trace(module, inputs)))
 
@@ -306,8 +302,8 @@ def test_the_patched_upstream_graph_compares_and_holds_no_operator_known_to_trou
 
 @pytest.mark.slow
 def test_the_published_batch_sizes_in_one_sweep(tiny, sentences):
-    given = {"backend": "aie", "graph": "fused", "pth_dir": tiny, "data_dir": sentences}
-    run = script("benchmarks/sweep", max_seq_length=32, no_compare_cpu=True, **given)
+    given = {"pth_dir": tiny, "data_dir": sentences, "no_compare_cpu": True}
+    run = script("benchmarks/sweep", max_seq_length=32, **given, **FUSED)
     assert run.code == 0, run.out + run.err
     rows = [line.split()[2] for line in run.out.splitlines() if line.startswith("fp16 padded ")]
     assert rows == ["1", "4", "8", "16", "32", "64"]
@@ -318,7 +314,7 @@ def test_the_published_batch_sizes_in_one_sweep(tiny, sentences):
 @pytest.mark.slow
 def test_the_report_to_send_in(tmp_path, tiny, sentences):
     file = tmp_path / "report.json"
-    given = {"backend": "aie", "graph": "fused", "pth_dir": tiny, "data_dir": sentences}
+    given = {"pth_dir": tiny, "data_dir": sentences, **FUSED}
     given.update(max_seq_length=32, device_id=0, output=file)
     run = script("benchmarks/sweep", batch_size=[1, 8], **given)
     assert run.code == 0, run.out + run.err

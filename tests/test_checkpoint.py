@@ -8,9 +8,8 @@ import tarfile
 
 import pytest
 import torch
-from helpers import TINY, refused, write_checkpoint
+from helpers import TINY, change_weights, refused, write_checkpoint
 
-from albert_aie.albert import weights
 from albert_aie.albert.checkpoint import load
 from albert_aie.albert.config import read_config
 from albert_aie.albert.layouts import to_upstream
@@ -50,10 +49,8 @@ def test_transformers_own_folder_loads(tmp_path, tiny):
 
 
 def test_half_precision_weights_and_pretraining_heads_are_accepted(tmp_path):
-    folder = write_checkpoint(tmp_path, dtype=torch.float16)
-    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
-    state["predictions.bias"] = torch.zeros(TINY["vocab_size"])
-    torch.save(state, folder / "pytorch_model.bin")
+    folder, head = write_checkpoint(tmp_path, dtype=torch.float16), torch.zeros(TINY["vocab_size"])
+    change_weights(folder, lambda state: state.update({"predictions.bias": head}))
     assert {t.dtype for t in load(folder).tensors.values()} == {torch.float32}
 
 
@@ -76,10 +73,7 @@ BIAS = "bert.pooler.dense.bias"
     ],
 )
 def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
-    folder = write_checkpoint(tmp_path)
-    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
-    change(state)
-    torch.save(state, folder / "pytorch_model.bin")
+    folder = change_weights(write_checkpoint(tmp_path), change)
     with pytest.raises(UserError, match=words):
         load(folder)
 
@@ -107,14 +101,27 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
         ({"layer_norm_eps": 0.0}, "layer_norm_eps is 0.0"),
         ({"layer_norm_eps": "1e-12"}, "layer_norm_eps is '1e-12'"),
         ({"hidden_act": None}, "hidden_act is None"),
+        ({"num_labels": 3, "id2label": {"0": "bad", "1": "good"}}, "is 3, but id2label has 2 (bad"),
+        ({"num_labels": 0}, "num_labels is 0; a classifier has 2"),
+        ({"num_labels": 10**9}, "num_labels is 1000000000"),
+        ({"num_labels": 2.0}, "num_labels is 2.0"),
+        ({"num_hidden_layers": 10**5}, "num_hidden_layers is 100000; at most 128"),
+        ({"vocab_size": 10**9}, "3.2e+10 parameters"),
+        ({"hidden_size": 4 * 10**30}, "parameters"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan"),
+        ({"layer_norm_eps": float("inf")}, "layer_norm_eps is inf"),
+        ({"layer_norm_eps": 1.0}, "layer_norm_eps is 1.0"),
+        ({"layer_norm_eps": True}, "layer_norm_eps is True"),
+        ({"hidden_act": ["gelu"] * 10_000}, "hidden_act is ['gelu', "),
     ],
 )
 def test_a_config_we_cannot_run_is_refused_by_name(tmp_path, change, words):
-    folder = write_checkpoint(tmp_path)
-    (folder / "config.json").write_text(json.dumps({**TINY, **change}))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**TINY, **change}))
     with pytest.raises(UserError) as error:
-        load(folder)
-    assert str(error.value).startswith(f"{folder / 'config.json'}: ") and words in str(error.value)
+        read_config(path)
+    said = str(error.value)
+    assert said.startswith(f"{path}: ") and words in said and len(said) < 400
 
 
 @pytest.mark.parametrize(
@@ -153,21 +160,17 @@ def test_what_a_config_does_not_say_is_as_in_transformers(tmp_path):
 def test_layer_norms_of_a_converted_tensorflow_checkpoint(tmp_path, layout):
     """gamma and beta: the same model, and never both names for one tensor."""
     folder = write_checkpoint(tmp_path, layout=layout)
-    wanted = load(folder).tensors
-    (path,) = weights.find(folder)
-    state = weights.read(path)
-    path.unlink()
-    norms = [name for name in state if "norm" in name.lower()]
-    assert len(norms) == 6
-    old = {"weight": "gamma", "bias": "beta"}
-    for name in norms:
-        parent, _, last = name.rpartition(".")
-        state[f"{parent}.{old[last]}"] = state.pop(name)
-    torch.save(state, folder / "pytorch_model.bin")
-    found = load(folder).tensors
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    state[norms[0]] = torch.zeros(32)
-    torch.save(state, folder / "pytorch_model.bin")
+    wanted, norms = load(folder).tensors, []
+
+    def rename(state):
+        norms.extend(name for name in state if "norm" in name.lower())
+        for name in norms:
+            parent, _, last = name.rpartition(".")
+            state[f"{parent}.{'gamma' if last == 'weight' else 'beta'}"] = state.pop(name)
+
+    found = load(change_weights(folder, rename)).tensors
+    assert len(norms) == 6 and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    change_weights(folder, lambda state: state.update({norms[0]: torch.zeros(32)}))
     with pytest.raises(UserError, match="more than once"):
         load(folder)
 
@@ -185,40 +188,24 @@ class _Program(torch.nn.Module):
         return x + 1
 
 
-def _write_pickle(path, trace):
-    path.write_bytes(pickle.dumps({"a": _Shell(trace)}, protocol=2))
+def _write_legacy(path, shell):
+    torch.save({"a": shell}, path, _use_new_zipfile_serialization=False)
 
 
-def _write_torch_pickle(path, trace):
-    torch.save({"a": _Shell(trace)}, path)
-
-
-def _write_legacy_pickle(path, trace):
-    torch.save({"a": _Shell(trace)}, path, _use_new_zipfile_serialization=False)
-
-
-def _write_program(path, trace):
-    torch.jit.script(_Program()).save(str(path))
-
-
-def _write_tar(path, trace):
+def _write_tar(path, shell):
     with tarfile.open(path, "w") as archive:
         archive.add(__file__, "storages")
-
-
-def _cut(path, trace):
-    path.write_bytes(path.read_bytes()[:-2000])
 
 
 @pytest.mark.parametrize(
     "write, words",
     [
-        (_write_pickle, "pytorch_model.bin: "),
-        (_write_torch_pickle, "refused: its pickle wants to run code"),
-        (_write_legacy_pickle, "refused: its pickle wants to run code"),
-        (_write_program, "holds a TorchScript program"),
+        (lambda path, shell: path.write_bytes(pickle.dumps({"a": shell}, 2)), "pytorch_model.bin:"),
+        (lambda path, shell: torch.save({"a": shell}, path), "its pickle wants to run code"),
+        (_write_legacy, "refused: its pickle wants to run code"),
+        (lambda path, _: torch.jit.script(_Program()).save(str(path)), "holds a TorchScript"),
         (_write_tar, "a tar archive"),
-        (_cut, "cut short"),
+        (lambda path, _: path.write_bytes(path.read_bytes()[:-2000]), "cut short"),
         (lambda path, _: path.write_bytes(b"hello"), "neither a torch zip nor a torch pickle"),
         (lambda path, _: path.write_bytes(b""), "neither a torch zip nor a torch pickle"),
         (lambda path, _: torch.save([1, 2], path), "not a state dict"),
@@ -228,7 +215,7 @@ def _cut(path, trace):
 )
 def test_a_dangerous_or_damaged_weight_file_is_refused_and_not_run(tmp_path, export, write, words):
     folder = write_checkpoint(tmp_path / "c")
-    write(folder / "pytorch_model.bin", tmp_path / "was_run")
+    write(folder / "pytorch_model.bin", _Shell(tmp_path / "was_run"))
     run = export(pth_dir=folder, save_dir=tmp_path / "out")
     assert refused(run, "pytorch_model.bin", words)
     assert not (tmp_path / "was_run").exists() and not (tmp_path / "out").exists()
@@ -239,8 +226,7 @@ def test_a_cut_safetensors_file_is_refused(tmp_path, export):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     run = export(pth_dir=folder, save_dir=tmp_path / "out")
-    assert refused(run, "not a whole safetensors file")
-    assert not (tmp_path / "out").exists()
+    assert refused(run, "not a whole safetensors file") and not (tmp_path / "out").exists()
 
 
 def test_the_sentencepiece_model_is_looked_for_in_the_tree_last(tmp_path):

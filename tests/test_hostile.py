@@ -11,12 +11,13 @@ import os
 import shutil
 import time
 import zipfile
+from pathlib import Path
 
 import numpy
 import pytest
 import sentencepiece
 import torch
-from helpers import TINY, Run, flags, refused, write_checkpoint
+from helpers import TINY, Run, flags, refused, small_vocabulary, write_checkpoint
 from hostile_worker import Worker
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
@@ -52,25 +53,6 @@ COUNTS = collections.defaultdict(collections.Counter)
 UNTIL = float(os.environ.get("FUZZ_UNTIL", "inf"))  # time at which `make fuzz` ends
 
 
-def vocabulary():
-    """A sentencepiece model of 60 pieces, with ALBERT's special ones."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES * 5),
-        model_writer=model,
-        vocab_size=60,
-        hard_vocab_limit=False,
-        pad_id=0,
-        pad_piece="<pad>",
-        unk_id=1,
-        bos_id=-1,
-        eos_id=-1,
-        control_symbols=["[CLS]", "[SEP]"],
-        minloglevel=2,
-    )
-    return model.getvalue()
-
-
 def tokenizer_json(model):
     """The same pieces as a tokenizer.json."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -98,8 +80,8 @@ def worker():
 def good(tmp_path_factory, worker):
     """A folder of all that is right: checkpoints, data, a compiled file, its predictions."""
     folder = tmp_path_factory.mktemp("good")
-    (folder / "vocabulary.model").write_bytes(vocabulary())
     spm = folder / "vocabulary.model"
+    spm.write_bytes(small_vocabulary(SENTENCES * 5, 60))
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(spm)).get_piece_size()
     config = {**SMALL, "vocab_size": pieces}
     for name, layout in (("hf", "hf"), ("zip", "upstream"), ("pickle", "legacy")):
@@ -113,17 +95,16 @@ def good(tmp_path_factory, worker):
     return folder
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A function that gives an empty folder, the same one each time."""
-    folder = tmp_path_factory.mktemp("hostile") / "example"
+@pytest.fixture
+def new(request, worker, good, tmp_path):
+    """A function that gives an Example in an empty folder, the same one each time."""
 
-    def empty():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        return folder
+    def new():
+        shutil.rmtree(tmp_path)
+        tmp_path.mkdir()
+        return Example(request.node.name, worker, good, tmp_path)
 
-    return empty
+    return new
 
 
 def write_data(folder):
@@ -151,11 +132,15 @@ def logits_of(path):
 class Example:
     """One hostile input: what is asked of the scripts, and the judgement of what they did."""
 
-    def __init__(self, request, worker, folder):
-        self.name, self.worker, self.folder = request.node.name, worker, folder
+    def __init__(self, name, worker, good, folder):
+        self.name, self.worker, self.good, self.folder = name, worker, good, folder
         self.requests = []
         if time.time() > UNTIL:
             pytest.skip("the time of `make fuzz` is up")
+
+    def checkpoint(self, layout="hf"):
+        """A copy of a good one, to be changed."""
+        return Path(shutil.copytree(self.good / layout, self.folder / "checkpoint"))
 
     def run(self, script, **options):
         self.requests.append((script, options))
@@ -201,7 +186,7 @@ class Example:
                 self.fail("wrong answer", f"{row[1]} where {names[first]} is right: {row}")
         self.count("right")
 
-    def export_and_evaluate(self, good, checkpoint, kind="spm"):
+    def export_and_evaluate(self, checkpoint, kind="spm"):
         """A hostile checkpoint: refused, or the logits of transformers' own model."""
         made = {"pth_dir": checkpoint, "save_dir": self.folder / "out", **SHAPE}
         run = self.run("export_albert_aie", **made)
@@ -213,7 +198,7 @@ class Example:
         def right():
             return self.worker.ask("reference", str(checkpoint), SENTENCES, 16, kind)
 
-        self.evaluate(self.folder / "out" / FILE, good / "data", right)
+        self.evaluate(self.folder / "out" / FILE, self.good / "data", right)
 
     def count(self, outcome):
         COUNTS[self.name][outcome] += 1
@@ -305,28 +290,19 @@ HOW = st.one_of(st.just("as it is"), st.sampled_from(sorted(WRAPPED)))
 
 
 @given(CHANGES, HOW)
-def test_config_json(request, worker, good, place, changes, how):
-    example = Example(request, worker, place())
-    folder = example.folder / "checkpoint"
-    shutil.copytree(good / "hf", folder)
+def test_config_json(new, changes, how):
+    example = new()
+    folder = example.checkpoint()
     config = change(json.loads((folder / "config.json").read_text()), changes)
     (folder / "config.json").write_bytes(WRAPPED[how](json.dumps(config)))
-    example.export_and_evaluate(good, folder)
+    example.export_and_evaluate(folder)
 
 
 SPELLED = {
     "negative": ["negative", "NEGATIVE", "neg", " Negative"],
     "positive": ["positive", "POSITIVE", "Pos", "positive "],
-    "neither": [
-        "neutral",
-        "LABEL_0",
-        "LABEL_1",
-        "1",
-        "0",
-        "contradiction",
-        "\u043d\u0435\u0442",
-        "",
-    ],
+    "neither": ["neutral", "contradiction", "\u043d\u0435\u0442", ""]
+    + ["LABEL_0", "LABEL_1", "1", "0"],
 }
 MEANING = {spelled: name for name, spellings in SPELLED.items() for spelled in spellings}
 
@@ -340,12 +316,11 @@ FITTING = st.tuples(*(st.sampled_from(SPELLED[name]) for name in ("negative", "p
         st.lists(st.sampled_from(sorted(MEANING)), min_size=2, max_size=2),
     )
 )
-def test_names_of_the_classes(request, worker, good, place, names):
+def test_names_of_the_classes(new, good, names):
     """Right by name, in any order and spelling; by position where the names say nothing else; where
     they are not the data's, refused."""
-    example = Example(request, worker, place())
-    folder = example.folder / "checkpoint"
-    shutil.copytree(good / "hf", folder)
+    example = new()
+    folder = example.checkpoint()
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = {str(number): name for number, name in enumerate(names)}
     (folder / "config.json").write_text(json.dumps(config))
@@ -375,16 +350,15 @@ def test_names_of_the_classes(request, worker, good, place, names):
 
 
 @given(st.sampled_from(["hf", "zip", "pickle"]), DAMAGE)
-def test_damaged_weight_files(request, worker, good, place, layout, damage):
+def test_damaged_weight_files(new, good, layout, damage):
     """A safetensors file and a plain pickle have no checksum: there another weight is the right
     answer, as transformers gives it. A torch zip has one."""
-    example = Example(request, worker, place())
-    folder = example.folder / "checkpoint"
-    shutil.copytree(good / layout, folder)
+    example = new()
+    folder = example.checkpoint(layout)
     name = "model.safetensors" if layout == "hf" else "pytorch_model.bin"
     (folder / name).write_bytes(damaged((folder / name).read_bytes(), damage))
     if layout == "hf":
-        return example.export_and_evaluate(good, folder)
+        return example.export_and_evaluate(folder)
     made = {"pth_dir": folder, "save_dir": example.folder / "out", **SHAPE}
     if example.refused(example.run("export_albert_aie", **made)):
         return
@@ -442,10 +416,9 @@ NAMES = {
     st.one_of(st.just("as it is"), st.sampled_from(sorted(NAMES))),
     st.booleans(),
 )
-def test_odd_tensors_and_names(request, worker, good, place, odd, number, name, everywhere):
-    example = Example(request, worker, place())
-    folder = example.folder / "checkpoint"
-    shutil.copytree(good / "hf", folder)
+def test_odd_tensors_and_names(new, good, odd, number, name, everywhere):
+    example = new()
+    folder = example.checkpoint()
     (folder / "model.safetensors").unlink()
     from safetensors.torch import load_file
 
@@ -459,7 +432,7 @@ def test_odd_tensors_and_names(request, worker, good, place, odd, number, name, 
         assume(False)
     renamed = {NAMES[name](k) if everywhere or k == chosen else k: v for k, v in tensors.items()}
     torch.save(renamed, folder / "pytorch_model.bin")
-    example.export_and_evaluate(good, folder)
+    example.export_and_evaluate(folder)
 
 
 def entries(path):
@@ -475,9 +448,9 @@ def whole(good):
 
 
 @given(st.integers(0, 100), DAMAGE)
-def test_a_damaged_pt(request, worker, good, place, number, damage):
+def test_a_damaged_pt(new, good, number, damage):
     """Somewhere in one of its entries, or in the directory behind them."""
-    example = Example(request, worker, place())
+    example = new()
     data = (good / "out" / FILE).read_bytes()
     parts = [*entries(good / "out" / FILE).values(), (0, len(data))]
     first, last = parts[number % len(parts)]
@@ -490,9 +463,9 @@ def test_a_damaged_pt(request, worker, good, place, number, damage):
     st.sampled_from(["drop", "swap", "empty", "twice", "foreign", "compress", "rename"]),
     st.integers(0, 100),
 )
-def test_a_pt_packed_again(request, worker, good, place, what, number):
+def test_a_pt_packed_again(new, good, what, number):
     """Every CRC is right, and the content is not what was written."""
-    example = Example(request, worker, place())
+    example = new()
     with zipfile.ZipFile(good / "out" / FILE) as old:
         content = [(name, old.read(name)) for name in old.namelist()]
     at = number % len(content)
@@ -515,28 +488,26 @@ def test_a_pt_packed_again(request, worker, good, place, what, number):
 
 
 @given(DAMAGE)
-def test_a_damaged_sentencepiece_model(request, worker, good, place, damage):
-    example = Example(request, worker, place())
-    folder = example.folder / "checkpoint"
-    shutil.copytree(good / "hf", folder)
+def test_a_damaged_sentencepiece_model(new, damage):
+    example = new()
+    folder = example.checkpoint()
     path = folder / "spiece.model"
     path.write_bytes(damaged(path.read_bytes(), damage))
-    example.export_and_evaluate(good, folder)
+    example.export_and_evaluate(folder)
 
 
 @given(st.one_of(st.just([]), DAMAGE), CHANGES)
-def test_a_hostile_tokenizer_json(request, worker, good, place, damage, changes):
+def test_a_hostile_tokenizer_json(new, damage, changes):
     """Its own keys changed, or its bytes."""
-    example = Example(request, worker, place())
-    folder = example.folder / "checkpoint"
-    shutil.copytree(good / "hf", folder)
+    example = new()
+    folder = example.checkpoint()
     text = tokenizer_json((folder / "spiece.model").read_bytes())
     (folder / "spiece.model").unlink()
     keys = sorted(json.loads(text))
     changed = [(keys[len(key) % len(keys)], value) for key, value in changes]
     text = text if damage else json.dumps(change(json.loads(text), changed))
     (folder / "tokenizer.json").write_bytes(damaged(text.encode(), damage))
-    example.export_and_evaluate(good, folder, "json")
+    example.export_and_evaluate(folder, "json")
 
 
 @given(
@@ -546,19 +517,18 @@ def test_a_hostile_tokenizer_json(request, worker, good, place, damage, changes)
     ),
     HOW,
 )
-def test_a_hostile_tokenizer_config(request, worker, good, place, changes, how):
+def test_a_hostile_tokenizer_config(new, changes, how):
     """The sentences are plain: whatever it asks for, their ids stay the same."""
-    example = Example(request, worker, place())
-    folder = example.folder / "checkpoint"
-    shutil.copytree(good / "hf", folder)
+    example = new()
+    folder = example.checkpoint()
     (folder / "tokenizer_config.json").write_bytes(WRAPPED[how](json.dumps(change({}, changes))))
-    example.export_and_evaluate(good, folder)
+    example.export_and_evaluate(folder)
 
 
 @given(DAMAGE)
-def test_a_damaged_tsv(request, worker, good, place, damage):
+def test_a_damaged_tsv(new, good, damage):
     """What is left must be what a plain reading of its lines gives."""
-    example = Example(request, worker, place())
+    example = new()
     data = damaged((good / "data" / "dev.tsv").read_bytes(), damage)
     (example.folder / "dev.tsv").write_bytes(data)
     given = {"aie_model_dir": good / "out" / FILE, "data_dir": example.folder}
@@ -585,10 +555,10 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n
     st.booleans(),
     st.sampled_from(["", "\n", "\n\n"]),
 )
-def test_a_right_tsv_of_any_text(request, worker, good, place, rows, order, end, mark, tail):
+def test_a_right_tsv_of_any_text(new, good, rows, order, end, mark, tail):
     """Any letters, columns in any order: each sentence is there, with its label and number."""
     assume(any(text.strip("\x1c\x1d\x1e\x85\u2028\u2029 ") for text, _ in rows))
-    example = Example(request, worker, place())
+    example = new()
     columns = {
         "sentence": [text for text, _ in rows],
         "label": [str(label) for _, label in rows],
@@ -665,8 +635,8 @@ def some_of(pool):
 
 
 @given(some_of(FLAGS["export_albert_aie"]))
-def test_flags_of_export(request, worker, good, place, options):
-    example = Example(request, worker, place())
+def test_flags_of_export(new, good, options):
+    example = new()
     common = {"pth_dir": good / "hf", "backend": "torchscript", "save_dir": example.folder / "out"}
     run = example.run("export_albert_aie", **{**common, **SHAPE, **options})
     if example.refused(run):
@@ -676,14 +646,14 @@ def test_flags_of_export(request, worker, good, place, options):
         example.fail("wrong exit code", f"{run.code} {files} {run.err}")
     file = example.folder / "out" / files[0]
     length = int(options.get("max_seq_length", 16))
-    right = worker.ask("reference", str(good / "hf"), SENTENCES, length, "spm")
+    right = example.worker.ask("reference", str(good / "hf"), SENTENCES, length, "spm")
     tolerance = 1e-3 if options.get("precision", "fp32") == "fp32" else 0.1
     example.evaluate(file, good / "data", right, tolerance)
 
 
 @given(some_of(FLAGS["run_aie_eval"]))
-def test_flags_of_evaluate(request, worker, good, place, options):
-    example = Example(request, worker, place())
+def test_flags_of_evaluate(new, good, options):
+    example = new()
     example.evaluate(good / "out" / FILE, good / "data", whole(good), **options)
 
 
@@ -708,11 +678,11 @@ def read_own(form, data):
     return [dict(zip(header, row)) for row in rows]
 
 
-def own_text(example, good, form, data):
+def own_text(example, form, data):
     """A user's own table: refused, or answered row by row with all its columns as they were."""
     source, out = example.folder / f"own.{form}", example.folder / f"answers.{form}"
     source.write_bytes(data)
-    file = good / "out" / FILE
+    file = example.good / "out" / FILE
     run = example.run("run_aie_eval", aie_model_dir=file, input=source, output=out)
     if example.refused(run):
         if out.exists():
@@ -736,16 +706,16 @@ def own_text(example, good, form, data):
     st.permutations(["text", "label", "n"]),
     st.lists(st.tuples(CELL, CELL, CELL), min_size=1, max_size=5),
 )
-def test_own_text_of_any_letters(request, worker, good, place, form, names, rows):
-    example = Example(request, worker, place())
-    own_text(example, good, form, write_own(form, names, rows).encode())
+def test_own_text_of_any_letters(new, form, names, rows):
+    example = new()
+    own_text(example, form, write_own(form, names, rows).encode())
     if "refused" in COUNTS[example.name]:
         example.fail("wrongly refused", str(rows))
 
 
 @given(st.sampled_from(["csv", "jsonl"]), DAMAGE)
-def test_damaged_own_text(request, worker, good, place, form, damage):
-    example = Example(request, worker, place())
+def test_damaged_own_text(new, form, damage):
+    example = new()
     rows = [(text, str(label), "a, b") for text, label in zip(SENTENCES, LABELS)]
     data = write_own(form, ["text", "gold", "n"], rows).encode()
-    own_text(example, good, form, damaged(data, damage))
+    own_text(example, form, damaged(data, damage))

@@ -90,8 +90,7 @@ def test_calls_take_turns_until_the_time_is_over():
 
 
 @pytest.mark.parametrize(
-    "bf16, taken",
-    [(0.53, "fp32"), (1.0, "fp32"), (1.05, "fp32"), (1.1, "bf16"), (1.3, "bf16")],
+    "bf16, taken", [(0.53, "fp32"), (1.0, "fp32"), (1.05, "fp32"), (1.1, "bf16"), (1.3, "bf16")]
 )
 def test_a_narrow_precision_must_be_worth_its_error(bf16, taken):
     assert chosen.fastest({"bf16": bf16, "fp32": 1.0}) == taken
@@ -154,6 +153,7 @@ def saved(precision="fp32", cpu="EPYC", backend="openvino", device="cpu", **opti
 
 CHOSEN_ELSEWHERE = "a.pt: {} was chosen on EPYC, and this is Xeon"
 AGAIN = "export the file again here"
+INT8 = {"precision": "int8", "floating": "bf16"}
 
 
 @pytest.mark.parametrize(
@@ -169,12 +169,7 @@ AGAIN = "export the file again here"
         ({}, True, (0.53, 1.0), ", where an export would choose it too"),
         ({"precision": "bf16"}, True, (0.5, 1.0), f", where fp32 is 2.00 times as fast; {AGAIN}"),
         ({"precision": "bf16"}, True, (1.5, 1.0), ", where an export would choose it too"),
-        (
-            {"precision": "int8", "floating": "bf16"},
-            True,
-            (0.8, 1.0),
-            f", where fp32 is 1.25 times as fast; {AGAIN}",
-        ),
+        (INT8, True, (0.8, 1.0), f", where fp32 is 1.25 times as fast; {AGAIN}"),
     ],
 )
 def test_a_file_that_was_timed_on_another_processor(monkeypatch, given, timed, ratios, note):
@@ -183,9 +178,8 @@ def test_a_file_that_was_timed_on_another_processor(monkeypatch, given, timed, r
 
     def faster(name, compiled, device, batch):
         calls.append((name, sorted(compiled), device, batch.shape))
-        assert all(
-            c.blobs == {n: n.encode() for n in ("ir.xml", "ir.bin")} for c in compiled.values()
-        )
+        blobs = {name: name.encode() for name in ("ir.xml", "ir.bin")}
+        assert all(one.blobs == blobs for one in compiled.values())
         return dict(zip(("bf16", "fp32"), ratios))
 
     monkeypatch.setattr(machine, "cpu", lambda: "Xeon")
@@ -204,9 +198,8 @@ def test_the_note_is_printed_once_and_only_figures_cost_time(
     """Through both scripts, with the real programs: each candidate of the file is run."""
     turns = []
     monkeypatch.setattr(openvino_backend, "candidates", lambda device: ("int8", "fp32"))
-    monkeypatch.setitem(
-        openvino_backend.PRECISIONS, "int8", "f32"
-    )  # its double, that runs anywhere
+    # its double, that runs anywhere
+    monkeypatch.setitem(openvino_backend.PRECISIONS, "int8", "f32")
 
     def take_turns(runs, seconds):
         turns.append([*runs])

@@ -21,7 +21,12 @@ from albert_aie.base.errors import UserError
 SMALL = {"batch_size": 4, "max_seq_length": 32}
 FILE = "albert_seq32_bs4.pt"
 SIGNALS = [signal.SIGKILL, signal.SIGTERM]
-HELD = "import sys, time; from albert_aie.base import process; print('begun', flush=True); "
+HELD = """import sys, time
+from albert_aie.base import process
+print('begun', flush=True)
+with process.calling({}) as answer:
+    answer()
+"""
 
 
 def running(session):
@@ -69,10 +74,15 @@ def children(started):
     return [p for p, line in running(started.pid).items() if "spawn_main" in line]
 
 
+def called(*call):
+    with process.calling(*call) as answer:
+        return answer()
+
+
 def test_a_call_gives_the_value_or_the_users_error():
-    assert process.call(divmod, 17, 5) == (3, 2)
+    assert called(divmod, 17, 5) == (3, 2)
     with pytest.raises(UserError, match="^nowhere.pt: no such file; write it with"):
-        process.call(pt_file.open_pt, "nowhere.pt")
+        called(pt_file.open_pt, "nowhere.pt")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +97,7 @@ def test_a_call_gives_the_value_or_the_users_error():
 )
 def test_a_call_that_gives_nothing_says_how_it_ended(call, how, capfd):
     with pytest.raises(process.Died, match=f"^{how}$"):
-        process.call(*call)
+        called(*call)
     assert capfd.readouterr() == ("", "")
 
 
@@ -95,7 +105,7 @@ def test_a_call_that_gives_nothing_says_how_it_ended(call, how, capfd):
 @pytest.mark.parametrize("how", [*SIGNALS, signal.SIGINT])
 def test_a_call_never_outlives_its_caller(how, busy):
     """Asleep, and inside a function that keeps Python's lock."""
-    caller = start("-c", HELD + f"process.call({busy})", stdout=subprocess.PIPE)
+    caller = start("-c", HELD.format(busy), stdout=subprocess.PIPE)
     assert caller.stdout.readline() == b"begun\n"
     assert until(lambda: children(caller)), "no child was started"
     time.sleep(0.5)  # its imports
@@ -180,9 +190,18 @@ def old_or_new(before, folder):
     )
 
 
-def killed_at_random_moments(script, how, times, made, tiny, sentences, folder, compare):
-    """What happens while it compares is the slow test's: two imports of torch take their time."""
-    undisturbed, folder = folder / "undisturbed", folder / "killed"
+@pytest.mark.parametrize(
+    "script, how, times",
+    [("export", signal.SIGKILL, 3), ("evaluate", signal.SIGTERM, 3)]
+    + [
+        pytest.param(script, how, 30, marks=pytest.mark.slow)
+        for script in ("export", "evaluate")
+        for how in SIGNALS
+    ],
+)
+def test_killed_at_random_moments(script, how, times, made, tiny, sentences, tmp_path):
+    """What happens while it compares is the slow cases': two imports of torch take their time."""
+    undisturbed, folder, compare = tmp_path / "undisturbed", tmp_path / "killed", times > 3
     begun = time.monotonic()
     assert start(*commands(made, undisturbed, tiny, sentences, compare)[script]).wait() == 0
     seconds = time.monotonic() - begun
@@ -200,18 +219,6 @@ def killed_at_random_moments(script, how, times, made, tiny, sentences, folder, 
     hidden = [name for name in os.listdir(folder) if name.startswith(".")]
     assert len(hidden) <= times and all(name.endswith(".tmp") for name in hidden)
     assert set(os.listdir(folder)) - set(hidden) == {FILE, "eval.json", "predictions.tsv"}
-
-
-@pytest.mark.parametrize("script, how", zip(["export", "evaluate"], SIGNALS))
-def test_killed_at_three_random_moments(script, how, made, tiny, sentences, tmp_path):
-    killed_at_random_moments(script, how, 3, made, tiny, sentences, tmp_path, False)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", SIGNALS)
-@pytest.mark.parametrize("script", ["export", "evaluate"])
-def test_killed_at_thirty_random_moments(script, how, made, tiny, sentences, tmp_path):
-    killed_at_random_moments(script, how, 30, made, tiny, sentences, tmp_path, True)
 
 
 @pytest.mark.parametrize("how", SIGNALS)

@@ -108,11 +108,6 @@ def test_precisions_are_timed_on_half_a_call():
     assert choose_shapes.timed(Shape(32, 128), False) == Shape(32, 128)
 
 
-def test_lengths_of_one_octave():
-    lengths = 1, 64, 65, 128, 129, 256, 257, 512
-    assert [choose_shapes.octave(length) for length in lengths] == [0, 0, 1, 1, 2, 2, 3, 3]
-
-
 @pytest.mark.parametrize(
     "precision, isa, step",
     [
@@ -140,12 +135,9 @@ def test_a_sentence_takes_the_shortest_row_that_holds_it():
 
 
 def test_full_batches_first_and_singles_for_the_rest():
-    shapes = Shape(1, 8), Shape(4, 8)
-    assert taken(encoded(*[5] * 6), *shapes) == [
-        (4, 8, [[0], [1], [2], [3]]),
-        (1, 8, [[4]]),
-        (1, 8, [[5]]),
-    ]
+    full = (4, 8, [[0], [1], [2], [3]])
+    made = taken(encoded(*[5] * 6), Shape(1, 8), Shape(4, 8))
+    assert made == [full, (1, 8, [[4]]), (1, 8, [[5]])]
 
 
 def test_rows_that_would_repeat_another_take_shorter_sentences():
@@ -162,11 +154,9 @@ def test_rows_that_would_repeat_another_take_shorter_sentences():
 def test_packed_rows_for_many_and_plain_ones_for_the_last():
     """Two whole packed batches; what is left computes 8 x 8 positions alone, 2 x 64 packed."""
     shapes = Shape(1, 8), Shape(2, 64, 8)
-    made = [
-        (batch.shape, sorted(batch.sentences)) for batch in batches(encoded(*[8] * 40), *shapes)
-    ]
-    assert [shape for shape, _ in made] == [shapes[1]] * 2 + [shapes[0]] * 8
-    assert sorted(sum((numbers for _, numbers in made), [])) == list(range(40))
+    made = list(batches(encoded(*[8] * 40), *shapes))
+    assert [batch.shape for batch in made] == [shapes[1]] * 2 + [shapes[0]] * 8
+    assert sorted(number for batch in made for number in batch.sentences) == list(range(40))
 
 
 def test_what_a_packed_row_cannot_hold_goes_elsewhere():
@@ -249,17 +239,16 @@ def test_every_sentence_once_with_its_own_tokens(seed):
 def test_a_runner_takes_the_shapes_of_its_file(shape, free_sizes, fits):
     """Of free sizes every shape within the exported one, with the slots of its length."""
     own = Shape(2, 8)
-    artifact = SimpleNamespace(own_shapes=(own,), shape=own, has_free_sizes=free_sizes)
+    artifact = SimpleNamespace(own_shape=own, shape=own, has_free_sizes=free_sizes)
     (batch,) = batches(encoded(3), shape)
+    wrong = [batch]
     if fits:
         runner.check_shape(batch, artifact)
-        wrong = {"ids": batch.input_ids[:, 1:], "int32": batch.input_ids.astype(numpy.int32)}
-        for array in wrong.values():
-            with pytest.raises(ValueError, match="for a file of"):
-                runner.check_shape(batch._replace(token_type_ids=array), artifact)
-        return
-    with pytest.raises(ValueError, match="for a file of"):
-        runner.check_shape(batch, artifact)
+        others = batch.input_ids[:, 1:], batch.input_ids.astype(numpy.int32)
+        wrong = [batch._replace(token_type_ids=array) for array in others]
+    for one in wrong:
+        with pytest.raises(ValueError, match="for a file of"):
+            runner.check_shape(one, artifact)
 
 
 # Through the scripts

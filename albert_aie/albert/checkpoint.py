@@ -53,12 +53,12 @@ def load(folder, tokenizer_file=None, upstream_dir=None, shift=True, kind=None):
     path, layout, tensors = _weights(folder, config)
     named = tokenizer_file, upstream_dir, kind
     tokenizer = find_tokenizer.find(folder, config.vocab_size, layout.name == HF, *named)
+    name = layout.name if shift else UNSHIFTED
     if not shift and not layout.shift:
         raise UserError(
             f"--no_shift: {path} has {layout.name}'s layout, which never adds 0.1; leave the flag "
             "out"
         )
-    name = layout.name if shift else UNSHIFTED
     tensors = shifted(tensors, layout.shift) if shift else tensors
     return Checkpoint(config, tensors, tokenizer, name, origin, sha256(*weights.files(path)))
 
@@ -102,6 +102,7 @@ def _read(path, config):
 def _check(tensors, config, path):
     shapes = config.shapes()
     missing = [name for name in shapes if name not in tensors]
+    held = [(name, tensors[name], shape) for name, shape in shapes.items() if name in tensors]
     other_head = [name for name in tensors if re.match(r"classifier\.(?!weight$|bias$)", name)]
     if other_head:
         raise UserError(
@@ -116,20 +117,13 @@ def _check(tensors, config, path):
         )
     unexpected = [name for name in tensors if name not in shapes]
     wrong = [
-        f"{name} is {tuple(tensors[name].shape)}, config.json says {shape}"
-        for name, shape in shapes.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
+        f"{name} is {tuple(tensor.shape)}, config.json says {shape}"
+        for name, tensor, shape in held
+        if tensor.shape != shape
     ]
-    wrong += [
-        f"{name} is {tensors[name].dtype}"
-        for name in shapes
-        if name in tensors and tensors[name].dtype not in _DTYPES
-    ]
-    parts = [
-        f"{kind} {some(names)}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", wrong))
-        if names
-    ]
+    wrong += [f"{name} is {each.dtype}" for name, each, _ in held if each.dtype not in _DTYPES]
+    faults = {"missing": missing, "unexpected": unexpected, "misshapen": wrong}
+    parts = [f"{kind} {some(names)}" for kind, names in faults.items() if names]
     if parts:
         raise UserError(
             f"{path}: does not fit its config.json: {'; '.join(parts)}; give the config.json and "

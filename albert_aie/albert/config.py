@@ -71,25 +71,20 @@ class Config:
             "albert.embeddings.word_embeddings.weight": (self.vocab_size, e),
             "albert.embeddings.position_embeddings.weight": (self.max_position_embeddings, e),
             "albert.embeddings.token_type_embeddings.weight": (self.type_vocab_size, e),
-            "albert.embeddings.LayerNorm.weight": (e,),
-            "albert.embeddings.LayerNorm.bias": (e,),
-            "albert.encoder.embedding_hidden_mapping_in.weight": (h, e),
-            "albert.encoder.embedding_hidden_mapping_in.bias": (h,),
         }
-        weight_shapes = {
-            "ffn": (i, h),
-            "ffn_output": (h, i),
-            "attention.LayerNorm": (h,),
-            "full_layer_layer_norm": (h,),
+        with_bias = {
+            "albert.embeddings.LayerNorm": (e,),
+            "albert.encoder.embedding_hidden_mapping_in": (h, e),
+            **{HF_LAYER + part: (h, h) for part, _ in LAYER_PARTS},
+            HF_LAYER + "attention.LayerNorm": (h,),
+            HF_LAYER + "ffn": (i, h),
+            HF_LAYER + "ffn_output": (h, i),
+            HF_LAYER + "full_layer_layer_norm": (h,),
+            "albert.pooler": (h, h),
+            "classifier": (self.num_labels, h),
         }
-        for part, _ in LAYER_PARTS:
-            weight = weight_shapes.get(part, (h, h))
-            shapes[f"{HF_LAYER}{part}.weight"] = weight
-            shapes[f"{HF_LAYER}{part}.bias"] = weight[:1]
-        shapes["albert.pooler.weight"] = (h, h)
-        shapes["albert.pooler.bias"] = (h,)
-        shapes["classifier.weight"] = (self.num_labels, h)
-        shapes["classifier.bias"] = (self.num_labels,)
+        for name, weight in with_bias.items():
+            shapes[f"{name}.weight"], shapes[f"{name}.bias"] = weight, weight[:1]
         return shapes
 
 
@@ -100,8 +95,7 @@ def architecture(config):
 
 
 def read_config(path):
-    """Config from ALBERT's config.json, albert_pytorch's or Hugging Face's; what we cannot run is
-    refused by name."""
+    """Config from albert_pytorch's or Hugging Face's config.json. Raises UserError for others."""
     raw = read_json(path, "copy it again from where it was trained")
     if not isinstance(raw, dict):
         raise UserError(f"{path}: not a JSON object; copy it again from where it was trained")
@@ -113,8 +107,7 @@ def read_config(path):
                 f"{path}: {name} is {repr(value)}; only {what} ({name} {only}) can be run"
             )
     raw = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-12, **raw}
-    reason = unsupported_reason(raw)
-    if reason:
+    if reason := _unsupported_reason(raw):
         raise UserError(f"{path}: {reason}")
     num_labels = _num_labels(raw, path)
     if raw.get("problem_type") and (raw["problem_type"] == "regression") != (num_labels == 1):
@@ -137,16 +130,14 @@ def read_config(path):
     return config
 
 
-def unsupported_reason(raw):
-    """Why this architecture, with the names of config.json, cannot be run, and what to do: half a
-    sentence. None where it can."""
+def _unsupported_reason(raw):
+    """Why this architecture cannot be run, and what to do: half a sentence; None where it can."""
     for name in SIZES:
         value = raw.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             return f"{name} is {repr(value)}, not a whole number above 0; {RESTORE}"
-    layers, hidden, heads = (
-        raw[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")
-    )
+    hidden, heads = raw["hidden_size"], raw["num_attention_heads"]
+    layers = raw["num_hidden_layers"]
     if layers > MOST_LAYERS:
         return f"num_hidden_layers is {repr(layers)}; at most {MOST_LAYERS} can be run"
     if hidden % heads:

@@ -13,10 +13,7 @@ from .layouts import HF_LAYER
 # First product's rows, second product, and which side of its weight meets them (0: rows, for a
 # score q.k; 1: columns). Of a query's and a key's channel only the product is ever used; a mean of
 # values is as linear as a value.
-_PAIRS = (
-    ("attention.value", "attention.dense", 1),
-    ("attention.query", "attention.key", 0),
-)
+_PAIRS = ("attention.value", "attention.dense", 1), ("attention.query", "attention.key", 0)
 # relu(s x) = s relu(x) for s > 0; GELU and the pooler's tanh have no such scale.
 _RELU = ("ffn", "ffn_output", 1)
 

@@ -12,8 +12,7 @@ from . import weights
 
 
 def find(source):
-    """Path of the folder that holds config.json. Raises UserError for a name that leads to none,
-    saying what stands there instead."""
+    """Path of the folder that holds config.json. Raises UserError, which says what is there."""
     path = Path(source)
     if path.is_dir():
         if not (path / "config.json").is_file():

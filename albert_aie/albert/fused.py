@@ -90,27 +90,20 @@ class FusedAlbert(nn.Module):
         self.pooler_w, self.pooler_b = pair("albert.pooler")
         self.classifier_w, self.classifier_b = pair("classifier")
         seq = shape.max_seq_length
-        expand = torch.zeros(1, 1, seq, 1)
-        self.expand = _parameter(expand) if form.expand_mask else None
+        self.expand = _parameter(torch.zeros(1, 1, seq, 1)) if form.expand_mask else None
         if shape.slots or form.free_sizes:
-            slots = shape.slots or slots_of(seq)
-            earlier = torch.ones(seq, seq, dtype=torch.bool).tril(-1)
-            numbers = torch.arange(1, slots + 1).reshape(1, slots, 1)
-            self.register_buffer("earlier", earlier)
-            self.register_buffer("numbers", numbers)
+            slots = torch.arange(1, (shape.slots or slots_of(seq)) + 1)
+            self.register_buffer("earlier", torch.ones(seq, seq, dtype=torch.bool).tril(-1))
+            self.register_buffer("numbers", slots.reshape(1, -1, 1))
 
     def _qkv(self, tensors):
-        """Weight [3H, H] and bias [3H] of Q, K and V in one product, the score scale folded into
-        Q."""
+        """Weight [3H, H] and bias [3H] of Q, K and V in one product, the score scale in Q."""
         q, k, v = (f"{HF_LAYER}attention.{name}." for name in ("query", "key", "value"))
-        scale = self.head**-0.5
-
-        def stacked(kind):
-            return _parameter(
-                torch.cat([tensors[q + kind] * scale, tensors[k + kind], tensors[v + kind]])
-            )
-
-        return stacked("weight"), stacked("bias")
+        stacked = (
+            torch.cat([tensors[q + kind] * self.head**-0.5, tensors[k + kind], tensors[v + kind]])
+            for kind in ("weight", "bias")
+        )
+        return map(_parameter, stacked)
 
     def _first(self, tensors):
         """x = up(e) and Q, K, V = qkv(up(e)) as one product of the embedding e: weight [4H, E] and
@@ -220,12 +213,10 @@ class FusedAlbert(nn.Module):
             return F.linear(x, weight, bias).split(h, -1)
         return [F.linear(x, weight[i : i + h], bias[i : i + h]) for i in range(0, len(bias), h)]
 
-    def _heads(self, x, sizes):
-        return x.reshape(*sizes, self.heads, self.head).transpose(1, 2)  # (B, N, S, D)
-
     def _layer(self, x, qkv, mask, sizes):
         b, s = sizes
-        q, k, v = (self._heads(part, sizes) for part in qkv)
+        # (B, N, S, D)
+        q, k, v = (p.reshape(b, s, self.heads, self.head).transpose(1, 2) for p in qkv)
         weights = torch.softmax(torch.matmul(q, k.transpose(2, 3)) + mask, -1)  # (B, N, S, S)
         context = torch.matmul(weights, v).transpose(1, 2)  # (B, S, N, D)
         return self._feed_forward(x, context.reshape(b * s, self.hidden))
@@ -259,8 +250,7 @@ class FusedAlbert(nn.Module):
         return self._feed_forward(cls, context)
 
     def _feed_forward(self, x, context):
-        """The rest of a layer, from its attention's context: both residuals, LayerNorms and the
-        FFN."""
+        """The rest of a layer, from its attention's context on."""
         x = x + F.linear(context, self.dense_w, self.dense_b)
         x = F.layer_norm(x, (self.hidden,), self.norm1_w, self.norm1_b, self.eps)
         inner = self._activate(F.linear(x, self.ffn_w, self.ffn_b))  # (rows, intermediate)

@@ -36,9 +36,8 @@ def has_free_sizes(graph_name, form):
 
 
 def build(checkpoint, graph_name, shape, upstream_dir=None, form=PLAIN):
-    """The module to trace, in fp32 and eval mode. `graph_name`: "upstream" needs
-    upstream_dir, an albert_pytorch checkout; for "fused" see FusedAlbert and Form. The checkpoint's
-    tensors are copied, never changed."""
+    """The module to trace, in fp32 and eval mode. `graph_name`: "upstream" needs an albert_pytorch
+    checkout; for "fused" see FusedAlbert and Form. Tensors are copied, never changed."""
     if graph_name == "upstream":
         model = upstream_model(checkpoint, upstream_dir)
         module = UpstreamAlbert(model, shape.max_seq_length)
@@ -48,8 +47,7 @@ def build(checkpoint, graph_name, shape, upstream_dir=None, form=PLAIN):
 
 
 def example_inputs(config, shape, dtype=torch.int64):
-    """Three [batch, seq] tensors of legal values for tracing: rows of different lengths and ids, no
-    two inputs alike."""
+    """Three [batch, seq] tensors of legal values, no two alike, to trace: rows of all lengths."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, config.vocab_size, shape.inputs, generator=generator)
     lengths = torch.arange(shape.batch_size).remainder(shape.max_seq_length - 2) + 3
@@ -70,8 +68,7 @@ class Rows(nn.Module):
 
 
 def trace(module, inputs, *methods):
-    """Frozen TorchScript of `module` and of its further `methods`: constants folded, weights kept
-    once however often they are used."""
+    """Frozen TorchScript of `module` and its further `methods`: constants folded, weights once."""
     with torchscript_warnings_off(), torch.no_grad():
         asked = {name: inputs for name in ("forward", *methods)}
         program = torch.jit.trace_module(module, asked, check_trace=False)

@@ -1,5 +1,4 @@
-"""How checkpoints name their tensors, and where their classifier's bias stands. Of a further layout
-a row in LAYOUTS."""
+"""How checkpoints name their tensors, and where their classifier's bias stands: LAYOUTS."""
 
 import re
 from typing import NamedTuple
@@ -75,8 +74,7 @@ def to_hf(raw, path):
 
 
 def to_upstream(tensors):
-    """Hugging Face's weights under albert_pytorch's names and in its bias convention: its code adds
-    the 0.1 itself."""
+    """Hugging Face's weights under albert_pytorch's names; the 0.1 is left to its own code."""
     layout = LAYOUTS[1]
     tensors = shifted(tensors, -layout.shift)
     return {_exchange(name, layout, 0): tensor for name, tensor in tensors.items()}

@@ -1,8 +1,7 @@
 """The CPU reference of a comparison. It is never our own graph: it is the albert_pytorch model run
 eagerly in fp32 where a checkout is there, else transformers' ALBERT. It tokenizes for itself where
 there is other code for that, and runs sentences sorted and padded to the longest of their own
-batch, which is several times faster than padding to max_seq_length and checks that padding does not
-matter."""
+batch: several times faster than max_seq_length, and a check that padding does not matter."""
 
 import shutil
 import tempfile
@@ -53,8 +52,7 @@ def transformers_tokenizer(file):
 
 def bert_tokenizer(file):
     """A vocab.txt as transformers runs it, with what stands beside it in a Hugging Face folder. Cut
-    as albert_pytorch cuts, for transformers' slow tokenizers and its fast ones cut pairs
-    differently."""
+    as albert_pytorch cuts, for transformers' slow and fast tokenizers cut pairs differently."""
     kind, special = _transformers(file).BertTokenizerFast, file.options.get("special_tokens", False)
     with tempfile.TemporaryDirectory() as folder:  # without a tokenizer.json, which 5 would read
         Path(folder, "vocab.txt").write_bytes(file.data)
@@ -86,46 +84,31 @@ def logits(
     """(float32 [sentences, class], name of the reference) for a list of Encoded."""
     import torch
 
-    run, name = _model(checkpoint, upstream_dir)
+    from .upstream import has_upstream, upstream_model
+
+    if has_upstream(upstream_dir):
+        model, name = upstream_model(checkpoint, upstream_dir), f"albert_pytorch in {upstream_dir}"
+    else:
+        model, name = transformers_model(checkpoint), "transformers' ALBERT"
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
     logits = numpy.zeros((len(encoded), checkpoint.config.num_labels), numpy.float32)
     starts = range(0, len(order), batch_size)
     with torch.inference_mode():
         for start in progress(starts, desc="CPU reference", total=len(starts), unit="batch"):
             chosen = order[start : start + batch_size]
-            lengths = [len(encoded[i].ids) for i in chosen]
-            ids, types = torch.zeros(2, len(chosen), max(lengths), dtype=torch.int64)
+            longest = len(encoded[chosen[-1]].ids)
+            ids, mask, types = torch.zeros(3, len(chosen), longest, dtype=torch.int64)
             for row, i in enumerate(chosen):
-                ids[row, : lengths[row]] = torch.tensor(encoded[i].ids)
-                if encoded[i].second is not None:
-                    types[row, encoded[i].second : lengths[row]] = 1
-            mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
-            logits[chosen] = run(ids, mask, types).numpy()
-    return logits, name
-
-
-def _model(checkpoint, upstream_dir):
-    """(function of ids, mask, types -> logits, all torch; its name)."""
-    from .upstream import has_upstream, upstream_model
-
-    if has_upstream(upstream_dir):
-        upstream = upstream_model(checkpoint, upstream_dir)
-
-        def run(ids, mask, types):
-            return upstream(ids, attention_mask=mask, token_type_ids=types)[0]
-
-        return run, f"albert_pytorch in {upstream_dir}, eager fp32"
-    model = transformers_model(checkpoint)
-
-    def run(ids, mask, types):
-        return model(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
-
-    return run, "transformers' ALBERT, eager fp32"
+                length, second = len(encoded[i].ids), encoded[i].second
+                ids[row, :length], mask[row, :length] = torch.tensor(encoded[i].ids), 1
+                if second is not None:
+                    types[row, second:length] = 1
+            logits[chosen] = model(ids, attention_mask=mask, token_type_ids=types)[0].numpy()
+    return logits, f"{name}, eager fp32"
 
 
 def transformers_model(checkpoint):
-    """transformers' AlbertForSequenceClassification with eager attention, holding the checkpoint,
-    fp32, eval mode."""
+    """transformers' own model holding the checkpoint: eager attention, fp32, eval mode."""
     from transformers import AlbertConfig, AlbertForSequenceClassification
 
     config = AlbertConfig(**architecture(checkpoint.config), attn_implementation="eager")

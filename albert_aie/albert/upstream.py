@@ -72,9 +72,8 @@ def upstream_model(checkpoint, upstream_dir):
 
 
 def upstream_tokenizer(file, upstream_dir):
-    """Function of a sentence and its greatest length -> Encoded, by albert_pytorch's own code, for
-    a TokenizerFile of sentencepiece or WordPiece: what its processors/glue.py does before it
-    pads."""
+    """Function of a sentence and its greatest length -> Encoded, for a TokenizerFile of
+    sentencepiece or WordPiece: what albert_pytorch's processors/glue.py does before it pads."""
     upstream_dir = Path(upstream_dir).resolve()
     (tokenization,) = _import(upstream_dir, "model", "tokenization_albert")
     files = {"spm_model_file": str(file.path)} if file.kind == "spm" else {}

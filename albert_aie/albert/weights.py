@@ -26,19 +26,15 @@ def find(folder):
 
 
 def files(path):
-    """What `path` consists of: itself and, where it is an index, its shards."""
-    return [path, *shards(path)] if path.name.endswith(INDEX) else [path]
-
-
-def shards(index):
-    """Paths of the shards that an index names, each once. Raises UserError for what is none."""
-    return sorted({index.parent / name for name in _weight_map(index).values()})
+    """What `path` consists of: itself and, where it is an index, its shards, each once. Raises
+    UserError for what is none."""
+    shards = set(_weight_map(path).values()) if path.name.endswith(INDEX) else ()
+    return [path, *(path.parent / name for name in sorted(shards))]
 
 
 def read(path):
     """{name: tensor} of a weight file or of the shards of an index, as they stand there. Raises
-    UserError naming the file for what is cut short, damaged, dangerous or no state dict of plain
-    tensors."""
+    UserError for what is cut short, damaged, dangerous or no state dict of plain tensors."""
     path = Path(path)
     check_readable(path)
     if path.name.endswith(INDEX):
@@ -53,7 +49,7 @@ def read(path):
 
 def _read_shards(index):
     state, mapped = {}, _weight_map(index)
-    for shard in shards(index):
+    for shard in files(index)[1:]:
         wanted = {name for name, file in mapped.items() if file == shard.name}
         tensors = read(shard)
         if tensors.keys() != wanted:
@@ -69,11 +65,10 @@ def _weight_map(index):
     """{tensor: file name} of an index."""
     content = read_json(index)
     mapped = content.get("weight_map") if isinstance(content, dict) else None
-    plain = isinstance(mapped, dict) and all(
+    if not (mapped and isinstance(mapped, dict)) or not all(
         isinstance(file, str) and file == Path(file).name and not file.endswith(INDEX)
         for file in mapped.values()
-    )
-    if not plain or not mapped:
+    ):
         raise UserError(f"{index}: names no weight files beside it in its weight_map; {AGAIN}")
     return mapped
 
@@ -103,22 +98,21 @@ def _read_torch(path):
             warnings.simplefilter("ignore")  # of torch's own code, and of odd tensors
             state = torch.load(str(path), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if re.search(
-            r"[Uu]nsupported (global|class|operand)|not an allowed|Weights only load failed",
-            str(error),
-        ):
+        unsafe = r"[Uu]nsupported (global|class|operand)|not an allowed|Weights only load failed"
+        culprit = r"GLOBAL ([\w.]+)|class ([\w.]+)|global ([\w.]+)|[Cc]an only .*|operand \S+"
+        named = re.search(culprit, str(error))
+        if re.search(unsafe, str(error)):
             raise UserError(
                 f"{path}: refused: its pickle wants to run code or make other objects than tensors "
-                f"({_culprit(error)}); save only model.state_dict()"
+                f"({named[0] if named else first_line(error)}); save only model.state_dict()"
             ) from None
         raise UserError(f"{path}: not a torch pickle ({first_line(error)}); {AGAIN}") from None
     # torch raises RuntimeError, EOFError, KeyError, ... for damaged files
     except Exception as error:
         raise UserError(f"{path}: cut short or damaged ({first_line(error)}); {AGAIN}") from None
-    named = isinstance(state, dict) and all(
+    if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
-    )
-    if not named:
+    ):
         raise UserError(f"{path}: not a state dict of tensors; {SAVE}")
     return state
 
@@ -131,28 +125,14 @@ def _check_kind(path):
     if head == b"PK\x03\x04":
         message = f"{path}: cut short or damaged ({WHY}); {AGAIN}, or save it again with CRCs"
         with refusing(message, Damaged, reason=str), Archive(path) as archive:
-            _refuse_program(archive.names, path)
+            # torch 2.0.1 hands it to torch.jit.load in spite of weights_only=True, which may run it
+            if any(Path(n).name == "constants.pkl" or "/code/" in f"/{n}" for n in archive.names):
+                raise UserError(
+                    f"{path}: holds a TorchScript program, not weights; refused, because loading "
+                    "one runs code"
+                )
             archive.check_crcs()
-    elif head[:1] != b"\x80" or tarfile.is_tarfile(path):
-        kind = (
-            "a tar archive"
-            if tarfile.is_tarfile(path)
-            else "neither a torch zip nor a torch pickle"
-        )
-        raise UserError(f"{path}: {kind}; {SAVE} or as safetensors")
-
-
-def _refuse_program(names, path):
-    """torch 2.0.1 hands such a zip to torch.jit.load in spite of weights_only=True, which may run
-    it."""
-    if any(name.rsplit("/", 1)[-1] == "constants.pkl" or "/code/" in f"/{name}" for name in names):
-        raise UserError(
-            f"{path}: holds a TorchScript program, not weights; refused, because loading one "
-            "runs code"
-        )
-
-
-def _culprit(error):
-    pattern = r"GLOBAL ([\w.]+)|class ([\w.]+)|global ([\w.]+)|[Cc]an only .*|operand \S+"
-    named = re.search(pattern, str(error))
-    return named.group(0) if named else first_line(error)
+    elif tarfile.is_tarfile(path):
+        raise UserError(f"{path}: a tar archive; {SAVE} or as safetensors")
+    elif head[:1] != b"\x80":
+        raise UserError(f"{path}: neither a torch zip nor a torch pickle; {SAVE} or as safetensors")

@@ -10,12 +10,13 @@ import contextlib
 import hashlib
 import io
 import json
+import zipfile
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from .. import backends
-from ..base.archive import Archive, Damaged, append
+from ..base.archive import Archive, Damaged
 from ..base.errors import WHY, UserError, refusing, some
 from ..base.files import check_readable, parse_json, replacing
 from ..base.shapes import Shape
@@ -66,18 +67,18 @@ def save(path, compiled, manifest, tokenizer):
 
 def seal(path, manifest):
     """Append the manifest to an archive that has none, with a digest of every other entry and one
-    of its own."""
+    of its own; torch reads it like its own entries."""
     with Archive(path) as archive:
-        manifest = {**manifest, "entries": archive.sha256(archive.names)}
+        root, manifest = archive.root, {**manifest, "entries": archive.sha256(archive.names)}
     manifest["sha256"] = digest(manifest)
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
-    append(path, MANIFEST, text.encode())
+    with zipfile.ZipFile(path, "a") as opened:
+        opened.writestr(zipfile.ZipInfo(f"{root}/{MANIFEST}"), text.encode())
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An opened .pt: its manifest and tokenizer; the program and the blobs are read when asked
-    for."""
+    """An opened .pt: its manifest and tokenizer; the rest is read when asked for."""
 
     path: Path
     manifest: dict
@@ -92,26 +93,24 @@ class Artifact:
 
     @property
     def digest(self):
-        """sha256 that tells its files from any others: of one file its manifest's, which holds
-        those of all its entries."""
+        """sha256 that tells its files from any others: of one file its manifest's."""
         own = sorted(each.manifest["sha256"] for each in self.files)
         return own[0] if len(own) == 1 else hashlib.sha256("".join(own).encode()).hexdigest()
 
     @cached_property
-    def own_shapes(self):
-        """The one Shape that this file was exported for, as a tuple."""
-        return (Shape(*(self.manifest[name] for name in Shape._fields)),)
+    def own_shape(self):
+        """The Shape that this file was exported for."""
+        return Shape(*(self.manifest[name] for name in Shape._fields))
 
     @property
     def has_free_sizes(self):
-        """Whether its program takes every shape within that, so that rows are chosen when the
-        sentences are there (choose_shapes)."""
+        """Whether its program takes every shape within that (choose_shapes)."""
         return self.manifest.get("free_sizes", False)
 
     @cached_property
     def shapes(self):
         """Those of all files, the largest last."""
-        shapes = (shape for each in self.files for shape in each.own_shapes)
+        shapes = (each.own_shape for each in self.files)
         return tuple(sorted(shapes, key=lambda shape: (shape[1], shape[0], shape[2])))
 
     @property
@@ -171,9 +170,8 @@ class Artifact:
 
 
 def open_pt(path):
-    """Artifact of a .pt written by export_albert_aie.py, every entry of it verified before any
-    program is loaded. Raises UserError for a file that is missing, damaged, from another program
-    or newer."""
+    """Artifact of a .pt, every entry of it verified before any program is loaded. Raises UserError
+    for a file that is missing, damaged, from another program or newer."""
     path = Path(path)
     if not path.is_file():
         raise UserError(
@@ -186,14 +184,13 @@ def open_pt(path):
         with refusing(f"{path}: its manifest is not JSON; {AGAIN}", ValueError):
             manifest = parse_json(_read(archive, path, "manifest.json"))
         _check_format(manifest, path)
-        _verify(archive, manifest, path)
+        _verify(archive, manifest)
         message = f"{path}: its manifest is of another form than this program's; {AGAIN}"
         with refusing(message, AttributeError, KeyError, TypeError):
-            key = first_unknown_key(manifest)
-        if key:
-            raise UserError(
-                f"{path}: its manifest names a {key} that this program does not have; {AGAIN}"
-            )
+            if key := first_unknown_key(manifest):
+                raise UserError(
+                    f"{path}: its manifest names a {key} that this program does not have; {AGAIN}"
+                )
         described = manifest["tokenizer"]
         data = _read(archive, path, KINDS[described["kind"]].ENTRY)
     tokenizer = TokenizerFile(described["kind"], path, data, described["options"])
@@ -213,27 +210,25 @@ def open_all(paths):
             raise UserError(f"{path}: holds no .pt file; export one with --save_dir {path}")
         files += inside
     opened = [open_pt(path) for path in files]
-    first = opened[0]
+    first, path_of = opened[0], {}
     if len(opened) > 1 and any(each.has_free_sizes for each in opened):
         raise UserError(
             f"--aie_model_dir {some(map(str, files))}: name one; it chooses its rows by itself"
         )
-    path_of = {}
     for each in opened:
-        for name, value in _identity(first).items():
-            other = _identity(each)[name]
+        for (name, value), other in zip(_identity(first).items(), _identity(each).values()):
             if other != value:
                 raise UserError(
                     f"{first.path}, {each.path}: not of one model, {name} {value} and {other}; "
                     "name files that were exported alike"
                 )
-        for shape in each.own_shapes:
-            if shape in path_of:
-                raise UserError(
-                    f"{path_of[shape]}, {each.path}: both are for {shape}; leave one of them out"
-                )
-            path_of[shape] = each.path
-    largest = max(opened, key=lambda each: (each.own_shapes[-1][1], each.own_shapes[-1][0]))
+        shape = each.own_shape
+        if shape in path_of:
+            raise UserError(
+                f"{path_of[shape]}, {each.path}: both are for {shape}; leave one of them out"
+            )
+        path_of[shape] = each.path
+    largest = max(opened, key=lambda each: each.own_shape[1::-1])
     return replace(largest, siblings=tuple(each for each in opened if each is not largest))
 
 
@@ -265,7 +260,7 @@ def _check_format(manifest, path):
         )
 
 
-def _verify(archive, manifest, path):
+def _verify(archive, manifest):
     """By its digests."""
     wanted = manifest.get("entries")
     if digest(manifest) != manifest.get("sha256") or not isinstance(wanted, dict):
@@ -286,11 +281,11 @@ def _archive(path):
 
 
 def _read(archive, path, name):
-    if EXTRA + name not in archive.names:
-        raise UserError(
-            f"{path}: has no {PREFIX}{name} inside; it was not written by export_albert_aie.py"
-        )
-    return archive.read(EXTRA + name)
+    if EXTRA + name in archive.names:
+        return archive.read(EXTRA + name)
+    raise UserError(
+        f"{path}: has no {PREFIX}{name} inside; it was not written by export_albert_aie.py"
+    )
 
 
 def _openable(path):

@@ -37,6 +37,7 @@ from typing import NamedTuple, Optional
 
 import numpy
 
+from ..base import machine
 from ..base.errors import UserError
 
 __all__ = [
@@ -75,11 +76,19 @@ class Option(NamedTuple):
     help: str
     when: tuple = ("export",)  # "export", "evaluate" or both
     default: object = None
-    type: type = int  # bool: a switch
-    choices: Optional[tuple] = None
+    type: type = int
     minimum: Optional[int] = None
     maximum: Optional[int] = None
     devices: Optional[tuple] = None  # where it means something; None: wherever the backend runs
+
+
+# Those that several backends have.
+_MOST = {"minimum": 1, "maximum": machine.THREADS}
+THREADS = Option("threads", "threads, on a CPU", ("evaluate",), devices=("cpu",), **_MOST)
+ONE_STREAM = Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=1)
+_SETTINGS = "NAME=VALUE,...: settings of the compiler, see docs/backends.md"
+COMPILER = Option("compile", _SETTINGS, type=str)
+SOC = Option("soc_version", "chip to compile for", default="Ascend310P3", type=str)
 
 
 class Target(NamedTuple):
@@ -157,16 +166,12 @@ def pick(name="auto", device=None):
     for backend, where in candidates:
         reason = get(backend).unavailable(where)
         if reason is None:
-            notes = "; ".join(f"not {b} on {d}: {_brief(r)}" for b, d, r in passed_over)
-            why = "asked for" if name != "auto" else notes or "the first in the order of preference"
-            return backend, where, why
+            # what is there and does not work is told with its fix, what is not here without
+            notes = [f"not {b} on {d}: {r if r.broken else r.reason}" for b, d, r in passed_over]
+            why = "; ".join(notes) or "the first in the order of preference"
+            return backend, where, why if name == "auto" else "asked for"
         passed_over.append((backend, where, reason))
     raise UserError("; ".join(f"--backend {b} --device {d}: {r}" for b, d, r in passed_over))
-
-
-def _brief(reason):
-    """What is there and does not work is told with its fix, what is simply not here without."""
-    return str(reason) if reason.broken else reason.reason
 
 
 def load(artifact, target):
@@ -190,17 +195,17 @@ def options(when):
 
 
 def settings(target, when):
-    """{name: value} of all that the target's backend reads at "export" or "evaluate": what the
-    target says, else the default. Raises UserError for an option that means nothing there, or a
-    value out of its range."""
-    options, later = {}, set()  # later: what the other script reads
-    for option in get(target.backend).OPTIONS:
-        if when not in option.when:
-            later.add(option.name)
-        elif target.device in (option.devices or (target.device,)):
-            options[option.name] = option
+    """{name: value} of all that the target's backend reads at "export" or "evaluate", by default
+    too. Raises UserError for an option that means nothing there, or a value out of its range."""
+    declared = get(target.backend).OPTIONS
+    later = {option.name for option in declared if when not in option.when}
+    options = {
+        option.name: option
+        for option in declared
+        if option.name not in later and target.device in (option.devices or (target.device,))
+    }
     for name, value in target.options.items():
-        if value is None or value is False or name in later:
+        if value is None or name in later:
             continue
         option = options.get(name)
         if option is None:
@@ -217,13 +222,9 @@ def settings(target, when):
     return {name: given.get(name, option.default) for name, option in options.items()}
 
 
-COMPILE_HELP = "NAME=VALUE,...: settings of the compiler, see docs/backends.md"
-
-
 def compile_settings(target):
-    """{name: value} of the settings in the COMPILE of the target's engine: what --compile says,
-    else the first of each. COMPILE is {name: {as the flag has it: value}}. Raises UserError for
-    others."""
+    """{name: value} of the target's engine's COMPILE, {name: {as the flag has it: value}}: what
+    --compile says, else the first of each. Raises UserError for others."""
     choices_of = get(target.backend).COMPILE
     chosen = {name: next(iter(values.values())) for name, values in choices_of.items()}
     for part in filter(None, (target.options.get("compile") or "").split(",")):

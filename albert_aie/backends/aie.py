@@ -11,17 +11,8 @@ import importlib
 import importlib.util
 import time
 
+from .. import backends
 from ..base.errors import WHY, UserError, first_line, last_line, refusing
-from . import (
-    COMPILE_HELP,
-    Compiled,
-    Option,
-    Output,
-    Unavailable,
-    check_precision,
-    compile_settings,
-    settings,
-)
 from .runner import Runner, manifest_mismatch
 
 PACKAGES = ("torch_aie", "mindietorch")
@@ -30,7 +21,6 @@ PRECISIONS = {"fp16": "FP16", "fp32": "FP32"}  # names of the package's Precisio
 LOADS = "torch"
 GRAPH = "upstream"  # albert_pytorch's model is what is known to compile on a 310P3
 CALIBRATED = ()
-BLOBS = ()
 # A batch of int64 is narrowed to input_dtype; require_full_compilation fails rather than leave an
 # operator to the host.
 COMPILE = {
@@ -39,16 +29,15 @@ COMPILE = {
     "require_full_compilation": {"false": False, "true": True},
 }
 OPTIONS = (
-    Option("device_id", "number of the card", ("export", "evaluate"), 0, minimum=0),
-    Option("soc_version", "chip to compile for", default="Ascend310P3", type=str),
-    Option("compile", COMPILE_HELP, type=str),
-    Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=1),
+    backends.Option("device_id", "number of the card", ("export", "evaluate"), 0, minimum=0),
+    backends.SOC,
+    backends.COMPILER,
+    backends.ONE_STREAM,
 )
 LOGS = (
     "set TORCH_AIE_LOG_LEVEL=0 and TORCH_AIE_LOG_PRINT_TO_STDOUT=1 (files: "
-    "~/ascend/log/torch_aie_log/), for CANN "
-    "ASCEND_GLOBAL_LOG_LEVEL=0 and ASCEND_SLOG_PRINT_TO_STDOUT=1, and for the engine below [log] "
-    "in "
+    "~/ascend/log/torch_aie_log/), for CANN ASCEND_GLOBAL_LOG_LEVEL=0 and "
+    "ASCEND_SLOG_PRINT_TO_STDOUT=1, and for the engine below [log] in "
     "/usr/local/Ascend/aie/latest/conf/aie.conf, then run again"
 )
 _in_use = []  # the package, once a card has been taken into use
@@ -63,8 +52,8 @@ def candidates(device):
 
 
 def check(target):
-    check_precision(target)
-    compile_settings(target)
+    backends.check_precision(target)
+    backends.compile_settings(target)
 
 
 def form(precision):
@@ -78,9 +67,9 @@ def compile(module, inputs, target, calibration=None):
 
     from ..albert import graph
 
-    chosen = settings(target, "export")
+    chosen = backends.settings(target, "export")
     aie = _use(chosen["device_id"])
-    compiler = compile_settings(target)
+    compiler = backends.compile_settings(target)
     input_dtype = compiler["input_dtype"]
     dtype = getattr(torch, input_dtype)
     program = graph.trace(module, tuple(tensor.to(dtype) for tensor in inputs))
@@ -100,7 +89,7 @@ def compile(module, inputs, target, calibration=None):
             precision_policy=getattr(aie.PrecisionPolicy, PRECISIONS[target.precision]),
             **options,
         )
-    return Compiled(
+    return backends.Compiled(
         compiled,
         operators,
         {aie.__name__: getattr(aie, "__version__", "unknown")},
@@ -121,7 +110,7 @@ def _compile_failed(aie, chip, operators):
 
 def load(artifact, target):
     wanted = artifact.manifest["requires"][:1]
-    device_id = settings(target, "evaluate")["device_id"]
+    device_id = backends.settings(target, "evaluate")["device_id"]
     aie = _use(device_id)
     if wanted != [aie.__name__]:
         raise UserError(
@@ -149,8 +138,7 @@ class AieRunner(Runner):
         self.precision = artifact.manifest["precision"]
 
     def _run(self, batch):
-        """One stream, synchronised before each reading of the clock and before the result is
-        read."""
+        """One stream, synchronised before each reading of the clock and of the result."""
         tensors = [self._torch.from_numpy(array) for array in batch.inputs]
         return self._try(lambda: self._compute(tensors))
 
@@ -164,7 +152,8 @@ class AieRunner(Runner):
             self._stream.synchronize()
             done = time.perf_counter()
             logits = logits.to("cpu").float().numpy()
-        return Output(logits, copied - start, done - copied, time.perf_counter() - done, copied)
+        copy_out = time.perf_counter() - done
+        return backends.Output(logits, copied - start, done - copied, copy_out, copied)
 
     def _try(self, step):
         chip = self._artifact.manifest["options"].get("soc_version")
@@ -177,8 +166,7 @@ class AieRunner(Runner):
 
 
 def _use(device_id):
-    """The package with the card set; finalize() is called once when the process ends, also after an
-    error."""
+    """The package with the card set; finalize() is called once, also after an error."""
     aie, reason = _package()
     if reason:
         raise UserError(str(reason))
@@ -194,21 +182,23 @@ def _use(device_id):
 def _package():
     """(torch_aie, else mindietorch; why it is not usable): one of the two is None. torch is
     imported before it, as its documentation asks."""
-    import torch  # noqa: F401
+    import torch
 
     for name in PACKAGES:
         if importlib.util.find_spec(name) is None:
             continue
         if name == "torch_aie" and importlib.util.find_spec("torch_npu") is not None:
             reason = "torch_npu is installed beside torch_aie, and the two conflict"
-            return None, Unavailable(reason, "pip uninstall torch_npu", broken=True)
+            return None, backends.Unavailable(reason, "pip uninstall torch_npu", broken=True)
         try:
             return importlib.import_module(name), None
         # ImportError and OSError mostly, but a wheel's start may raise any
         except Exception as error:
             reason = f"{name} is installed but cannot be imported ({first_line(error)})"
-            return None, Unavailable(reason, _fix(name, str(error)), broken=True)
-    return None, Unavailable(
+            fix = next(fix for sign, fix in FIXES.items() if sign in str(error))
+            fix = fix.format(torch=torch.__version__, wheel=WHEELS[name])
+            return None, backends.Unavailable(reason, fix, broken=True)
+    return None, backends.Unavailable(
         "neither torch_aie nor mindietorch is installed",
         "install the wheel from Ascend-cann-torch-aie-*.tar.gz (pip install torch_aie-*.whl; "
         "docs/ascend.md)",
@@ -219,23 +209,12 @@ WHEELS = {
     "torch_aie": "torch_aie 6.3.rc2 wants torch 2.0.1 on Python 3.9",
     "mindietorch": "mindietorch wants torch 2.1 or 2.6",
 }
-
-
-def _fix(name, reason):
-    import torch
-
-    if "static TLS" in reason:
-        return "preload the library that it names: export LD_PRELOAD=<its path>"
-    # before the next: GLIBCXX_ and GLIBC_ are the system's, not torch's
-    if "GLIBC" in reason:
-        return (
-            "the wheel was built for a newer Linux than this: use a newer OS image (mindietorch "
-            "1.0 "
-            "needs glibc 2.34)"
-        )
-    if "undefined symbol" in reason:
-        return f"the wheel was built for another torch than {torch.__version__}: {WHEELS[name]}"
-    return (
-        "source the CANN environment first: source /usr/local/Ascend/ascend-toolkit/set_env.sh and "
-        "source /usr/local/Ascend/aie/set_env.sh"
-    )
+FIXES = {  # what the reason of a failed import holds, the first that fits
+    "static TLS": "preload the library that it names: export LD_PRELOAD=<its path>",
+    # GLIBCXX_ and GLIBC_ are the system's, not torch's
+    "GLIBC": "the wheel was built for a newer Linux than this: use a newer OS image (mindietorch "
+    "1.0 needs glibc 2.34)",
+    "undefined symbol": "the wheel was built for another torch than {torch}: {wheel}",
+    "": "source the CANN environment first: source /usr/local/Ascend/ascend-toolkit/set_env.sh and "
+    "source /usr/local/Ascend/aie/set_env.sh",
+}

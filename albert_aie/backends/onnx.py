@@ -18,19 +18,10 @@ from pathlib import Path
 
 import numpy
 
+from .. import backends
 from ..base import machine
-from ..base.errors import UserError, first_line, last_line
-from ..base.machine import THREADS
-from . import (
-    COMPILE_HELP,
-    Compiled,
-    Option,
-    Output,
-    Unavailable,
-    check_precision,
-    compile_settings,
-    settings,
-)
+from ..base.errors import WHY, UserError, first_line, last_line, refusing
+from ..base.shapes import INPUTS
 from .runner import Runner, manifest_mismatch
 
 TITLE = "ONNX"
@@ -38,29 +29,25 @@ PRECISIONS = {"fp32": "float", "fp16": "float16"}
 CALIBRATED = ("fp16", "fp32")  # to measure the room that fp16 leaves
 LOADS = "numpy"  # ONNX Runtime is imported where its trouble can be told
 GRAPH = "fused"
-BLOBS = ("model.onnx",)
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OPSET = 14  # from 17 on LayerNorm is one operator, which the CANN provider leaves to the CPU
-PROVIDERS = {
+PROVIDERS = {  # each package installs the same module
     "cpu": ("CPUExecutionProvider", "onnxruntime"),
     "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
     "npu": ("CANNExecutionProvider", "onnxruntime-cann"),
 }
-# Each installs the same module.
-PACKAGES = tuple(package for _, package in PROVIDERS.values())
 # A batch of int64 is narrowed to input_dtype; onnx_file is written beside the .pt, under its name.
 COMPILE = {
     "input_dtype": {"int64": "int64", "int32": "int32"},
     "onnx_file": {"false": False, "true": True},
 }
 OPTIONS = (
-    Option("soc_version", "chip to compile for", default="Ascend310P3", type=str),
-    Option("compile", COMPILE_HELP, type=str),
-    Option("device_id", "number of the card", ("evaluate",), 0, minimum=0, devices=("cuda", "npu")),
-    Option(
-        "threads", "threads, on a CPU", ("evaluate",), minimum=1, maximum=THREADS, devices=("cpu",)
+    backends.SOC,
+    backends.COMPILER,
+    backends.Option(
+        "device_id", "number of the card", ("evaluate",), 0, minimum=0, devices=("cuda", "npu")
     ),
-    Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=1),
+    backends.THREADS,
+    backends.ONE_STREAM,
 )
 
 
@@ -68,14 +55,13 @@ def unavailable(device):
     provider, package = PROVIDERS[device]
     found = installed()
     if len(found) > 1:
-        names = " ".join(found)
-        return Unavailable(
+        return backends.Unavailable(
             f"{' and '.join(found)} lie one over another in the module onnxruntime",
-            f"pip uninstall {names}, then pip install {package}",
+            f"pip uninstall {' '.join(found)}, then pip install {package}",
             broken=True,
         )
     if "onnxruntime-cann" in found and int(numpy.__version__.split(".")[0]) >= 2:
-        return Unavailable(
+        return backends.Unavailable(
             f"onnxruntime-cann needs numpy below 2, and numpy {numpy.__version__} is installed",
             'pip install "numpy<2"',
             broken=True,
@@ -84,16 +70,16 @@ def unavailable(device):
         import onnxruntime
     except ImportError as error:
         reason = f"ONNX Runtime cannot be imported ({first_line(error)})"
-        return Unavailable(reason, f"pip install {package}", broken=bool(found))
+        return backends.Unavailable(reason, f"pip install {package}", broken=bool(found))
     if provider not in onnxruntime.get_available_providers():
         here = " ".join(f"{name} {version}" for name, version in found.items())
-        return Unavailable(
+        return backends.Unavailable(
             f"{here or 'the onnxruntime that is installed'} has no {provider}",
             f"pip uninstall {' '.join(found) or 'onnxruntime'}, then pip install {package}",
         )
-    missing = None if device == "cpu" else _missing_library(onnxruntime, device)
-    if missing:
-        return Unavailable(f"{provider} cannot be loaded ({missing})", FIXES[device], broken=True)
+    if device != "cpu" and (missing := _missing_library(onnxruntime, device)):
+        reason = f"{provider} cannot be loaded ({missing})"
+        return backends.Unavailable(reason, FIXES[device], broken=True)
     return None
 
 
@@ -108,7 +94,7 @@ FIXES = {
 def installed():
     """{package: version} of those that bring the module onnxruntime."""
     found = {}
-    for package in PACKAGES:
+    for _, package in PROVIDERS.values():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
@@ -135,15 +121,11 @@ def candidates(device):
 
 
 def check(target):
-    check_precision(target)
-    compile_settings(target)
-    try:
+    backends.check_precision(target)
+    backends.compile_settings(target)
+    message = f"--backend onnx: the package onnx cannot be imported ({WHY}); pip install onnx"
+    with refusing(message, ImportError):
         import onnx  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"--backend onnx: the package onnx cannot be imported ({first_line(error)}); "
-            "pip install onnx"
-        ) from None
 
 
 def form(precision):
@@ -158,22 +140,22 @@ def compile(module, inputs, target, calibration=None):
     from ..albert import graph
     from . import onnx_checks, onnx_half
 
-    chosen = compile_settings(target)
+    chosen = backends.compile_settings(target)
     program = graph.trace(module, inputs)
     model = onnx.load_from_string(export(module, inputs, chosen["input_dtype"]))
     batches = calibration()
-    room = None
+    said = "not measured: no sentences; --calibration FILE gives some"
     if batches or target.precision == "fp16":
         room = onnx_half.measure_room(module, batches, inputs)
+        said = room.text()
     if target.precision == "fp16":
         room.check()
         onnx_half.narrow(model, room.powers)
     onnx_checks.share_initialisers(model)
     onnx.helper.set_model_props(model, {"precision": target.precision})
     lines = onnx_checks.check(model, OPSET)
-    said = room.text() if room else "not measured: no sentences; --calibration FILE gives some"
     data = model.SerializeToString()
-    return Compiled(
+    return backends.Compiled(
         program,
         graph.operators(program),
         {"onnx": onnx.__version__, **installed()},
@@ -200,13 +182,12 @@ def export(module, inputs, dtype="int64", opset=OPSET):
 
 
 def load(artifact, target):
-    reason = unavailable(target.device)
-    if reason:
+    if reason := unavailable(target.device):
         raise UserError(f"{artifact.path}: was compiled for onnx on {target.device}, but {reason}")
     return OnnxRunner(artifact, target)
 
 
-def session(data, device, precision, device_id=0, threads=None):
+def session(data, device, device_id=0, threads=None):
     """An InferenceSession of an ONNX file's bytes, of which no node is computed by another provider
     than the device's. Raises UserError where that cannot be had."""
     import onnxruntime
@@ -214,7 +195,11 @@ def session(data, device, precision, device_id=0, threads=None):
     provider = PROVIDERS[device][0]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    own = {} if device == "cpu" else {"device_id": str(device_id)}
+    own = {  # fp32 is fp32: by default cuda has tf32, and cann makes fp16 of it
+        "cpu": {},
+        "cuda": {"device_id": str(device_id), "use_tf32": "0"},
+        "npu": {"device_id": str(device_id), "precision_mode": "must_keep_origin_dtype"},
+    }[device]
     if device == "cpu":
         options.intra_op_num_threads = threads or physical_cores()
         # a thread that spins takes the core on which the next batch is tokenised
@@ -224,10 +209,6 @@ def session(data, device, precision, device_id=0, threads=None):
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
     else:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    if device == "cuda":
-        own["use_tf32"] = "0"  # fp32 is fp32
-    if device == "npu":
-        own["precision_mode"] = "must_keep_origin_dtype"  # its default makes fp16 of fp32
     try:
         made = onnxruntime.InferenceSession(
             data, options, providers=[(provider, own)], enable_fallback=0
@@ -265,14 +246,13 @@ class OnnxRunner(Runner):
         import onnxruntime
 
         super().__init__(artifact, target.device)
-        chosen, manifest = settings(target, "evaluate"), artifact.manifest
-        self._id = chosen.get("device_id") or 0
+        chosen, manifest = backends.settings(target, "evaluate"), artifact.manifest
+        self._id = chosen.get("device_id", 0)
         self.precision = manifest["precision"]
         self.threads = chosen.get("threads") or (target.device == "cpu" and physical_cores()) or 1
         try:
-            self._program = session(
-                artifact.blob("model.onnx"), target.device, self.precision, self._id, self.threads
-            )
+            data = artifact.blob("model.onnx")
+            self._program = session(data, target.device, self._id, self.threads)
         except UserError as error:
             raise UserError(f"{artifact.path}: {error}") from None
         self.providers = self._program.get_providers()
@@ -289,15 +269,14 @@ class OnnxRunner(Runner):
         if said != self.precision:
             raise manifest_mismatch(artifact, f"{self.precision}, its ONNX file {said}")
         dtype = artifact.manifest["options"].get("input_dtype")
-        (shape,) = artifact.own_shapes
+        shape = artifact.own_shape
         wanted = [(name, f"tensor({dtype})", list(shape.inputs)) for name in INPUTS]
         wanted.append(("logits", "tensor(float)", list(artifact.logits_shape(shape))))
         ports = (*program.get_inputs(), *program.get_outputs())
         found = [(port.name, port.type, port.shape) for port in ports]
         if found != wanted:
-            raise manifest_mismatch(
-                artifact, f"inputs and logits {wanted}, its ONNX file has {found}"
-            )
+            what = f"inputs and logits {wanted}, its ONNX file has {found}"
+            raise manifest_mismatch(artifact, what)
         self._dtype = numpy.dtype(dtype)
 
     def _run(self, batch):
@@ -313,4 +292,5 @@ class OnnxRunner(Runner):
         binding.synchronize_outputs()
         done = time.perf_counter()
         logits = binding.get_outputs()[0].numpy()
-        return Output(logits, copied - start, done - copied, time.perf_counter() - done, copied)
+        copy_out = time.perf_counter() - done
+        return backends.Output(logits, copied - start, done - copied, copy_out, copied)

@@ -1,7 +1,5 @@
-"""What can be said of an ONNX file without the card that it is for.
-
-The tables of operators (onnx_operators.json) are those of public sources, and of no chip in
-particular."""
+"""What can be said of an ONNX file without the card that it is for. The tables of operators
+(onnx_operators.json) are those of public sources, and of no chip in particular."""
 
 import hashlib
 import itertools
@@ -10,20 +8,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy
+import onnx
 
 from ..base.errors import UserError, first_line
 
 LARGE = 1024  # bytes of an initialiser that may not stand twice
 # Of constants alone, ONNX Runtime computes them once, before it asks a provider what it takes.
 FOLDED = {"Reshape", "Slice", "Transpose"}
-TABLES = Path(__file__).with_name("onnx_operators.json")
+TABLES = json.loads(Path(__file__).with_name("onnx_operators.json").read_text(encoding="utf-8"))
+PROVIDER = set(TABLES["cann_provider"]["operators"].split())
 
 
 def check(model, opset):
-    """One sentence on a ModelProto of static shapes at `opset`. Raises UserError for the first
-    check that fails, with the reason."""
-    import onnx
-
+    """One sentence on a ModelProto of static shapes at `opset`. Raises UserError for a fault."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions.get("", 0) != opset:
         raise UserError(f"the ONNX file is of opset {versions.get('')}, not {opset}")
@@ -56,16 +53,14 @@ def check(model, opset):
 
 def symbolic_sizes(graph):
     """Names of values, of a graph whose shapes were inferred, without a number for each size."""
-    known = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
-    names = [value.name for value in graph.input]
-    names += [name for node in graph.node for name in node.output if name]
-    found = []
-    for name in names:
-        tensor = known[name].type.tensor_type if name in known else None
-        sized = tensor is not None and tensor.HasField("shape")
-        if not sized or not all(size.HasField("dim_value") for size in tensor.shape.dim):
-            found.append(name)
-    return found
+    shapes = {
+        value.name: value.type.tensor_type.shape
+        for value in (*graph.value_info, *graph.input, *graph.output)
+        if value.type.tensor_type.HasField("shape")
+    }
+    sized = {n for n, s in shapes.items() if all(size.HasField("dim_value") for size in s.dim)}
+    outputs = [name for node in graph.node for name in node.output if name]
+    return [name for name in (*(port.name for port in graph.input), *outputs) if name not in sized]
 
 
 class Repeated(NamedTuple):
@@ -81,8 +76,6 @@ class Repeated(NamedTuple):
 
 def repeated(graph):
     """List of Repeated: large initialisers that stand before, transposed and reshaped or not."""
-    import onnx
-
     seen, found = {}, []
     for tensor in graph.initializer:
         if len(tensor.raw_data) < LARGE:
@@ -101,38 +94,31 @@ def repeated(graph):
 
 def check_operators(graph, opset):
     """Raises UserError for an operator that one of the tables does not have at this opset."""
-    tables = json.loads(TABLES.read_text(encoding="utf-8"))
     atc = {
         name
-        for ranges, names in tables["atc"]["operators"].items()
+        for ranges, names in TABLES["atc"]["operators"].items()
         for name in names.split()
         if any(int(r.split("-")[0]) <= opset <= int(r.split("-")[-1]) for r in ranges.split(","))
     }
-    for title, known in ("ATC plugins", atc), ("CANN provider", provider_operators()):
+    for title, known in ("ATC plugins", atc), ("CANN provider", PROVIDER):
         for node in graph.node:
             if node.domain not in ("", "ai.onnx") or node.op_type not in known:
                 name = f"{node.domain}::{node.op_type}".lstrip(":")
                 raise UserError(f"operator {name} at opset {opset} is not in the table of {title}")
 
 
-def provider_operators():
-    """Names that the CANN provider of ONNX Runtime takes."""
-    tables = json.loads(TABLES.read_text(encoding="utf-8"))
-    return set(tables["cann_provider"]["operators"].split())
-
-
 def partition(graph):
     """(pieces into which the CANN provider cuts a graph, operators of the nodes that it leaves to
     the CPU): it takes runs of nodes, in the file's order, that it knows and that have an input
     which is no constant."""
-    known, constants = provider_operators(), {tensor.name for tensor in graph.initializer}
+    constants = {tensor.name for tensor in graph.initializer}
     pieces, left, inside = 0, [], False
     for node in graph.node:
         constant = constants.issuperset(node.input)
         if node.op_type == "Constant" or (constant and node.op_type in FOLDED):
             constants.update(node.output)
             continue
-        takes = node.op_type in known and not constant
+        takes = node.op_type in PROVIDER and not constant
         pieces += takes and not inside
         inside = takes
         if not takes:
@@ -163,26 +149,20 @@ def share_initialisers(model):
 
 def _rearranged(one, dims):
     """Nodes that make the second of a Repeated of the first, of these dims; none where it is it."""
-    import onnx
-
     wanted = [one.own_dims[axis] for axis in one.own_axes]
-    steps, name = [], one.first
+    make, shape, nodes = onnx.helper.make_node, f"{one.second}_shape", []
+    steps = []  # inputs beside the weight, attributes
     if list(one.axes) != sorted(one.axes):
-        steps.append(("Transpose", {"perm": one.axes}))
+        steps.append(("Transpose", [], {"perm": one.axes}))
     if [dims[axis] for axis in one.axes] != wanted:
-        shape = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [len(wanted)], wanted)
-        steps.append(("Reshape", {"value": shape}))
+        value = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [len(wanted)], wanted)
+        nodes.append(make("Constant", [], [shape], value=value))
+        steps.append(("Reshape", [shape], {}))
     if list(one.own_axes) != sorted(one.own_axes):
-        steps.append(("Transpose", {"perm": numpy.argsort(one.own_axes).tolist()}))
-    nodes = []
-    for number, (kind, attributes) in enumerate(steps, 1):
-        inputs = [name]
-        name = one.second if number == len(steps) else f"{one.second}_{number}"
-        if kind == "Reshape":
-            inputs.append(f"{name}_shape")
-            nodes.append(onnx.helper.make_node("Constant", [], inputs[1:], **attributes))
-            attributes = {}
-        nodes.append(onnx.helper.make_node(kind, inputs, [name], **attributes))
+        steps.append(("Transpose", [], {"perm": numpy.argsort(one.own_axes).tolist()}))
+    names = [one.first, *(f"{one.second}_{i}" for i in range(1, len(steps))), one.second]
+    for i, (kind, more, attributes) in enumerate(steps):
+        nodes.append(make(kind, [names[i], *more], [names[i + 1]], **attributes))
     return nodes
 
 

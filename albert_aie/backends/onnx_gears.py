@@ -2,6 +2,7 @@
 --dynamic_dims`: a gear is one of these lengths."""
 
 import numpy
+import onnx
 
 from ..base.errors import UserError
 from .onnx_checks import check, replace
@@ -10,12 +11,9 @@ LENGTH = "length"  # of the input, in the file
 
 
 def merge(files, inputs, opset):
-    """The bytes of one ONNX file for those in `files`, {length: bytes}, which are of one batch size
-    and of one row a sentence. At each length it passes the checks of a static file; an fp16 file
-    scales its LayerNorms as the longest does. Raises UserError where they differ in more than their
-    length."""
-    import onnx
-
+    """The bytes of one ONNX file for those in `files`, {length: bytes}, of one batch size and one
+    row a sentence. At each length it passes the checks of a static file; an fp16 file scales its
+    LayerNorms as the longest does. Raises UserError where they differ in more than their length."""
     models = [onnx.load_from_string(files[length]) for length in sorted(files)]
     model = models[-1]
     _free_constants([model.graph for model in models])
@@ -33,8 +31,6 @@ def merge(files, inputs, opset):
 
 def _at(model, length):
     """A copy of a merged model at one length, which stands there as a number."""
-    import onnx
-
     gear = onnx.ModelProto.FromString(model.SerializeToString())
     for port in gear.graph.input:
         port.type.tensor_type.shape.dim[1].dim_value = length
@@ -47,8 +43,6 @@ def _at(model, length):
 
 def _free_constants(graphs):
     """In the last graph, -1 for the one size of a Reshape that is another in another graph."""
-    import onnx
-
     found = [
         {
             node.output[0]: node.attribute[0].t
@@ -68,29 +62,23 @@ def _free_constants(graphs):
 
 def _cut_initialisers(graphs, first_input):
     """In the last graph, what a shorter one holds the beginning of is cut to the input's length."""
-    import onnx
-
     shorter = {tensor.name: list(tensor.dims) for tensor in graphs[0].initializer}
     graph, make = graphs[-1], onnx.helper.make_node
-    nodes, cut = [], {}
-
-    def constant(name, value):
-        tensor = onnx.numpy_helper.from_array(numpy.array([value]), name)
-        nodes.append(make("Constant", [], [name], value=tensor))
-        return name
-
-    nodes.append(make("Shape", [first_input], ["sizes"]))
-    nodes.append(make("Gather", ["sizes", constant("second", 1)], [LENGTH]))
+    numbers, cut = {"second": 1}, {}  # constants; {name: its new name}
+    nodes = [make("Shape", [first_input], ["sizes"]), make("Gather", ["sizes", "second"], [LENGTH])]
     for tensor in graph.initializer:
-        dims = shorter.get(tensor.name, [])
+        name, dims = tensor.name, shorter.get(tensor.name, [])
         axes = [axis for axis, pair in enumerate(zip(dims, tensor.dims)) if pair[0] != pair[1]]
         if axes:
-            cut[tensor.name] = f"{tensor.name}_cut"
-            given = [constant(f"{tensor.name}_from", 0), LENGTH]
-            given.append(constant(f"{tensor.name}_axis", axes[0]))
-            nodes.append(make("Slice", [tensor.name, *given], [cut[tensor.name]]))
+            cut[name] = f"{name}_cut"
+            numbers.update({f"{name}_from": 0, f"{name}_axis": axes[0]})
+            given = [name, f"{name}_from", LENGTH, f"{name}_axis"]
+            nodes.append(make("Slice", given, [cut[name]]))
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = cut.get(name, name)
-    nodes.sort(key=lambda node: node.op_type != "Constant")
-    replace(graph.node, [*nodes, *graph.node])
+    constants = [
+        make("Constant", [], [name], value=onnx.numpy_helper.from_array(numpy.array([n]), name))
+        for name, n in numbers.items()
+    ]
+    replace(graph.node, [*constants, *nodes, *graph.node])

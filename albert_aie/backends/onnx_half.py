@@ -1,12 +1,17 @@
-"""An ONNX file in fp16: whether it has room for what the module computes, and the fp32 file made
-narrow."""
+"""An ONNX file in fp16: its room for what the module computes, and the fp32 file made narrow."""
 
 import collections
 import contextlib
+import math
 from typing import NamedTuple
 
 import numpy
+import onnx
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
+from ..albert.fused import MASKED
 from . import Unfit
 from .onnx_checks import replace
 
@@ -18,25 +23,18 @@ ROWS = 8  # of a call that measures
 VARIANCE = "LayerNorm variance"  # of its squares
 
 
-class Largest(NamedTuple):
-    """The largest of what one kind of operation took or gave in the calibration, and where."""
-
-    kind: str
-    value: float
-    place: str
-
-
 class Room(NamedTuple):
-    """What fp16 has to hold. `powers`: of each LayerNorm, in the graph's order, k where its
+    """What fp16 has to hold. `largest`: {kind of operation: (the largest of what it took or gave in
+    the calibration, where)}. `powers`: of each LayerNorm, in the graph's order, k where its
     deviations are divided by 2**k before they are squared."""
 
-    largest: list
+    largest: dict
     powers: list
     sentences: int
 
     def check(self):
         """Raises Unfit where fp16 would overflow, though LayerNorms are scaled."""
-        for kind, value, place in self.largest:
+        for kind, (value, place) in self.largest.items():
             if kind != VARIANCE and not value * ROOM <= LARGEST:
                 raise Unfit(
                     f"fp16 leaves no room for the {kind} of {place}, which reaches {value:,.0f} of "
@@ -48,22 +46,20 @@ class Room(NamedTuple):
 
     def text(self):
         """For the line that is printed."""
-        said = ", ".join(f"{kind} {value:,.0f} ({place})" for kind, value, place in self.largest)
-        most = max(value for _, value, _ in self.largest)
+        said = [f"{kind} {value:,.0f} ({place})" for kind, (value, place) in self.largest.items()]
+        most = max(value for value, _ in self.largest.values())
         scaled = sum(power > 0 for power in self.powers)
         return (
-            f"on {self.text_of_source()}: {said}; the largest is {most / LARGEST:.0%} of "
-            f"{LARGEST:,}; an fp16 file divides by 2 to {2 ** max(self.powers)} before squaring "
+            f"on {self.text_of_source()}: {', '.join(said)}; the largest is {most / LARGEST:.0%} "
+            f"of {LARGEST:,}; an fp16 file divides by 2 to {2 ** max(self.powers)} before squaring "
             f"in {scaled} of {len(self.powers)} LayerNorms"
         )
 
 
 def measure_room(module, batches, inputs):
     """Room of a torch module in fp32 on Batches, or, where there are none, on `inputs`."""
-    import torch
-
     count = sum(len(batch.sentences) for batch in batches)
-    watch = _watch()
+    watch = Watch()
     shorter_rows = getattr(module, "shorter_rows", lambda: contextlib.nullcontext(False))
     with torch.inference_mode(), shorter_rows() as free, watch:
         for arrays in _runs(batches, free) if batches else [inputs]:
@@ -75,12 +71,8 @@ def measure_room(module, batches, inputs):
         while total * MARGIN > LARGEST * 4**power and power < 16:
             power += 1
         powers.append(power)
-    kinds = {}
-    for (kind, place), value in watch.largest.items():
-        if kind not in kinds or not value <= kinds[kind].value:  # NaN is the largest
-            kinds[kind] = Largest(kind, value, place)
     order = (VARIANCE, "attention score", "GELU input", "LayerNorm input", "product")
-    return Room([kinds[kind] for kind in order if kind in kinds], powers, count)
+    return Room({k: watch.largest[k] for k in order if k in watch.largest}, powers, count)
 
 
 def _runs(batches, free):
@@ -98,52 +90,40 @@ def _runs(batches, free):
         yield [array[rows, : lengths[rows].max()] for array in arrays]
 
 
-def _watch():
-    import torch
-    import torch.nn.functional as F
-    from torch.overrides import TorchFunctionMode
+class Watch(TorchFunctionMode):
+    """Sees what the module calls; the LayerNorms that it has met tell the layer."""
 
-    from ..albert.fused import MASKED
+    def __init__(self):
+        super().__init__()
+        self.norms, self.largest, self.sums = 0, {}, collections.defaultdict(float)
 
-    class Watch(TorchFunctionMode):
-        """Sees what the module calls; the LayerNorms that it has met tell the layer."""
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        x = args[0] if args else None
+        if function is F.layer_norm:
+            squares = (x - x.mean(-1, keepdim=True)).square()
+            self.sums[self.norms] = max(self.sums[self.norms], squares.sum(-1).max().item())
+            self._note(VARIANCE, squares)
+            self._note("LayerNorm input", x)
+            self.norms += 1
+        elif function in (torch.softmax, F.softmax):
+            self._note("attention score", torch.where(x > MASKED / 2, x, torch.zeros_like(x)))
+        elif function in (F.gelu, F.relu, torch.pow):
+            self._note("GELU input", x)
+        elif function in (F.linear, torch.matmul):
+            self._note("product", result)
+        return result
 
-        def __init__(self):
-            super().__init__()
-            self.norms, self.largest, self.sums = 0, {}, collections.defaultdict(float)
-
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            x = args[0] if args else None
-            if function is F.layer_norm:
-                squares = (x - x.mean(-1, keepdim=True)).square()
-                self.sums[self.norms] = max(self.sums[self.norms], squares.sum(-1).max().item())
-                self._note(VARIANCE, squares)
-                self._note("LayerNorm input", x)
-                self.norms += 1
-            elif function in (torch.softmax, F.softmax):
-                self._note("attention score", torch.where(x > MASKED / 2, x, torch.zeros_like(x)))
-            elif function in (F.gelu, F.relu, torch.pow):
-                self._note("GELU input", x)
-            elif function in (F.linear, torch.matmul):
-                self._note("product", result)
-            return result
-
-        def _note(self, kind, tensor):
-            layer = (self.norms + 1) // 2
-            place = f"layer {layer}" if layer else "the embeddings"
-            value = tensor.abs().max().item()
-            known = self.largest.get((kind, place), 0.0)
-            self.largest[kind, place] = known if value <= known else value
-
-    return Watch()
+    def _note(self, kind, tensor):
+        value, layer = tensor.abs().max().item(), (self.norms + 1) // 2
+        known, _ = self.largest.get(kind, (-1.0, ""))
+        if not (value <= known or math.isnan(known)):  # NaN is the largest
+            self.largest[kind] = value, f"layer {layer}" if layer else "the embeddings"
 
 
 def narrow(model, powers):
     """Make an fp32 ModelProto one of fp16 whose logits stay fp32. LayerNorms are scaled by
     `powers`. Raises Unfit for a weight that fp16 cannot hold."""
-    import onnx
-
     scale_norms(model.graph, powers)
     half = onnx.TensorProto.FLOAT16
     for tensor in model.graph.initializer:
@@ -162,8 +142,6 @@ def narrow(model, powers):
 
 
 def _halve(tensor):
-    import onnx
-
     if tensor.data_type != onnx.TensorProto.FLOAT:
         return
     values = onnx.numpy_helper.to_array(tensor)
@@ -177,8 +155,6 @@ def _halve(tensor):
 def scale_norms(graph, powers):
     """Divide the deviations of the i-th LayerNorm by 2**powers[i], and its epsilon by the square:
     the same quotient, of smaller squares."""
-    import onnx
-
     nodes = list(graph.node)
     by_output = {name: node for node in nodes for name in node.output}
     roots = [node for node in nodes if node.op_type == "Sqrt"]
@@ -204,7 +180,5 @@ def scale_norms(graph, powers):
 
 def _constant(graph, name, value):
     """The name of a new float32 initialiser."""
-    import onnx
-
     graph.initializer.append(onnx.numpy_helper.from_array(numpy.float32(value), name))
     return name

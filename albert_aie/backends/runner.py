@@ -37,7 +37,7 @@ class RunnerGroup:
 
     def __init__(self, runners, artifact):
         self._all = runners
-        self._by = {s: r for r, file in zip(runners, artifact.files) for s in file.own_shapes}
+        self._by = {file.own_shape: runner for file, runner in zip(artifact.files, runners)}
         for name in ("precision", "precision_is", "device", "threads", "streams", "providers"):
             setattr(self, name, getattr(runners[0], name))
 
@@ -61,28 +61,19 @@ def check_shape(batch, artifact):
         fits = 0 < length <= limit.max_seq_length and slots in (0, slots_of(length))
         fits = fits and 0 < rows * length <= limit.batch_size * limit.max_seq_length
     else:
-        fits = shape in artifact.own_shapes
+        fits = shape == artifact.own_shape
     for array in batch.inputs:
         if not fits or array.shape != shape.inputs or array.dtype != numpy.int64:
             raise ValueError(
-                f"batch of {array.shape} {array.dtype} for a file of {artifact.own_shapes} int64"
+                f"batch of {array.shape} {array.dtype} for a file of {artifact.own_shape} int64"
             )
 
 
 def check_logits(logits, artifact, shape):
-    """Raises UserError where the program answers a batch of `shape` otherwise than its manifest
-    says."""
+    """Raises UserError where the manifest says other logits for a batch of `shape`."""
     wanted = artifact.logits_shape(shape)
     if logits.shape != wanted:
         raise manifest_mismatch(artifact, f"logits of {wanted}, its program gave {logits.shape}")
-
-
-def check_read_back(precision, artifact):
-    """Raises UserError where the engine computes in another precision than the manifest says."""
-    if precision != artifact.manifest["precision"]:
-        raise manifest_mismatch(
-            artifact, f"{artifact.manifest['precision']}, but the engine computes in {precision}"
-        )
 
 
 def manifest_mismatch(artifact, what):

@@ -7,9 +7,9 @@ import time
 from ..base import machine
 from ..base.choose_shapes import CALL, Grid
 from ..base.errors import UserError, last_line, need
-from ..base.machine import THREADS, lacks_memory
-from . import Compiled, Option, Output, Unavailable, check_precision, settings
-from .runner import Runner, check_read_back, manifest_mismatch
+from ..base.machine import lacks_memory
+from . import ONE_STREAM, THREADS, Compiled, Output, Unavailable, check_precision, settings
+from .runner import Runner, manifest_mismatch
 
 TITLE = "TorchScript"
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -17,12 +17,7 @@ LOADS = "torch"
 GRAPH = "fused"
 CALIBRATED = ()
 BLOBS = ()  # a program has one precision
-OPTIONS = (
-    Option(
-        "threads", "threads, on a CPU", ("evaluate",), minimum=1, maximum=THREADS, devices=("cpu",)
-    ),
-    Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=1),
-)
+OPTIONS = (THREADS, ONE_STREAM)
 
 
 def unavailable(device):
@@ -82,7 +77,6 @@ def forward(compiled, floating, device, batch):
         program = torch.jit.load(buffer, map_location=device)
     prepare(program, device, floating)
     inputs = [torch.from_numpy(array).to(device) for array in batch.inputs]
-
     answer = program if batch.slots is None else program.rows
 
     def run():
@@ -94,11 +88,9 @@ def forward(compiled, floating, device, batch):
 
 def load(artifact, target):
     need(f"{artifact.path}: was compiled for torchscript, which", "torch")
-    reason = unavailable(target.device)
-    if reason:
+    if reason := unavailable(target.device):
         raise UserError(f"{artifact.path}: was compiled for {target.device}, but {reason}")
-    threads = settings(target, "evaluate").get("threads")
-    if threads:
+    if threads := settings(target, "evaluate").get("threads"):
         import torch
 
         torch.set_num_threads(threads)
@@ -114,7 +106,10 @@ class TorchRunner(Runner):
         self._program = artifact.program(device).eval()
         self._wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
         self.precision = _precision_of(self._program)
-        check_read_back(self.precision, artifact)
+        wanted = artifact.manifest["precision"]
+        if self.precision != wanted:
+            found = f"{wanted}, but the engine computes in {self.precision}"
+            raise manifest_mismatch(artifact, found)
         self.grid = grid(self.precision) if artifact.has_free_sizes else None
         prepare(self._program, device, self.precision)
         self.threads = torch.get_num_threads() if device == "cpu" else 1
@@ -138,10 +133,8 @@ class TorchRunner(Runner):
         except RuntimeError as error:  # of any kind: torch has no other
             if lacks_memory(error):
                 raise
-            reason = last_line(error)
-            raise manifest_mismatch(
-                self._artifact, f"{shape}, which its program refuses ({reason})"
-            ) from None
+            refused = f"{shape}, which its program refuses ({last_line(error)})"
+            raise manifest_mismatch(self._artifact, refused) from None
 
 
 LINEAR = """
@@ -184,13 +177,10 @@ def prepare(program, device, precision):
 
 
 def _precision_of(program):
-    """The dtype that the weights really have in the loaded program: the constants that matrix
-    products read."""
-    dtypes = set()
+    """The dtype that the weights, its constants of two axes, really have in the loaded program."""
     inlined = program.inlined_graph  # owns its nodes: must outlive the loop
-    for node in inlined.findAllNodes("prim::Constant"):
-        if node.hasAttribute("value") and node.kindOf("value") == "t":
-            if node.t("value").dim() == 2:
-                dtypes.add(str(node.t("value").dtype))
+    nodes = inlined.findAllNodes("prim::Constant")
+    values = [n.t("value") for n in nodes if n.hasAttribute("value") and n.kindOf("value") == "t"]
+    dtypes = {str(value.dtype) for value in values if value.dim() == 2}
     names = sorted(name for name, dtype in PRECISIONS.items() if f"torch.{dtype}" in dtypes)
     return "+".join(names) or "unknown"

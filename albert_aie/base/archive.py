@@ -29,22 +29,21 @@ class Archive:
         # BadZipFile mostly; a damaged directory also raises what its fields lead to
         except Exception as error:
             raise Damaged(f"not a whole zip archive ({first_line(error)})") from None
-        entries = self._zip.infolist()
         # Python 3.12 and 3.13.0 mix up what threads read of one ZipFile at once (cpython #127847)
         self._one_reader = threading.Lock()
-        self._entries = {entry.filename.partition("/")[2]: entry for entry in entries}
-        self.root = entries[0].filename.partition("/")[0] if entries else ""
-        one_folder = all(entry.filename.startswith(self.root + "/") for entry in entries)
-        wrong = [
-            f"{name} is marked as a directory"
-            for name, entry in self._entries.items()
-            if name.endswith("/") or entry.external_attr & _DIRECTORY
-        ]
-        if not entries or not one_folder or len(self._entries) < len(entries):
-            wrong = ["its entries are not those of one torch archive"]
+        entries = self._zip.infolist()
+        parts = [entry.filename.partition("/") for entry in entries]
+        self._entries = {part[2]: entry for part, entry in zip(parts, entries)}
+        roots, wrong = {part[:2] for part in parts}, ""
+        self.root = parts[0][0] if parts else ""
+        if roots != {(self.root, "/")} or len(self._entries) < len(entries):
+            wrong = "its entries are not those of one torch archive"
+        for name, entry in self._entries.items():
+            if name.endswith("/") or entry.external_attr & _DIRECTORY:
+                wrong = wrong or f"{name} is marked as a directory"
         if wrong:
             self._zip.close()
-            raise Damaged(wrong[0])
+            raise Damaged(wrong)
 
     def __enter__(self):
         return self
@@ -65,13 +64,8 @@ class Archive:
 
     def check_crcs(self):
         """Raises Damaged if an entry differs from its CRC."""
-        for name, entry in self._entries.items():
-            try:
-                with self._zip.open(entry) as file:
-                    while file.read(_BLOCK):
-                        pass
-            except Exception as error:
-                raise _damaged(name, error) from None
+        for name in self._entries:
+            self.read(name)
 
     def sha256(self, names, meanwhile=lambda: None):
         """{name: hex digest} of the content of entries; meanwhile() is called while other threads
@@ -83,17 +77,16 @@ class Archive:
 
     def _sha256(self, name):
         entry = self._entries[name]
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+        try:
+            if entry.compress_type == zipfile.ZIP_STORED and entry.file_size == entry.compress_size:
+                return self._sha256_of_stored(entry)
             with self._one_reader:
                 return hashlib.sha256(self.read(name)).hexdigest()
-        try:
-            return self._sha256_of_stored(entry)
         except (OSError, OverflowError, struct.error) as error:  # an offset that leads nowhere
             raise _damaged(name, error) from None
 
     def _sha256_of_stored(self, entry):
-        """Big entries are stored as they are: read without zipfile, which would compute the CRC
-        besides."""
+        """Without zipfile, which would compute the CRC besides: big entries are stored as are."""
         file = self._zip.fp.fileno()
         header = os.pread(file, _LOCAL_HEADER.size, entry.header_offset)
         # its lengths say where the content begins, and not the directory's: torch goes by them too
@@ -104,14 +97,6 @@ class Archive:
             digest.update(block[:count])
             start += count
         return digest.hexdigest()
-
-
-def append(path, name, content):
-    """Add an entry to an archive that torch wrote; torch reads it like its own."""
-    with Archive(path) as archive:
-        root = archive.root
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(zipfile.ZipInfo(f"{root}/{name}"), content)
 
 
 def _damaged(name, error):

@@ -47,9 +47,10 @@ def choose(shapes, grid, rows=CHOSEN, few=False):
         return (limit,)
     if rows == SINGLE:
         return _singles(limit.max_seq_length, grid)
+    longest = limit.max_seq_length
     return tuple(
         packed(size, length)
-        for length in _row_lengths(limit.max_seq_length)
+        for length in (*(ROW << i for i in range(octave(longest))), longest)
         for size in _row_counts(limit, length, grid, rows == SHARED, few)
     )
 
@@ -60,14 +61,6 @@ def timed(shape, free_sizes):
         return shape
     length = min(ROW, shape.max_seq_length)
     return packed(max(1, min(shape.batch_size, CALL // 2 // length)), length)
-
-
-def _row_lengths(longest):
-    """ROW, twice that, ... below `longest`, and `longest`."""
-    lengths = [ROW]
-    while lengths[-1] < longest:
-        lengths.append(2 * lengths[-1])
-    return [*lengths[:-1], longest]
 
 
 def _row_counts(limit, length, grid, shared, few):

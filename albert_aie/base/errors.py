@@ -40,17 +40,14 @@ def need(what, package, distribution=None):
         raise UserError(f"{what} needs {name}; pip install {name}") from None
 
 
-def first_line(error, most=200):
+def first_line(error, most=200, line=0):
     """The first line of an exception's message, or its type's name where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0][:most] if text else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[line][:most]
 
 
-def last_line(error, most=200):
-    """The last line of an exception's message: engines put the reason of a failed operator
-    there."""
-    text = str(error).strip()
-    return text.splitlines()[-1][:most] if text else type(error).__name__
+def last_line(error):
+    """The last line, where engines put the reason of a failed operator."""
+    return first_line(error, line=-1)
 
 
 def some(names, most=4):

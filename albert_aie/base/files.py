@@ -13,7 +13,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from .errors import WHY, UserError, refusing
+from .errors import WHY, UserError, refusing, system_reason
 
 AGAIN = "copy or download it again"
 _LFS = b"version https://git-lfs"
@@ -30,7 +30,7 @@ def check_readable(path):
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; correct its name") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
+        reason = system_reason(error)
         raise UserError(
             f"{path}: cannot be read ({reason}); correct its name or permissions"
         ) from None
@@ -89,7 +89,7 @@ def replacing(path):
     path = Path(path)
     try:
         before = _status(path)
-        if before is not None and stat.S_ISDIR(before.st_mode):
+        if path.is_dir():
             raise IsADirectoryError(0, "is a folder")
         stream = is_stream(path)
         if stream and not os.access(path, os.W_OK):
@@ -101,12 +101,14 @@ def replacing(path):
         temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
         temporary.touch(exist_ok=False)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = system_reason(error)
         raise UserError(f"{path}: cannot be written ({reason}); choose another folder") from None
     try:
         yield temporary
         if stream:
-            with open(temporary, "rb") as source, _open_stream(path) as sink:
+            # by name standard output would be cut to nothing, or, a socket, not open at all
+            opened = os.dup(1) if _is_stdout(os.stat(path)) else path
+            with open(temporary, "rb") as source, open(opened, "wb") as sink:
                 shutil.copyfileobj(source, sink)
         else:
             with open(temporary, "rb+") as file:
@@ -139,10 +141,8 @@ def is_stream(path):
 
 def _status(path):
     """os.stat of what a path leads to; None where there is nothing."""
-    try:
+    with contextlib.suppress(FileNotFoundError):
         return os.stat(path)
-    except FileNotFoundError:
-        return None
 
 
 def _is_stdout(status):
@@ -150,12 +150,6 @@ def _is_stdout(status):
         return os.path.samestat(status, os.fstat(1))
     except OSError:  # closed
         return False
-
-
-def _open_stream(path):
-    """Standard output goes by its descriptor: opened by name it would be cut to nothing, or, a
-    socket, not open at all."""
-    return open(os.dup(1) if _is_stdout(os.stat(path)) else path, "wb")
 
 
 def _keep_mode(path, status):

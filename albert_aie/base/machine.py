@@ -4,11 +4,12 @@ import contextlib
 import os
 import platform
 import re
-import shutil
 import statistics
 import subprocess
 import time
 from pathlib import Path
+
+import numpy
 
 from .errors import UserError
 from .version import __version__
@@ -21,8 +22,7 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 
 
 def memory():
-    """Bytes of main memory: the machine's, or its container's where that is less; None where the
-    system does not say."""
+    """Bytes of main memory: the machine's, or its container's if less; None where none says."""
     sizes = []
     with contextlib.suppress(AttributeError, OSError, ValueError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -75,14 +75,10 @@ def take_turns(runs, seconds, clock=time.perf_counter):
 
 def _is_clear(times):
     """Whether the same function was CLEARLY faster than every other in each counted turn."""
-    turns = [sorted(turn) for turn in zip(*(taken[1:] for taken in times.values()))]
-    counted = range(1, len(turns) + 1)
-    first = {min(times, key=lambda name: times[name][i]) for i in counted}
-    return (
-        len(times) > 1
-        and len(first) == 1
-        and all(turn[1] > CLEARLY * turn[0] for turn in turns if turn[1:])
-    )
+    turns = numpy.array([taken[1:] for taken in times.values()])  # [function, turn]
+    first, *second = numpy.sort(turns, 0)[:2]
+    same = numpy.ptp(turns.argmin(0)) == 0
+    return bool(second) and same and (second[0] > CLEARLY * first).all()
 
 
 def lacks_memory(error):
@@ -116,9 +112,8 @@ def describe(devices=tuple(CARDS)):
 
 
 def cpu():
-    """The processor's name, with its family, model and stepping where it has them: many virtual
-    machines call all of theirs the same."""
-    facts = _cpu()
+    """The processor's name, and its numbers: many virtual machines call all of theirs the same."""
+    facts = _facts("/proc/cpuinfo")
     name = facts.get("model name") or platform.processor() or platform.machine()
     numbers = [facts[key] for key in ("cpu family", "model", "stepping") if key in facts]
     return " ".join([name, f"({'/'.join(numbers)})"] if numbers else [name])
@@ -126,22 +121,22 @@ def cpu():
 
 def isa():
     """Those of ISA that the processor has."""
-    flags = _cpu().get("flags", _cpu().get("Features", "")).split()
+    facts = _facts("/proc/cpuinfo")
+    flags = facts.get("flags", facts.get("Features", "")).split()
     return [name for name in ISA if name in flags]
 
 
-def _cpu():
-    lines = (line.partition(":") for line in _lines("/proc/cpuinfo"))
-    return {key.strip(): value.strip() for key, _, value in lines}
+def _facts(path):
+    """{name: value} of a file of Linux's /proc, the last of each name; empty elsewhere."""
+    with contextlib.suppress(OSError):
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+        return {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+    return {}
 
 
 def _card(device):
-    command = CARDS.get(device)
-    if not command or not shutil.which(command[0]):
-        return None
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-    return None
+    with contextlib.suppress(KeyError, OSError, subprocess.SubprocessError):
+        return subprocess.run(CARDS[device], capture_output=True, text=True, timeout=60).stdout
 
 
 def versions():
@@ -151,8 +146,7 @@ def versions():
 
 
 def version(package):
-    """Its version, or where it lies if pip knows nothing of it; None if it is not here. Imports
-    none of it."""
+    """Its version, or where it lies if pip does not know it; None if it is not here. No import."""
     import importlib.metadata  # here, for it takes 20 ms
     import importlib.util
 
@@ -169,13 +163,5 @@ def version(package):
 def peak_memory():
     """Bytes of main memory that this process held at its most; None where the system does not
     say. Not getrusage, whose figure a process inherits from the one that started it."""
-    for line in _lines("/proc/self/status"):
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _lines(path):
-    with contextlib.suppress(OSError):
-        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    return []
+    peak = _facts("/proc/self/status").get("VmHWM")
+    return int(peak.split()[0]) * 1024 if peak else None

@@ -21,12 +21,6 @@ class Died(Exception):
     """The process gave no answer; the message says how it ended, as "was ended by SIGKILL"."""
 
 
-def call(function, *arguments):
-    """What `calling` gives."""
-    with calling(function, *arguments) as answer:
-        return answer()
-
-
 @contextlib.contextmanager
 def calling(function, *arguments):
     """Begins function(*arguments), of a module's function and what can be pickled, and gives a
@@ -45,14 +39,14 @@ def calling(function, *arguments):
 
     def answer():
         try:
-            outcome, value = receiver.recv()
+            error, value = receiver.recv()
             process.join(GRACE)
         except EOFError:
             process.join()
             raise Died(_how(process.exitcode)) from None
-        if outcome == "done":
-            return value
-        raise {"refused": UserError, "failed": Died}[outcome](value)
+        if error:
+            raise error(value)
+        return value
 
     try:
         yield answer
@@ -73,11 +67,11 @@ def _answer(sender, function, arguments):
     end_with_parent()
     terminal.prepare()
     try:
-        answer = "done", function(*arguments)
+        answer = None, function(*arguments)
     except UserError as error:
-        answer = "refused", str(error)
+        answer = UserError, str(error)
     except Exception as error:
-        answer = "failed", f"failed ({type(error).__name__}: {first_line(error)})"
+        answer = Died, f"failed ({type(error).__name__}: {first_line(error)})"
     sender.send(answer)
 
 

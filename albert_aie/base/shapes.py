@@ -23,6 +23,7 @@ class Shape(NamedTuple):
         return f"batch {self.batch_size} x {self.max_seq_length} tokens{packed}"
 
 
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # in the order of every program
 TOKENS = 3  # of the shortest sentence: [CLS], one piece, [SEP]
 
 

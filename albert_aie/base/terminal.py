@@ -33,8 +33,7 @@ def prepare():
 
 @contextlib.contextmanager
 def silent():
-    """Without what libraries write to file descriptor 2 themselves. For calls during which no other
-    thread does the same."""
+    """Without what libraries write to file descriptor 2. Not in two threads at once."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -46,8 +45,7 @@ def silent():
 
 
 def one_line(text):
-    """The text with all that could end the line or move the cursor escaped, at most MOST
-    characters."""
+    """The text, at most MOST of it, with what could end the line or move the cursor escaped."""
     if len(text) > MOST:
         text = f"{text[: MOST // 2]} ... {text[-MOST // 2 :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -59,20 +57,15 @@ def put(stream, content=None):
     try:
         stream.flush() if content is None else stream.write(content)
     except OSError as error:
-        _abandon(stream)
+        # to nowhere, for Python would try it again when it exits
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
         if stream is sys.stderr or isinstance(error, BrokenPipeError):
             return False
         raise OSError(error.errno, error.strerror, "stdout") from None
     return True
-
-
-def _abandon(stream):
-    """Send what is still to be written to a stream that takes no more to nowhere: Python would try
-    it again when it exits."""
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
 
 
 @contextlib.contextmanager

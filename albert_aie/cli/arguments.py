@@ -129,11 +129,8 @@ def add_options(parser, when):
         title = backends.get(who).TITLE if len(declared) == 1 else "engine"
         group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
         default = "the engine's choice" if option.default is None else option.default
-        if option.type is bool:
-            group.add_argument(f"--{name}", action="store_true", help=f"{who}: {option.help}")
-        else:
-            text = f"{who}: {option.help} (default: {default})"
-            group.add_argument(f"--{name}", type=option.type, choices=option.choices, help=text)
+        text = f"{who}: {option.help} (default: {default})"
+        group.add_argument(f"--{name}", type=option.type, help=text)
 
 
 def options(args, when):

@@ -31,28 +31,20 @@ def batches(encoded, *shapes, streams=1):
     while window := list(itertools.islice(numbered, WINDOW)):
         singles, together = _split(waiting + window, packed)
         plan = [*_packed(together, packed, streams), *_plain(singles, plain, streams)]
-        full = [len(rows) == _most(shape, shapes) for rows, shape in plan]
-        yield from (_fill(*each) for each, whole in zip(plan, full) if whole)
-        waiting = [
-            sentence
-            for (rows, _), whole in zip(plan, full)
-            if not whole
-            for row in rows
-            for sentence in row
-        ]
+        waiting = []
+        for rows, shape in plan:
+            if len(rows) == _most(shape, shapes):
+                yield _fill(rows, shape)
+            else:
+                waiting += itertools.chain(*rows)
         waiting.sort(key=lambda sentence: sentence[0])
     if waiting:
         plans = [
-            [
-                *_packed(together, packed, streams),
-                *_shared(_plain(singles, plain, streams), plain),
-            ]
-            for singles, together in (
-                _split(waiting, packed),
-                _split(waiting, plain)[::-1],
-            )
+            [*_packed(together, packed, streams), *_shared(_plain(singles, plain, streams), plain)]
+            for singles, together in (_split(waiting, packed), _split(waiting, plain)[::-1])
         ]
-        yield from (_fill(rows, shape) for rows, shape in min(plans, key=_positions))
+        least = min(plans, key=lambda plan: sum(shape[0] * shape[1] for _, shape in plan))
+        yield from (_fill(rows, shape) for rows, shape in least)
 
 
 def by_batch_size(shapes):
@@ -122,10 +114,6 @@ def _most(shape, shapes):
     return max(other.batch_size for other in shapes if other[1:] == shape[1:])
 
 
-def _positions(plan):
-    return sum(shape.batch_size * shape.max_seq_length for _, shape in plan)
-
-
 def _split(sentences, shapes):
     """(the sentences that none of the shapes holds, the others)"""
     longest = max((shape.max_seq_length for shape in shapes), default=0)
@@ -137,30 +125,15 @@ def _packed(sentences, shapes, streams):
     """[(rows, Shape)], the longest rows first. A row is of the shortest packed shape that holds
     its longest sentence, and shorter ones share it."""
     slots = {shape.max_seq_length: shape.slots for shape in shapes}
-    groups = {}
-    for capacity, row in pack([_length(sentence) for sentence in sentences], slots):
-        groups.setdefault(capacity, []).append([sentences[i] for i in row])
-    return [
-        each
-        for capacity in sorted(groups, reverse=True)
-        for each in _cut(
-            groups[capacity], [s for s in shapes if s.max_seq_length == capacity], streams
-        )
-    ]
+    rows = pack([_length(sentence) for sentence in sentences], slots)
+    return _cut([(length, [sentences[i] for i in row]) for length, row in rows], shapes, streams)
 
 
 def _plain(sentences, shapes, streams):
     """[(rows, Shape)], the longest first: a sentence a row, in the shortest row that holds it."""
     lengths = sorted({shape.max_seq_length for shape in shapes})
-    groups = {}
-    for sentence in sentences:
-        length = lengths[bisect.bisect_left(lengths, _length(sentence))]
-        groups.setdefault(length, []).append([sentence])
-    return [
-        each
-        for length in sorted(groups, reverse=True)
-        for each in _cut(groups[length], [s for s in shapes if s.max_seq_length == length], streams)
-    ]
+    least = (lengths[bisect.bisect_left(lengths, _length(sentence))] for sentence in sentences)
+    return _cut(zip(least, ([sentence] for sentence in sentences)), shapes, streams)
 
 
 def _shared(plan, shapes):
@@ -182,16 +155,20 @@ def _cheapest(rows, shapes):
 
 
 def _cut(rows, shapes, streams):
-    """[(rows, Shape)] of shapes of one length: the greatest batch as long as there is one for every
-    stream, then the next, so that no stream is idle for a whole batch at the end; the last may be
-    short of rows."""
-    plan, start = [], 0
-    shapes = sorted(shapes, key=lambda shape: -shape.batch_size)
-    for shape in shapes:
-        least, last = shape.batch_size * streams, shape is shapes[-1]
-        while len(rows) - start >= least or (last and start < len(rows)):
-            plan.append((rows[start : start + shape.batch_size], shape))
-            start += shape.batch_size
+    """[(rows, Shape)] of (length, row) pairs, the longest first: the greatest batch as long as
+    there is one for every stream, then the next, so that no stream is idle for a whole batch at the
+    end; the last of a length may be short of rows."""
+    groups, plan = {}, []
+    for length, row in rows:
+        groups.setdefault(length, []).append(row)
+    for length in sorted(groups, reverse=True):
+        left = groups[length]
+        alike = sorted(shape for shape in shapes if shape.max_seq_length == length)[::-1]
+        for shape in alike:
+            least = 1 if shape is alike[-1] else shape.batch_size * streams
+            while len(left) >= least:
+                plan.append((left[: shape.batch_size], shape))
+                left = left[shape.batch_size :]
     return plan
 
 

@@ -71,41 +71,38 @@ class Comparison:
         return 0.0 if self.metric is None else round(self.reference_value - value, 12)
 
     @property
+    def gate(self):
+        return GATES[self.precision]
+
+    @property
     def allowed_flips(self):
-        return int(GATES[self.precision].flips * self.sentences)
+        return int(self.gate.flips * self.sentences)
 
     @property
     def allowed_ties(self):
-        share = GATES[self.precision].ties
+        share = self.gate.ties
         return max(1, int(share * self.sentences)) if share else 0
 
     @property
     def passed(self):
-        gate = GATES[self.precision]
-        close = self.relative <= gate.relative  # False for NaN too
+        close = self.relative <= self.gate.relative  # False for NaN too
         same = self.other_ids == 0 and self.ties <= self.allowed_ties
-        return same and close and self.flips <= self.allowed_flips and self.lost <= gate.loss
+        return same and close and self.flips <= self.allowed_flips and self.lost <= self.gate.loss
 
     def verdict(self):
         """What --compare_output holds."""
-        verdict = {"passed": self.passed, **asdict(self), "gate": GATES[self.precision]._asdict()}
+        verdict = {"passed": self.passed, **asdict(self), "gate": self.gate._asdict()}
         allowed = {"allowed_flips": self.allowed_flips, "allowed_ties": self.allowed_ties}
         return {**verdict, **allowed}
 
     def lines(self):
         """(name, text) of each line to print."""
-        gate = GATES[self.precision]
+        gate, flips = self.gate, f", label flips {self.flips} (gate {self.allowed_flips})"
         relative = "none" if math.isinf(gate.relative) else f"{gate.relative:.0e}"
+        flips = "" if self.regression else flips
         yield "reference", f"{self.reference}, {self.sentences} sentences"
-        yield (
-            "tokens",
-            f"by {self.tokenizer}\nother ids in {self.other_ids} sentences (gate 0)",
-        )
-        yield (
-            "difference",
-            f"relative {self.relative:.2e} (gate {relative})"
-            + f", label flips {self.flips} (gate {self.allowed_flips})" * (not self.regression),
-        )
+        yield "tokens", f"by {self.tokenizer}\nother ids in {self.other_ids} sentences (gate 0)"
+        yield "difference", f"relative {self.relative:.2e} (gate {relative}){flips}"
         if self.ties:
             yield (
                 "ties",
@@ -183,9 +180,8 @@ def relative_error(got, reference):
 
 
 def checkpoint_of(saved, pth_dir, tokenizer_file=None, upstream_dir=None):
-    """(Checkpoint in pth_dir, note) for the Artifact `saved`: the note says so where its weights
-    are others than the file was made from. Raises UserError for another architecture or
-    vocabulary."""
+    """(Checkpoint in pth_dir, note) for the Artifact `saved`: the note says where its weights are
+    others than the file was made from. Raises UserError for another architecture or vocabulary."""
     from ..albert import checkpoint
 
     where = pth_dir, tokenizer_file, upstream_dir

@@ -5,7 +5,8 @@ import math
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Optional
 
 import numpy
@@ -28,25 +29,43 @@ PUBLISHED = 32  # sentences that the published program is compared on
 class Evaluation:
     """Logits float32 [sentences, class] in the sentences' order; times in seconds.
 
-    `rows_are` says how rows were made, in the words of choose_shapes; `shapes` has the Shape of
-    each batch and `forward` its seconds, in the same order; `busy` is the time
+    `rows_are` says how rows were made, in the words of choose_shapes; of each batch `shapes` has
+    its Shape, `started` when its forward began and `forward` how long that took; `busy` is the time
     in which at least one batch was in forward (their sum with one stream), `end_to_end` the wall
     clock from the first sentence to the last prediction. `single` is None, or has each sentence's
     time from text to label where they were sent one at a time; the stages are then their parts, and
     nothing goes on beside them."""
 
     logits: numpy.ndarray
-    tokens: int
-    truncated: int
     rows_are: str
-    shapes: list
-    tokenize: float
-    copy_in: float
-    forward: list
-    copy_out: float
-    busy: float
-    end_to_end: float
+    tokens: int = 0
+    truncated: int = 0
+    shapes: list = field(default_factory=list)
+    tokenize: float = 0.0
+    copy_in: float = 0.0
+    started: list = field(default_factory=list)
+    forward: list = field(default_factory=list)
+    copy_out: float = 0.0
+    busy: float = 0.0
+    end_to_end: float = 0.0
     single: Optional[list] = None
+
+    def encode(self, tokenizer, length, sentence):
+        """The Encoded of a sentence, which is counted."""
+        start = time.perf_counter()
+        encoded = tokenizer.encode(sentence, length)
+        self.tokenize += time.perf_counter() - start
+        self.tokens += len(encoded.ids)
+        self.truncated += encoded.truncated
+        return encoded
+
+    def add(self, batch, output):
+        """Counts a batch that was computed."""
+        self.shapes.append(batch.shape)
+        self.started.append(output.started)
+        self.forward.append(output.forward)
+        self.copy_in += output.copy_in
+        self.copy_out += output.copy_out
 
     @property
     def rows(self):
@@ -89,77 +108,39 @@ def evaluate(
         warm_up(runner, sorted(set(expected)), warmup, progress)
     # what is not scored stays NaN
     logits = numpy.full((len(sentences), saved.num_labels), numpy.nan, numpy.float32)
-    stages = _Stages(tokenizer, length)
+    made = Evaluation(logits, rows if runner.grid or rows == SINGLE else COMPILED)
+    encode = partial(made.encode, tokenizer, length)
     start = time.perf_counter()
     if rows == SINGLE:
         steps = progress(sentences, desc="evaluate", unit="sentence")
-        single = list(_singly(runner, steps, shapes, logits, stages))
+        made.single = list(_singly(runner, steps, encode, shapes, made))
     else:
-        plan = batches(map(stages.encode, sentences), *shapes, streams=streams)
+        plan = batches(map(encode, sentences), *shapes, streams=streams)
         results = _run(runner, _ahead(plan, 2 * streams))
         total = expected and len(expected)
         for batch, output in progress(results, desc="evaluate", total=total, unit="batch"):
             scatter(output.logits, batch, logits)
-            stages.add(batch, output)
-        single = None
+            made.add(batch, output)
         if runner.grid and rows == CHOSEN:
             # Weights of 0 times NaN are NaN: a sentence that overflows takes its row-mates with it.
             singles = choose(saved.shapes, runner.grid, SINGLE)
             for number in numpy.flatnonzero(~finite(logits)):
                 sentence = tokenizer.encode(sentences[number], length)
                 batch, output, logits[number] = run_alone(runner, sentence, singles)
-                stages.add(batch, output)
-    end_to_end = time.perf_counter() - start
-    rows_are = rows if runner.grid or rows == SINGLE else COMPILED
-    return stages.evaluation(logits, rows_are, end_to_end, single)
+                made.add(batch, output)
+    made.end_to_end = time.perf_counter() - start
+    made.busy = union((begun, begun + took) for begun, took in zip(made.started, made.forward))
+    return made
 
 
-class _Stages:
-    """What an evaluation collects on its way: of each sentence and of each batch."""
-
-    def __init__(self, tokenizer, length):
-        self._tokenizer, self._length = tokenizer, length
-        self._seconds, self._lengths, self._truncated = [], [], []
-        self._shapes, self._outputs = [], []
-
-    def encode(self, sentence):
-        start = time.perf_counter()
-        encoded = self._tokenizer.encode(sentence, self._length)
-        self._seconds.append(time.perf_counter() - start)
-        self._lengths.append(len(encoded.ids))
-        self._truncated.append(encoded.truncated)
-        return encoded
-
-    def add(self, batch, output):
-        self._shapes.append(batch.shape)
-        self._outputs.append(output._replace(logits=None))
-
-    def evaluation(self, logits, rows_are, end_to_end, single):
-        outputs = self._outputs
-        return Evaluation(
-            logits=logits,
-            tokens=sum(self._lengths),
-            truncated=sum(self._truncated),
-            rows_are=rows_are,
-            shapes=self._shapes,
-            tokenize=sum(self._seconds),
-            copy_in=sum(output.copy_in for output in outputs),
-            forward=[output.forward for output in outputs],
-            copy_out=sum(output.copy_out for output in outputs),
-            busy=union((output.started, output.started + output.forward) for output in outputs),
-            end_to_end=end_to_end,
-            single=single,
-        )
-
-
-def _singly(runner, sentences, shapes, logits, stages):
+def _singly(runner, sentences, encode, shapes, made):
     """The seconds of each sentence from text to label."""
     for number, sentence in enumerate(sentences):
         begun = time.perf_counter()
-        batch, output, logits[number] = run_alone(runner, stages.encode(sentence), shapes)
-        logits[number].argmax()
+        batch, output, made.logits[number] = run_alone(runner, encode(sentence), shapes)
+        made.logits[number].argmax()
         seconds = time.perf_counter() - begun
-        stages.add(batch, output)
+        made.add(batch, output)
         yield seconds
 
 
@@ -255,15 +236,11 @@ def _logits(paths, target, sentences):
     tokenizer = saved.tokenizer.load()
     runner = backends.load(saved, target)
     with contextlib.closing(runner):
+        run = partial(evaluate, runner, saved, tokenizer, sentences)
         if not saved.has_free_sizes:
-            return [
-                (
-                    describe(shapes),
-                    evaluate(runner, saved, tokenizer, sentences, shapes=shapes).logits,
-                )
-                for shapes in by_batch_size(saved.shapes)
-            ]
-        logits = evaluate(runner, saved, tokenizer, sentences, warmup=0).logits
+            every = by_batch_size(saved.shapes)
+            return [(describe(shapes), run(shapes=shapes).logits) for shapes in every]
+        logits = run(warmup=0).logits
     return [("chosen rows", logits), published(saved, tokenizer, sentences)]
 
 

@@ -6,20 +6,21 @@ answers.
 The kit holds no labels, and of texts only token ids. Nothing of it has run on a card yet."""
 
 import hashlib
+import itertools
 import re
 from pathlib import Path
 
 import numpy
 
 from ..albert import references
-from ..backends import Output, onnx_gears
+from ..backends import Output
 from ..backends.runner import Runner
-from ..base.errors import UserError
-from ..base.files import json_text, read_json, replacing
-from ..base.shapes import Shape
+from ..base.errors import UserError, refusing
+from ..base.files import json_text, read_json, write_text
+from ..base.shapes import INPUTS, Shape
 from . import batching
 
-KIT, INPUTS = "kit.json", ("input_ids", "attention_mask", "token_type_ids")
+KIT = "kit.json"
 ORDER = 4  # sentences of a batch whose logits are known: they tell one batch from another
 FAR = 5e-3  # a relative distance from these that says something
 NEARER = 4  # times, to those of another batch
@@ -90,13 +91,15 @@ def atc(shapes, soc_version=SOC):
 def _models(saved):
     """(name, files in order of their length, ONNX file) of each OM: plain files that differ in
     their length alone are gears of one."""
+    from ..backends import onnx_gears
+
     groups = {}
-    for file in sorted(saved.files, key=lambda file: file.own_shapes):
-        (shape,) = file.own_shapes
+    for file in sorted(saved.files, key=lambda file: file.own_shape):
+        shape = file.own_shape
         groups.setdefault((shape.batch_size, shape.slots and shape), []).append(file)
     for (batch_size, _), files in groups.items():
         if len(files) > 1:
-            given = {file.own_shapes[0].max_seq_length: file.blob("model.onnx") for file in files}
+            given = {file.own_shape.max_seq_length: file.blob("model.onnx") for file in files}
             opset = files[0].manifest["options"]["opset"]
             try:
                 yield f"gears_bs{batch_size}", files, onnx_gears.merge(given, INPUTS, opset)
@@ -114,15 +117,14 @@ def _script(saved, soc_version, parts):
         models[om] = data
         used = [file for file in files if parts[file.path.stem]["batches"]]
         if used:
-            shapes = [file.own_shapes[0] for file in files]
+            shapes = [file.own_shape for file in files]
             run += OM.format(om=om, atc=atc(shapes, soc_version or SOC))
         for file in used:
-            (shape,), part, gear = file.own_shapes, file.path.stem, ""
+            sizes, gear = ",".join(map(str, file.own_shape.inputs)), ""
             if len(files) > 1:
-                sizes = ",".join(map(str, shape.inputs))
                 gear = f' --dymDims "{";".join(f"{name}:{sizes}" for name in INPUTS)}"'
-            given = {"part": part, "om": om, "inputs": inputs, "gear": gear}
-            run += PART.format(**given, rows=shape.batch_size)
+            given = {"part": file.path.stem, "om": om, "inputs": inputs, "gear": gear}
+            run += PART.format(**given, rows=file.own_shape.batch_size)
     return models, run
 
 
@@ -138,8 +140,7 @@ def write(folder, saved, checkpoint, examples, soc_version, upstream_dir):
     known = iter(known.tolist())
     parts = {}
     for file in saved.files:
-        (shape,) = file.own_shapes
-        part = file.path.stem
+        part, shape = file.path.stem, file.own_shape
         own = [batch for batch in batches if batch.shape == shape]
         for name in INPUTS:
             (folder / part / "inputs" / name).mkdir(parents=True)
@@ -163,8 +164,7 @@ def write(folder, saved, checkpoint, examples, soc_version, upstream_dir):
     readme = README.format(soc=soc_version or SOC, files=files, **sizes)
     (folder / "README.md").write_text(readme, encoding="utf-8")
     kit = {"file": saved.digest, "data": examples.sha256, **sizes, "parts": parts}
-    with replacing(folder / KIT) as temporary:
-        temporary.write_text(json_text(kit), encoding="utf-8")
+    write_text(folder / KIT, json_text(kit))
     return f"{folder} ({len(encoded)} sentences in {len(batches)} batches; sh {folder}/run.sh)"
 
 
@@ -174,8 +174,7 @@ def _sha256(batch):
 
 class Outputs(Runner):
     """A runner that reads what ais_bench has written in a kit, batch by batch. Raises UserError
-    for a kit of another file or other data, and for outputs that are missing, cut short or of
-    another order."""
+    for a kit of another file or data, and for outputs that are missing, cut or of another order."""
 
     precision_is = "as compiled"
 
@@ -192,12 +191,14 @@ class Outputs(Runner):
             if kit.get(key) != own:
                 raise UserError(f"--om_results {folder}: was {what}; name the one it was made from")
         self.precision, self.rates = saved.manifest["precision"], {}
-        self._parts, self._next = {}, {}
+        self._parts = {}
         for name, part in kit["parts"].items():
-            shape = Shape(*part["shape"])
-            self._parts[shape], self._next[shape] = (name, part), 0
+            self._parts[Shape(*part["shape"])] = name, part, itertools.count()
             self._check_names(name, len(part["batches"]))
-            self._read_rate(name)
+            log = self._folder / name / "ais_bench.log"
+            text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+            if rates := re.findall(r"(?i)throughput[^\n]*:\s*([\d.]+)\s*$", text, re.MULTILINE):
+                self.rates[name] = float(rates[-1])
 
     def _check_names(self, part, batches):
         """Raises UserError unless each batch has its output, and nothing else is there."""
@@ -208,24 +209,16 @@ class Outputs(Runner):
             if names:
                 raise UserError(f"{results / min(names)}: {what}; run run.sh of the kit again")
 
-    def _read_rate(self, part):
-        log = self._folder / part / "ais_bench.log"
-        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-        if rates := re.findall(r"(?i)throughput[^\n]*:\s*([\d.]+)\s*$", text, re.MULTILINE):
-            self.rates[part] = float(rates[-1])
-
     def run(self, batch):  # of any of the files' shapes
-        shape, number = batch.shape, self._next[batch.shape]
-        self._next[shape] += 1
-        name, part = self._parts[shape]
+        name, part, numbers = self._parts[batch.shape]
+        number = next(numbers)
         path = self._folder / name / "results" / f"{number:05d}_0.npy"
         if part["batches"][number : number + 1] != [_sha256(batch)]:
             raise UserError(f"{self._folder}: its inputs are not those of this data; write it anew")
-        try:
+        message = f"{path}: is cut short, or no .npy file; run run.sh again"
+        with refusing(message, ValueError, EOFError, OSError):
             logits = numpy.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError):
-            raise UserError(f"{path}: is cut short, or no .npy file; run run.sh again") from None
-        wanted = self._artifact.logits_shape(shape)
+        wanted = self._artifact.logits_shape(batch.shape)
         if logits.shape != wanted or logits.dtype not in (numpy.float16, numpy.float32):
             raise UserError(
                 f"{path}: holds {logits.shape} {logits.dtype}, not logits of {wanted}; run run.sh "
@@ -238,15 +231,12 @@ class Outputs(Runner):
     def _check_order(self, path, batch, logits, known, number):
         """Raises UserError where the answers are far from this batch's and near to another's."""
         places = (batch.rows,) if batch.slots is None else (batch.rows, batch.slots)
-        got = logits[places][:ORDER]
-        own = numpy.array(known[number])
-        for other in (numpy.array(one) for i, one in enumerate(known) if i != number):
+        got, own = logits[places][:ORDER], numpy.array(known[number])
+        for other in map(numpy.array, known[:number] + known[number + 1 :]):
             count = min(len(own), len(other))
-            far = numpy.linalg.norm(got[:count] - own[:count])
-            near = NEARER * numpy.linalg.norm(got[:count] - other[:count])
-            if not near < far or far < FAR * numpy.linalg.norm(own[:count]):
-                continue
-            raise UserError(
-                f"{path}: holds the answers of another batch; keep the names of the outputs, or "
-                "run run.sh again"
-            )
+            far, near = (numpy.linalg.norm(got[:count] - one[:count]) for one in (own, other))
+            if NEARER * near < far and not far < FAR * numpy.linalg.norm(own[:count]):
+                raise UserError(
+                    f"{path}: holds the answers of another batch; keep the names of the outputs, "
+                    "or run run.sh again"
+                )

@@ -17,9 +17,9 @@ import sys
 from ...base import machine
 from ...base.choose_shapes import Grid
 from ...base.errors import UserError, first_line
-from ...base.machine import THREADS
-from .. import Compiled, Option, Unavailable, check_precision
-from . import int8, ir
+from ...base.shapes import INPUTS
+from .. import ONE_STREAM, THREADS, Compiled, Unavailable, check_precision
+from . import int8
 
 # OpenVINO and NNCF tell Google Analytics what they are used for, from a process that importing them
 # forks and the end of a script waits for; without this package of theirs they do not.
@@ -29,10 +29,7 @@ TITLE = "OpenVINO"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": None}  # int8: see _hint
 LOADS = "openvino"
 GRAPH = "fused"
-OPTIONS = (
-    Option("threads", "threads, on a CPU", ("evaluate",), minimum=1, maximum=THREADS),
-    Option("streams", "batches computed at a time", ("evaluate",), minimum=1, maximum=THREADS),
-)
+OPTIONS = (THREADS, ONE_STREAM._replace(maximum=THREADS.maximum))
 CALIBRATED = ("int8",)
 RECIPES = tuple(int8.RECIPES)  # of what stays in floating point, in order of speed
 BLOBS = ("ir.xml", "ir.bin")
@@ -44,25 +41,20 @@ TILES = {"bf16": 16, "int8": 16}
 # A few texts need few lengths: so many of an octave are compiled each by itself, in a part of a
 # second.
 ALONE = 3
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def unavailable(device):
-    reason = _not_importable()
-    if reason is None:
-        import openvino
-        import torch
+    if reason := _not_importable():
+        return reason
+    import openvino
+    import torch
 
-        # From 2025 on its converter names a dtype that torch has since 2.1; running a converted
-        # file
-        # needs no converter.
-        if not openvino.__version__.startswith("2024") and not hasattr(torch, "float8_e4m3fn"):
-            reason = Unavailable(
-                f"OpenVINO {openvino.__version__} cannot convert from torch {torch.__version__}",
-                "pip install openvino==2024.6.0",
-                broken=True,
-            )
-    return reason
+    # From 2025 on its converter names a dtype that torch has since 2.1; running a converted file
+    # needs no converter.
+    if openvino.__version__.startswith("2024") or hasattr(torch, "float8_e4m3fn"):
+        return None
+    reason = f"OpenVINO {openvino.__version__} cannot convert from torch {torch.__version__}"
+    return Unavailable(reason, "pip install openvino==2024.6.0", broken=True)
 
 
 def _not_importable():
@@ -114,6 +106,7 @@ def compile(module, inputs, target, calibration=None):
     import openvino
 
     from ...albert import graph
+    from . import ir
 
     program = graph.trace(module, inputs)
     if module.free_sizes:
@@ -146,6 +139,8 @@ def _convert(program, inputs):
 def forward(compiled, floating, device, batch):
     import openvino
 
+    from . import ir
+
     model = ir.specialised(ir.read(*(compiled.blobs[name] for name in BLOBS)), batch.shape)
     hints = {"INFERENCE_PRECISION_HINT": PRECISIONS[floating], "NUM_STREAMS": 1}
     request = openvino.Core().compile_model(model, "CPU", hints).create_infer_request()
@@ -154,8 +149,7 @@ def forward(compiled, floating, device, batch):
 
 
 def load(artifact, target):
-    reason = _not_importable()
-    if reason:
+    if reason := _not_importable():
         raise UserError(f"{artifact.path}: was compiled for openvino, but {reason}")
     what = f"{artifact.path} with precision bf16"
     _check_bf16(target.precision, what, "export it again with --precision fp32")

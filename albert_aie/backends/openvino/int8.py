@@ -5,7 +5,6 @@ import io
 import logging
 
 from ...base.errors import WHY, refusing
-from . import smoothing
 
 ALL = "all"
 # name: [(which product, every n-th layer)] that stay in bf16 (fp32 where the CPU has none), in
@@ -44,6 +43,8 @@ def quantise(model, inputs, recipe):
     package = nncf()
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
+    from . import smoothing
+
     ignored = {*_floating(model), *floating(recipe, smoothing.products(model))}
     smoothing.smooth(model, inputs)
     with _silent():  # its progress bars
@@ -66,18 +67,17 @@ def quantise(model, inputs, recipe):
 def _floating(model):
     """Names of attention's operators (OpenVINO computes them in bf16 whatever their inputs are
     rounded to), of the look-up of embeddings (each compiled shape would make a table in floating
-    point of its own from one in int8), and of the products with a weight that no other product
-    has."""
+    point of its own from one in int8), and of the products whose weight no other has."""
     users, others = {}, []
     for node in model.get_ordered_ops():
-        if node.get_type_name() in ("ScaledDotProductAttention", "Gather"):
-            others.append(node.get_friendly_name())
-        elif node.get_type_name() == "MatMul":
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        if kind in ("ScaledDotProductAttention", "Gather"):
+            others.append(name)
+        elif kind == "MatMul":
             weight = node.input_value(1).get_node()
             is_constant = weight.get_type_name() == "Constant"
-            users.setdefault(weight.get_data().tobytes() if is_constant else node, []).append(
-                node.get_friendly_name()
-            )
+            key = weight.get_data().tobytes() if is_constant else node
+            users.setdefault(key, []).append(name)
     return others + [names[0] for names in users.values() if len(names) == 1]
 
 

@@ -1,13 +1,17 @@
 """OpenVINO's IR of a model: how its weights are held, and its bytes."""
 
-import functools
-import importlib
 import tempfile
 from pathlib import Path
 
 import numpy
+import openvino
 
 from ...base.errors import WHY, last_line, refusing
+
+try:
+    from openvino import op, opset13, passes
+except ImportError:  # until 2024.6
+    from openvino.runtime import op, opset13, passes
 
 PLACES = ("positions", "select", "mask", "last_mask")  # as graph.rows_and_places has them
 
@@ -15,8 +19,6 @@ PLACES = ("positions", "select", "mask", "last_mask")  # as graph.rows_and_place
 def name_places(model):
     """The model of graph.Rows with its logits alone; the nodes of the other outputs are named, so
     that `specialised` finds them in the IR."""
-    import openvino
-
     logits, *places = model.get_results()
     for result, name in zip(places, PLACES):
         result.input_value(0).get_node().set_friendly_name(name)
@@ -25,8 +27,6 @@ def name_places(model):
 
 def read(xml, weights):
     """The openvino.Model of the bytes of an IR."""
-    import openvino
-
     tensor = openvino.Tensor(numpy.frombuffer(weights, dtype=numpy.uint8))
     return openvino.Core().read_model(xml, tensor)
 
@@ -34,8 +34,7 @@ def read(xml, weights):
 def specialised(model, shape):
     """A copy of the model for one Shape: int64 [rows, length] three times -> float32
     [rows, slots, class]. Where each row carries one sentence, of one slot, its places are
-    constants, and what they would be computed from falls away. Raises RuntimeError where the model
-    does not take the shape."""
+    constants, and what they would be computed from falls away. Raises RuntimeError for others."""
     model = model.clone()
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     if not shape.slots and nodes.keys() >= set(PLACES):  # not so where sizes are fixed
@@ -50,11 +49,7 @@ def specialised(model, shape):
 
 def _constant(value, like):
     """A constant of the type of an output."""
-    return (
-        openvino_module("opset13")
-        .constant(value.astype(like.get_element_type().to_dtype()))
-        .output(0)
-    )
+    return opset13.constant(value.astype(like.get_element_type().to_dtype())).output(0)
 
 
 def _replace(output, other):
@@ -65,64 +60,31 @@ def _replace(output, other):
 def narrow(model):
     """Hold the weights of the matrix products, which is all but the embeddings, in the bf16 that
     the engine computes them in, rounded as it does: the logits stay the same, to the bit."""
-    import openvino
-
-    ops = openvino_module("opset13")
-    for weight in _weights(model):
+    products = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
+    weights = (product.input_value(1).get_node() for product in products)
+    for weight in {weight.get_friendly_name(): weight for weight in weights}.values():
+        if weight.get_type_name() != "Constant" or not weight.get_element_type().is_real():
+            continue
         narrow = openvino.Tensor(openvino.Type.bf16, weight.get_output_shape(0))
-        narrow.data.view(numpy.uint16)[:] = _bf16(weight.get_data())
-        wide = ops.convert(openvino_module("op").Constant(narrow), "f32")
-        for target in weight.output(0).get_target_inputs():
-            target.replace_source_output(wide.output(0))
-
-
-@functools.cache
-def openvino_module(name):
-    """A module of OpenVINO, which stood in openvino.runtime until 2024.6. Found once: whoever loads
-    a file does it (`modules`), so that no other thread imports when a shape is compiled there."""
-    try:
-        return importlib.import_module(f"openvino.{name}")
-    except ImportError:
-        return importlib.import_module(f"openvino.runtime.{name}")
-
-
-def modules():
-    """Imports what the functions here take of OpenVINO."""
-    for name in ("op", "opset13", "passes"):
-        openvino_module(name)
-
-
-def _weights(model):
-    """The distinct fp32 constants that matrix products read on their right side."""
-    weights = {}
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "MatMul":
-            weight = node.input_value(1).get_node()
-            if weight.get_type_name() == "Constant" and weight.get_element_type().is_real():
-                weights[weight.get_friendly_name()] = weight
-    return weights.values()
-
-
-def _bf16(values):
-    """float32 rounded to nearest even, as the 16-bit numbers of bf16."""
-    bits = numpy.ascontiguousarray(values).view(numpy.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(numpy.uint16)
+        # to nearest even, as bits
+        bits = numpy.ascontiguousarray(weight.get_data()).view(numpy.uint32)
+        narrow.data.view(numpy.uint16)[:] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        wide = opset13.convert(op.Constant(narrow), "f32")
+        _replace(weight.output(0), wide.output(0))
 
 
 def widen(model):
     """The weights of a bf16 file in fp32 once, for all shapes: compiling takes them so, and would
     else widen them for each anew. (Of an int8 file it would undo the quantisation.)"""
-    module = openvino_module("passes")
-    passes = module.Manager()
-    passes.register_pass(module.ConstantFolding())
-    passes.run_passes(model)
+    manager = passes.Manager()
+    manager.register_pass(passes.ConstantFolding())
+    manager.run_passes(model)
 
 
 def branches(models):
     """One model of several that take int64 [rows, length] each and differ in the length alone,
     which ascends; of one itself. It asks for the length and runs the one that is for it: the engine
-    holds once what is alike in them, such as the weights in the layout of its kernels. The models
-    are used up."""
+    holds once what is alike in them, such as the weights for its kernels. Consumes the models."""
     if len(models) == 1:
         return models[0]
     lengths = [model.input(0).shape[1] for model in models]
@@ -133,47 +95,40 @@ def _chosen(models, lengths):
     """The same of models whose length is free: a tree of choices between two."""
     if len(models) == 1:
         return models[0]
-    import openvino
-
-    ops, half = openvino_module("opset13"), len(models) // 2
+    half = len(models) // 2
     left, right = (_chosen(models[i], lengths[i]) for i in (slice(half), slice(half, None)))
     inputs = [_like(port, port.get_partial_shape()) for port in left.inputs]
-    length = ops.gather(ops.shape_of(inputs[0]), numpy.int64(1), numpy.int64(0))
-    choice = ops.if_op(ops.less_equal(length, numpy.int64(lengths[half - 1])).output(0))
+    length = opset13.gather(opset13.shape_of(inputs[0]), numpy.int64(1), numpy.int64(0))
+    choice = opset13.if_op(opset13.less_equal(length, numpy.int64(lengths[half - 1])).output(0))
     choice.set_then_body(left)
     choice.set_else_body(right)
     for given, *taken in zip(inputs, left.get_parameters(), right.get_parameters()):
         choice.set_input(given.output(0), *taken)
     result = choice.set_output(left.get_results()[0], right.get_results()[0])
-    return openvino.Model([ops.result(result)], inputs)
+    return openvino.Model([opset13.result(result)], inputs)
 
 
 def _freed(model):
     """The model with a free length outside; inside it stays fixed."""
-    import openvino
-
-    ops, inputs = openvino_module("opset13"), []
+    inputs = []
     for port, fixed in zip(model.inputs, model.get_parameters()):
         rows, length = port.shape
         free = _like(port, openvino.PartialShape([rows, -1]))
-        shaped = ops.reshape(free, numpy.array([rows, length]), False)
-        for target in fixed.output(0).get_target_inputs():
-            target.replace_source_output(shaped.output(0))
+        shaped = opset13.reshape(free, numpy.array([rows, length]), False)
+        _replace(fixed.output(0), shaped.output(0))
         inputs.append(free)
     return openvino.Model(model.get_results(), inputs)
 
 
 def _like(port, shape):
     """A parameter of that shape, of a port's type and names."""
-    parameter = openvino_module("opset13").parameter(shape, port.get_element_type())
+    parameter = opset13.parameter(shape, port.get_element_type())
     parameter.output(0).get_tensor().set_names(port.get_names())
     return parameter
 
 
 def serialise(model):
     """{"ir.xml": bytes, "ir.bin": bytes}, weights as they are."""
-    import openvino
-
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "ir.xml"
         what = f"{tempfile.gettempdir()}: OpenVINO's IR cannot be written there ({WHY})"

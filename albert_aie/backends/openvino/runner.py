@@ -6,20 +6,19 @@ import time
 from functools import cached_property
 
 import numpy
+import openvino
 
 from ...base.choose_shapes import SINGLE, choose, octave
 from ...base.errors import WHY, last_line, refusing
+from ...base.shapes import INPUTS
 from .. import Output, settings
 from ..runner import Runner, manifest_mismatch
-from . import ALONE, BLOBS, INPUTS, PRECISIONS, candidates, grid, ir
+from . import ALONE, BLOBS, PRECISIONS, candidates, grid, ir
 
 
 class OpenVinoRunner(Runner):
     def __init__(self, artifact, target):
-        import openvino
-
         super().__init__(artifact, "cpu")
-        ir.modules()
         chosen = settings(target, "evaluate")
         manifest = artifact.manifest
         floating = manifest["options"].get("floating", manifest["precision"])
@@ -43,8 +42,6 @@ class OpenVinoRunner(Runner):
                 ir.widen(self._model)
 
     def _errors(self):
-        import openvino
-
         what = f"{self._artifact.path}: OpenVINO cannot compile its IR ({WHY})"
         cure = f"export it again with the version installed here ({openvino.__version__})"
         return refusing(f"{what}; {cure}", RuntimeError, reason=last_line)
@@ -52,11 +49,10 @@ class OpenVinoRunner(Runner):
     def prepare(self, shapes):
         with self._lock:
             groups = {}
-            for shape in sorted(shapes):
+            for shape in sorted(set(shapes)):
                 groups.setdefault(self._group(shape), []).append(shape)
             for alike in groups.values():
-                if not self._programs.keys() >= set(alike):
-                    self._compile(alike)
+                self._compile(alike)
 
     def _group(self, shape):
         """What the shapes of one program have in common: plain rows of a free length, with as many
@@ -74,38 +70,34 @@ class OpenVinoRunner(Runner):
             return self._programs[shape]
 
     def _with_siblings(self, shape):
-        """The shapes to compile with one that was not prepared: all of its group once ALONE of them
-        are there."""
+        """The shapes to compile with one that was not prepared: its group once ALONE are there."""
         if self.grid is None or shape.slots or shape.batch_size > 1:
             return [shape]
-        alike = [
-            one
-            for one in choose(self._artifact.shapes, self.grid, SINGLE)
-            if self._group(one) == self._group(shape)
-        ]
+        singles = choose(self._artifact.shapes, self.grid, SINGLE)
+        alike = [one for one in singles if self._group(one) == self._group(shape)]
         return alike if sum(one in self._programs for one in alike) >= ALONE else [shape]
 
     def _compile(self, shapes):
-        for group in [shapes] if self._branches else [[shape] for shape in shapes]:
-            if self._programs.keys() >= set(group):
-                continue
-            # a sentence alone has all threads, and does not wait for a second one
-            one = self.grid is not None and not group[0].slots and group[0].batch_size == 1
-            streams = self._streams or (1 if one else "AUTO")
-            with self._errors():
-                model = ir.branches([_specialised(self._model, s, self._artifact) for s in group])
-                options = {**self._options, "NUM_STREAMS": streams}
-                compiled = self._core.compile_model(model, "CPU", options)
-            idle = queue.SimpleQueue()
-            for _ in range(int(compiled.get_property("NUM_STREAMS"))):
-                idle.put(compiled.create_infer_request())
-            self._programs.update(dict.fromkeys(group, (compiled, idle)))
+        """One program of shapes of one group, where one of them has none."""
+        if self._programs.keys() >= set(shapes):
+            return
+        # a sentence alone has all threads, and does not wait for a second one
+        one = self.grid is not None and not shapes[0].slots and shapes[0].batch_size == 1
+        streams = self._streams or (1 if one else "AUTO")
+        with self._errors():
+            model = ir.branches([_specialised(self._model, s, self._artifact) for s in shapes])
+            options = {**self._options, "NUM_STREAMS": streams}
+            compiled = self._core.compile_model(model, "CPU", options)
+        idle = queue.SimpleQueue()
+        for _ in range(int(compiled.get_property("NUM_STREAMS"))):
+            idle.put(compiled.create_infer_request())
+        self._programs.update(dict.fromkeys(shapes, (compiled, idle)))
 
     def _any(self):
         """A compiled model: what they have in common is read back from it, once, for the engine
         answers when no batch is being computed."""
         program = next(iter(self._programs.values()), None)
-        return (program or self._program(choose(self._artifact.own_shapes, self.grid)[0]))[0]
+        return (program or self._program(choose([self._artifact.own_shape], self.grid)[0]))[0]
 
     @cached_property
     def precision(self):
@@ -120,8 +112,6 @@ class OpenVinoRunner(Runner):
         return int(self._any().get_property("NUM_STREAMS"))
 
     def _run(self, batch):
-        import openvino
-
         _, idle = self._program(batch.shape)
         request = idle.get()
         start = time.perf_counter()
@@ -146,36 +136,28 @@ def _check_model(model, artifact):
     precision = artifact.manifest["precision"]
     quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
     if quantised != (precision == "int8"):
-        raise manifest_mismatch(
-            artifact, f"{precision}, its program is {'' if quantised else 'not '}int8"
-        )
+        found = "int8" if quantised else "not int8"
+        raise manifest_mismatch(artifact, f"{precision}, its program is {found}")
 
 
 def _specialised(model, shape, artifact):
-    """The model for one Shape. Raises UserError where it does not take or give what the manifest
-    says."""
-    try:
+    """The model for one Shape. Raises UserError where the manifest says another."""
+    mismatch = manifest_mismatch(artifact, f"{shape}, which its program refuses ({WHY})")
+    with refusing(str(mismatch), RuntimeError, reason=last_line):
         model = ir.specialised(model, shape)
-    except RuntimeError as error:
-        reason = last_line(error)
-        raise manifest_mismatch(
-            artifact, f"{shape}, which its program refuses ({reason})"
-        ) from None
     shapes = [tuple(port.shape) for port in (*model.inputs, *model.outputs)]
     logits = artifact.logits_shape(shape)
     if artifact.has_free_sizes and not shape.slots:
         logits = (logits[0], 1, logits[1])
     wanted = [*[shape.inputs] * len(INPUTS), logits]
     if shapes != wanted:
-        raise manifest_mismatch(
-            artifact, f"inputs and logits of {wanted}, its program has {shapes}"
-        )
+        what = f"inputs and logits of {wanted}, its program has {shapes}"
+        raise manifest_mismatch(artifact, what)
     return model
 
 
 def _precision_of(compiled):
-    """What the engine computes in: int8 if most matrix products of the graph that it runs do, else
-    its own hint's."""
+    """What the engine computes in: int8 if most matrix products that it runs do, else its hint."""
     products = [
         node.get_rt_info()["runtimePrecision"].astype(str)
         for node in compiled.get_runtime_model().get_ordered_ops()

@@ -12,8 +12,9 @@ an s takes up whatever scale a checkpoint has given a channel."""
 from typing import NamedTuple
 
 import numpy
+import openvino
 
-from .ir import openvino_module
+from .ir import opset13 as ops
 
 STRENGTHS = (None, 0.1, 0.2, 0.3, 0.4, 0.5)  # None: as it is; more costs the weights too much
 TOKENS = 256  # of each layer, on which strengths are compared
@@ -44,9 +45,8 @@ def products(model):
 
 
 def smooth(model, inputs):
-    """Scales the shared products of an openvino.Model in place, but for attention's output:
-    equalise.py balances that one in the weights alone. `inputs`: a list of {name: array} of real
-    sentences."""
+    """Scales the shared products of an openvino.Model in place, but for attention's output, which
+    equalise.py balances in the weights alone. `inputs`: {name: array}s of real sentences."""
     groups = [group for group in products(model) if not _of_attention(group[0].source)]
     seen = iter(_activations(model, [one.source for group in groups for one in group], inputs))
     for group in groups:
@@ -86,8 +86,6 @@ class _Seen(NamedTuple):
 
 def _activations(model, sources, inputs):
     """_Seen of every source, computed in fp32."""
-    import openvino
-
     places = [(one.get_node().get_friendly_name(), one.get_index()) for one in sources]
     twin = model.clone()
     nodes = {node.get_friendly_name(): node for node in twin.get_ordered_ops()}
@@ -111,8 +109,6 @@ def _activations(model, sources, inputs):
 
 def _watch(x, few, draw):
     """Results of what _Seen holds of an activation: made in the graph, for all of it is a GB."""
-    ops = openvino_module("opset13")
-
     channels = x.get_partial_shape()[-1].get_length()
     rows = ops.reshape(x, ops.constant(numpy.array([-1, channels])), False)
     axis = ops.constant(numpy.array(0))
@@ -163,8 +159,6 @@ def _error(layers, weight, scale):
 
 
 def _apply(group, scale):
-    ops = openvino_module("opset13")
-
     weights = {}
     for one in group:
         rank = len(one.source.get_partial_shape())
