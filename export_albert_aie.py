@@ -38,27 +38,16 @@ def parse_args(argv):
         "(default: ./albert_pytorch/dataset/TASK)",
     )
     arguments.add_tokenizer(add)
-    arguments.add_label_map(add)
-    add(
-        "--no_shift",
-        action="store_true",
-        help="the checkpoint is of albert_pytorch before 2020-01-01, whose classifier did not add "
-        "0.1",
-    )
-    add(
-        "--save_dir",
-        default="./",
-        help="where albert_seq{S}_bs{B}.pt is written (default: %(default)s)",
-    )
+    add("--label_map", **arguments.LABEL_MAP)
+    text = "the checkpoint is of albert_pytorch before 2020-01-01, whose classifier did not add 0.1"
+    add("--no_shift", **arguments.ON, help=text)
+    text = "where albert_seq{S}_bs{B}.pt is written (default: %(default)s)"
+    add("--save_dir", default="./", help=text)
     export_arguments.add_shape(parser)
     export_arguments.add_target(parser)
     add = arguments.add_comparison(parser)
-    add(
-        "--compare_rows",
-        type=parsing.at_least(1),
-        metavar="N",
-        help="compare the first N sentences instead of all",
-    )
+    text = "compare the first N sentences instead of all"
+    add("--compare_rows", type=parsing.at_least(1), metavar="N", help=text)
     arguments.add_options(parser, "export")
     args = parser.parse_args(argv)
     args.task_name = args.task_name or tasks.SST2
@@ -311,9 +300,7 @@ def compile_model(model, target, shape):
     return engine.compile(module, inputs, target, ranges)
 
 
-def main(argv=None):
-    """Exit code; console.main says what each means."""
-    return console.main(parse_args, run, argv)
+main = partial(console.main, parse_args, run)  # gives the exit code
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ python run_aie_corpus.py --aie_model_dir=X.pt --input corpus --output_dir=labell
 import sys
 import time
 from collections import deque
+from functools import partial
 
 from albert_aie.artifact import pt_file
 from albert_aie.backends import speed
@@ -24,48 +25,31 @@ INTERVAL = 60  # seconds between two lines of progress where stderr is no termin
 def parse_args(argv):
     parser = parsing.Parser(__doc__)
     add = parser.add_argument_group("file and data").add_argument
-    arguments.add_files(add)
-    add(
-        "--input",
-        nargs="+",
-        required=True,
-        metavar="PATTERN",
-        help="files, folders, patterns such as 'corpus/*.parquet', or URLs that pyarrow knows",
-    )
+    add("--aie_model_dir", **arguments.FILES)
+    text = "files, folders, patterns such as 'corpus/*.parquet', or URLs that pyarrow knows"
+    add("--input", nargs="+", required=True, metavar="PATTERN", help=text)
     add("--input_format", choices=tuple(reading.FORMATS), help="default: by the suffix")
-    arguments.add_text_column(add)
+    add("--text_column", **arguments.TEXT_COLUMN)
     add("--label_column", metavar="NAME", help="column of the labels, for the accuracy")
     add("--output_dir", required=True, help="a Parquet file a part is written here")
-    arguments.add_label_map(add)
-    arguments.add_label_names(add)
-    add(
-        "--part_rows",
-        type=parsing.at_least(1),
-        default=planning.PART_ROWS,
-        metavar="N",
-        help="most rows of a part, which bounds memory and what is run again after a kill "
-        "(default: %(default)s)",
+    add("--label_map", **arguments.LABEL_MAP)
+    add("--label_names", **arguments.LABEL_NAMES)
+    whole = {"type": parsing.at_least(1), "metavar": "N"}
+    text = (
+        "most rows of a part, which bounds memory and what is run again after a kill (default: "
+        "%(default)s)"
     )
-    add(
-        "--on_bad_row",
-        choices=("fail", "skip"),
-        default="fail",
-        help="a row without text, or that cannot be read: stop there, or list it in "
-        f"{summaries.SKIPPED} (default: fail)",
+    add("--part_rows", **whole, default=planning.PART_ROWS, help=text)
+    text = (
+        "a row without text, or that cannot be read: stop there, or list it in "
+        f"{summaries.SKIPPED} (default: fail)"
     )
-    add("--dry_run", action="store_true", help="print the parts; nothing is run or written")
+    add("--on_bad_row", choices=("fail", "skip"), default="fail", help=text)
+    add("--dry_run", **arguments.ON, help="print the parts; nothing is run or written")
     add = parser.add_argument_group("workers").add_argument
-    add(
-        "--ray",
-        metavar="local|auto|HOST:PORT",
-        help="run the parts on Ray: started here, or a cluster (default: in this process)",
-    )
-    add(
-        "--workers",
-        type=parsing.at_least(1),
-        metavar="N",
-        help="with --ray (default: one a card, else one a node)",
-    )
+    text = "run the parts on Ray: started here, or a cluster (default: in this process)"
+    add("--ray", metavar="local|auto|HOST:PORT", help=text)
+    add("--workers", **whole, help="with --ray (default: one a card, else one a node)")
     arguments.add_options(parser, "evaluate")
     return parser.parse_args(argv)
 
@@ -80,9 +64,15 @@ def run(args):
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
     inputs, form = reading.find(args.input, args.input_format, console.note)
     planning.check_outside(inputs, args.output_dir)
-    work = job_of(args, target)
+    plain = ("label_map", "part_rows", "text_column", "label_column", "label_names")
+    given = {name: getattr(args, name) for name in plain}
+    given.update(options=target.options, skip_bad_rows=args.on_bad_row == "skip")
+    work = worker.Job(args.output_dir, "", args.aie_model_dir, **given)
     if args.dry_run:
-        show(job.make_plan(work, saved, inputs, form, console.note))
+        plan = job.make_plan(work, saved, inputs, form, console.note)
+        for part in plan.parts:
+            console.say(f"part {part.number}", plan.describe(part))
+        console.say("corpus", f"{count_files(plan)}, {plan.rows:,} rows; nothing was written")
         return 0
 
     with worker.locked(work.folder) as token:
@@ -119,22 +109,6 @@ def check(args):
         raise UserError("--device_id: Ray gives each worker its card; leave it out")
 
 
-def job_of(args, target):
-    """The worker.Job of these flags, without the token of the output folder."""
-    return worker.Job(
-        args.output_dir,
-        "",
-        args.aie_model_dir,
-        args.label_map,
-        target.options,
-        args.on_bad_row == "skip",
-        args.part_rows,
-        args.text_column,
-        args.label_column,
-        args.label_names,
-    )
-
-
 def say_plan(plan, saved):
     parts = len(plan.parts)
     console.say(
@@ -145,12 +119,6 @@ def say_plan(plan, saved):
     target = saved.target
     where = f"{target.backend} on {target.device}, {target.precision}"
     console.say("model", f"{saved.path}, {where}, {describe(saved.shapes)}")
-
-
-def show(plan):
-    for part in plan.parts:
-        console.say(f"part {part.number}", plan.describe(part))
-    console.say("corpus", f"{count_files(plan)}, {plan.rows:,} rows; nothing was written")
 
 
 def count_files(plan):
@@ -179,9 +147,7 @@ class Progress:
             self.printed = clock
 
 
-def main(argv=None):
-    """Exit code; console.main says what each means."""
-    return console.main(parse_args, run, argv)
+main = partial(console.main, parse_args, run)  # gives the exit code
 
 
 if __name__ == "__main__":

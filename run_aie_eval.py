@@ -7,6 +7,7 @@ python run_aie_eval.py --aie_model_dir=albert_seq128_bs32.pt --text "a fine film
 
 import sys
 import time
+from functools import partial
 
 from albert_aie.artifact import pt_file
 from albert_aie.backends import speed
@@ -21,29 +22,21 @@ from albert_aie.run.classifier import Classifier, answers
 def parse_args(argv):
     parser = parsing.Parser(__doc__)
     add = parser.add_argument_group("file and data").add_argument
-    arguments.add_files(add)
+    add("--aie_model_dir", **arguments.FILES)
     add("--data_dir", help="the task's folder (default: ./albert_pytorch/dataset/TASK)")
-    add(
-        "--split",
-        choices=("dev", "train", "test"),
-        help="which file of it; test has no labels: predictions only (default: dev)",
-    )
-    arguments.add_label_map(add)
-    arguments.add_label_names(add)
+    text = "which file of it; test has no labels: predictions only (default: dev)"
+    add("--split", choices=("dev", "train", "test"), help=text)
+    add("--label_map", **arguments.LABEL_MAP)
+    add("--label_names", **arguments.LABEL_NAMES)
     own_text.add_flags(parser)
     arguments.add_rows(parser)
-    add(
-        "--om_results",
-        metavar="DIR",
-        help="score what ais_bench has written in a kit of --om_kit, instead of running the file",
-    )
+    text = "score what ais_bench has written in a kit of --om_kit, instead of running the file"
+    add("--om_results", metavar="DIR", help=text)
     add = parser.add_argument_group("results").add_argument
-    add(
-        "--output_dir",
-        help="write eval.json and predictions.tsv here; nothing else in the folder is touched",
-    )
+    text = "write eval.json and predictions.tsv here; nothing else in the folder is touched"
+    add("--output_dir", help=text)
     add("--report", metavar="FILE.html", help="write a page of plots and errors, all in one file")
-    add("--json", action="store_true", help="print eval.json on standard output, nothing else")
+    add("--json", **arguments.ON, help="print eval.json on standard output, nothing else")
     add = arguments.add_comparison(parser)
     add("--pth_dir", help="checkpoint that the file was made from")
     arguments.add_options(parser, "evaluate")
@@ -72,7 +65,7 @@ def run(args):
 def measure(args, own, saved, target, task):
     """Predictions and figures of a task's files, or of the user's `own` text."""
     from albert_aie.report import figures, page, results
-    from albert_aie.run import evaluate, om_kit
+    from albert_aie.run import compare, evaluate, om_kit
 
     examples, write_answers = read_examples(args, own, saved, task)
     checkpoint = read_checkpoint(args, saved, examples) if args.compare_cpu else None
@@ -100,15 +93,18 @@ def measure(args, own, saved, target, task):
         console.say("wrote", "\n".join(map(str, outputs)))
     code, compared = 0 if result["sentences_scored"] == result["sentences_total"] else 1, []
     if checkpoint:
-        comparison, failed = compare_cpu(args, saved, checkpoint, examples, evaluation.logits)
-        code, compared = max(code, failed), comparison.lines()
+        given = saved, checkpoint, examples, args.prefix_dir, console.bar
+        reference = compare.reference_of(*given)
+        given = [evaluation.logits], reference, saved, examples
+        (comparison,) = compare.against_reference(*given)
+        code = max(code, console.conclude([comparison], args))
+        compared = comparison.lines()
         result = {**result, "comparison": comparison.verdict()}
         if args.output_dir:
             results.write(args.output_dir, result, evaluation.logits, examples)
     if args.report:
-        files.write_text(
-            args.report, page.of_evaluation(result, evaluation.logits, examples, compared)
-        )
+        text = page.of_evaluation(result, evaluation.logits, examples, compared)
+        files.write_text(args.report, text)
         console.say("wrote", args.report)
     if args.json:
         console.print_json(result)
@@ -148,16 +144,6 @@ def read_checkpoint(args, saved, examples):
     return checkpoint
 
 
-def compare_cpu(args, saved, checkpoint, examples, logits):
-    """(Comparison of the logits with the reference's, 1 where the gate fails, else 0)."""
-    from albert_aie.run import compare
-
-    given = saved, checkpoint, examples, args.prefix_dir, console.bar
-    reference = compare.reference_of(*given)
-    (comparison,) = compare.against_reference([logits], reference, saved, examples)
-    return comparison, console.conclude([comparison], args)
-
-
 def answer(args, saved, target):
     """Labels of a user's own text, each as soon as it is known."""
     to_file = args.output not in (None, "-")
@@ -167,17 +153,14 @@ def answer(args, saved, target):
         counts = own_text.answer(classify, args)
     seconds = time.perf_counter() - started
     if to_file:
-        console.say(
-            "wrote", f"{args.output} (texts: {counts.texts}, {seconds:.1f} s, load included)"
-        )
+        text = f"{args.output} (texts: {counts.texts}, {seconds:.1f} s, load included)"
+        console.say("wrote", text)
     for line in counts.notes(saved):
         console.note(line)
     return 1 if counts.unanswered else 0
 
 
-def main(argv=None):
-    """Exit code; console.main says what each means."""
-    return console.main(parse_args, run, argv)
+main = partial(console.main, parse_args, run)  # gives the exit code
 
 
 if __name__ == "__main__":

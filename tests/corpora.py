@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 import run_aie_corpus
 from albert_aie.data.tasks import TASKS
+from benchmarks import host
 
 SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
 OVERFLOW = "terrible"  # a sentence with this word has no finite logits
@@ -82,3 +83,15 @@ def label_corpus(capfd, **options):
 def text_columns(name):
     """What the columns of a task's sentences are called here."""
     return ["first", "second"] if TASKS[name].is_pair else ["first"]
+
+
+def actors(pid):
+    """Processes of Ray's actors below one."""
+    found = []
+    for one in host.family(pid):
+        try:
+            with open(f"/proc/{one}/cmdline") as text:
+                found += [one] * ("ray::Actor" in text.read())
+        except OSError:
+            continue
+    return found

@@ -4,6 +4,7 @@ Layouts: GLUE's download (gluebenchmark.com) as albert_pytorch's processors/glue
 it, and LCQMC's three columns."""
 
 import json
+import math
 
 from helpers import TINY, write_checkpoint
 
@@ -168,3 +169,10 @@ def write_names(folder, names):
     raw["id2label"] = {str(number): label for number, label in enumerate(names)}
     path.write_text(json.dumps(raw))
     return folder
+
+
+def pearson(x, y):
+    """By plain sums."""
+    x, y = ([value - sum(values) / len(values) for value in values] for values in (x, y))
+    above = sum(a * b for a, b in zip(x, y))
+    return above / math.sqrt(sum(a * a for a in x) * sum(b * b for b in y))

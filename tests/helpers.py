@@ -21,6 +21,7 @@ from albert_aie.albert import graph, weights
 from albert_aie.albert.config import read_config
 from albert_aie.albert.layouts import to_upstream
 from albert_aie.artifact import pt_file
+from albert_aie.base.errors import UserError
 from albert_aie.data import datasets
 from albert_aie.report import results
 from albert_aie.run import evaluate as evaluating
@@ -137,6 +138,13 @@ def refused(run, *words):
     for word in words:
         assert word in error, (word, run.err)
     return True
+
+
+def said(function, *given):
+    """The message of the UserError that a call raises."""
+    with pytest.raises(UserError) as error:
+        function(*given)
+    return str(error.value)
 
 
 def double_environment(package=PACKAGE):

@@ -1,7 +1,6 @@
 """Wrong input, through the scripts: one sentence that names the file and the cure, exit code 2,
 nothing half-written."""
 
-import json
 import os
 import resource
 import shutil
@@ -35,14 +34,7 @@ SMALL = {"batch_size": 2, "max_seq_length": 16}  # albert_seq16_bs2.pt
             ["nowhere: not an albert_pytorch checkout", "--graph fused"],
         ),
         ({"backend": "openvino", "device": "cuda"}, ["does not run on --device cuda"]),
-        (
-            {"backend": "torchscript", "precision": "fp16", "device": "cpu"},
-            ["no fp16 kernels"],
-        ),
-        (
-            {"backend": "openvino", "precision": "fp16"},
-            ["--precision fp16 on --backend openvino"],
-        ),
+        ({"backend": "torchscript", "precision": "fp16", "device": "cpu"}, ["no fp16 kernels"]),
         ({"slots": 3}, ["--slots: on openvino and torchscript the file chooses", "leave the flag"]),
         ({"max_seq_length": "auto"}, ["--max_seq_length auto: on openvino", "16 32 64 128"]),
         ({"max_seq_length": "some"}, ["--max_seq_length some", "not a whole number"]),
@@ -129,29 +121,21 @@ def test_flags_of_evaluate(tmp_path, compiled, sentences, evaluate, given, words
 @pytest.mark.parametrize(
     "content, words",
     [
-        (b"", "dev.tsv: is empty"),
-        (b"sentence\tlabel\n", "dev.tsv: holds a header and no sentence"),
-        (b"a film\t1\n", "dev.tsv, line 1: the header"),
-        (b"sentence\tlabel\na film\n", "dev.tsv, line 2: 1 column instead"),
-        (b"sentence\tlabel\na film\t1\t2\n", "dev.tsv, line 2: 3 columns instead"),
-        (b"sentence\tlabel\na\t1\n\nb\t0\n", "dev.tsv, line 3: 1 column instead"),
-        (b"sentence\tlabel\na film\t1\nanother\t7\n", "dev.tsv, line 3: label '7' is not a class"),
-        (b"sentence\tlabel\na film\t1\n\xff\t1\n", "dev.tsv, line 3: not UTF-8"),
+        ("", "dev.tsv: is empty"),
+        ("sentence\tlabel\na\t1\n\nb\t0\n", "dev.tsv, line 3: 1 column instead"),
+        ("sentence\tlabel\na film\t1\nanother\t7\n", "dev.tsv, line 3: label '7' is not a class"),
     ],
 )
 def test_a_broken_tsv_is_named_with_its_line(tmp_path, compiled, evaluate, content, words):
-    (tmp_path / "dev.tsv").write_bytes(content)
+    (tmp_path / "dev.tsv").write_text(content)
     run = evaluate(aie_model_dir=compiled, data_dir=tmp_path, output_dir=tmp_path / "out")
     assert refused(run, words) and not (tmp_path / "out").exists()
 
 
-def test_evaluate_refuses_before_it_computes(tmp_path, compiled, sentences, evaluate, export):
-    """An output folder that cannot be, and a checkpoint of another architecture: nothing is
-    evaluated or written."""
-    (tmp_path / "file").write_text("")
+def test_evaluate_refuses_before_it_computes(tmp_path, compiled, sentences, evaluate):
+    """A checkpoint that is not there or of another architecture: nothing is evaluated or
+    written."""
     given = {"aie_model_dir": compiled, "data_dir": sentences}
-    run = evaluate(output_dir=tmp_path / "file" / "out", **given)
-    assert refused(run, "cannot be written") and run.out == ""
     given.update(output_dir=tmp_path / "out", compare_cpu=True)
     run = evaluate(pth_dir=tmp_path / "nowhere", **given)
     assert refused(run, "no such folder") and run.out == "" and not (tmp_path / "out").exists()
@@ -161,38 +145,9 @@ def test_evaluate_refuses_before_it_computes(tmp_path, compiled, sentences, eval
     assert run.out == "" and not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission(tmp_path, tiny, export):
-    shutil.copytree(tiny, tmp_path / "c")
-    (tmp_path / "c" / "pytorch_model.bin").chmod(0)
-    run = export(pth_dir=tmp_path / "c", save_dir=tmp_path)
-    assert refused(run, "pytorch_model.bin: Permission denied")
-
-
 def test_a_path_that_no_system_takes(tmp_path, tiny, export):
     run = export(pth_dir=tiny, save_dir=tmp_path, spm_model_file="x" * 5000)
     assert refused(run, "File name too long")
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        ({"layer_norm_eps": None}, "layer_norm_eps is None"),
-        ({"layer_norm_eps": "tiny"}, "layer_norm_eps is 'tiny'"),
-        ({"id2label": {"neg": 0, "pos": 1}}, "id2label wants the keys"),
-    ],
-)
-def test_a_malformed_config(tmp_path, export, change, words):
-    folder = write_checkpoint(tmp_path / "c")
-    (folder / "config.json").write_text(json.dumps({**TINY, **change}))
-    assert refused(export(pth_dir=folder, save_dir=tmp_path), "config.json: ", words)
-
-
-def test_save_dir_below_a_regular_file(tmp_path, tiny, export):
-    (tmp_path / "file").write_text("")
-    assert refused(
-        export(pth_dir=tiny, save_dir=tmp_path / "file" / "out", **SMALL), "cannot be written"
-    )
 
 
 SCRIPT = ROOT / "export_albert_aie.py"
@@ -230,12 +185,8 @@ def test_an_interrupted_export_leaves_the_old_file(tmp_path, tiny, how):
     old = tmp_path / "albert_seq16_bs2.pt"
     old.write_bytes(b"the old file")
     given = flags(pth_dir=tiny, save_dir=tmp_path, backend="torchscript", precision="fp32", **SMALL)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *given],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-c", SLOW, *given]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line == "written\n":
             break
@@ -251,19 +202,6 @@ def test_an_interrupted_export_leaves_the_old_file(tmp_path, tiny, how):
         assert python(SCRIPT, *given).code == 0
         left = [name for name in os.listdir(tmp_path) if not name.startswith(".")]
         assert left == [old.name] and old.stat().st_size > 100_000
-
-
-def test_an_error_through_the_command_line_itself(tmp_path):
-    given = flags(pth_dir=tmp_path, backend="torchscript", **SMALL)
-    run = python(SCRIPT, *given, cwd=tmp_path)
-    assert (run.code, run.out.count("\n")) == (2, 1)
-    assert run.err.startswith("error: ") and run.err.count("\n") == 1
-
-
-def test_a_vocabulary_of_another_model(tmp_path, tiny, albert_files, export):
-    model = albert_files / "30k-clean.model"
-    run = export(pth_dir=tiny, save_dir=tmp_path, spm_model_file=model)
-    assert refused(run, "has 30000 pieces", f"vocab_size is {TINY['vocab_size']}")
 
 
 def test_a_pre_trained_model_without_classifier(tmp_path, export):

@@ -11,94 +11,46 @@ import time
 import types
 from pathlib import Path
 
-import pyarrow
 import pytest
-from helpers import ROOT, Run, flags, read_results, refused
-from pyarrow import parquet
+from corpora import SMALL, actors, label_corpus, table_of, write_rows
+from helpers import ROOT, flags, refused
 
-import run_aie_corpus
 from albert_aie.base import machine
 from albert_aie.base.errors import UserError
-from albert_aie.corpus import worker as corpus_module
+from albert_aie.corpus import worker
 from benchmarks import host, scaling
 
 ROWS = 300
-SMALL = {"batch_size": 4, "max_seq_length": 32, "backend": "torchscript"}
-
-
-@pytest.fixture(scope="module")
-def texts(sst2):
-    lines = (sst2 / "dev.tsv").read_text(encoding="utf-8").split("\n")[1 : ROWS + 1]
-    return [line.split("\t") for line in lines]
 
 
 @pytest.fixture
-def corpus(tmp_path, texts):
-    """Two Parquet files of 300 rows with a key, in row groups of 70."""
+def corpus(tmp_path, sst2):
+    """Two Parquet files of 300 rows in all, with a key."""
     folder = tmp_path / "corpus"
     folder.mkdir()
-    for number, span in enumerate((range(0, 200), range(200, ROWS))):
-        table = pyarrow.table(
-            {
-                "key": list(span),
-                "sentence": [texts[i][0] for i in span],
-                "label": [int(texts[i][1]) for i in span],
-            }
-        )
-        parquet.write_table(table, folder / f"{number}.parquet", row_group_size=70)
+    lines = (sst2 / "dev.tsv").read_text(encoding="utf-8").split("\n")[1 : ROWS + 1]
+    rows = [{"key": i, "sentence": line.split("\t")[0]} for i, line in enumerate(lines)]
+    write_rows(folder / "0.parquet", rows[:200])
+    write_rows(folder / "1.parquet", rows[200:])
     return folder
 
 
-@pytest.fixture(scope="module")
-def file(compiled):
-    return compiled
-
-
 @pytest.fixture
-def run(capfd, file, corpus, tmp_path):
+def run(capfd, compiled, corpus, tmp_path):
     """run_aie_corpus.py in this process."""
-
-    def run(**options):
-        given = {"aie_model_dir": file, "input": corpus, "part_rows": 40}
-        given.update({"output_dir": tmp_path / "out", **options})
-        capfd.readouterr()
-        return Run(run_aie_corpus.main(flags(**given)), *capfd.readouterr())
-
-    return run
+    given = {"aie_model_dir": compiled, "input": corpus, "part_rows": 40}
+    given["output_dir"] = tmp_path / "out"
+    return lambda **options: label_corpus(capfd, **{**given, **options})
 
 
-def written(folder):
-    """[(key, label)] of all parts, in the order of their names."""
-    parts = [parquet.read_table(path) for path in sorted(folder.glob("part-*.parquet"))]
-    table = pyarrow.concat_tables(parts)
-    names = table.column_names
-    answer = names[names.index("label") + 1] if names.count("label") == 1 else "label"
-    return list(zip(table.column("key").to_pylist(), table.column(answer).to_pylist()))
+def keys_of(folder):
+    """The keys of all parts, in the order of their names."""
+    return [row["key"] for row in table_of(folder)]
 
 
-def test_every_row_once_with_the_labels_of_an_evaluation(
-    tmp_path, run, file, corpus, texts, evaluate
-):
-    done = run(label_column="label")
-    assert done.code == 0, done.out + done.err
-    found = written(tmp_path / "out")
-    assert [key for key, _ in found] == list(range(ROWS))
-    data = tmp_path / "data"
-    data.mkdir()
-    lines = ["sentence\tlabel", *("\t".join(row) for row in texts)]
-    (data / "dev.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    other = evaluate(aie_model_dir=file, data_dir=data, output_dir=tmp_path / "eval")
-    report, (_, *rows) = read_results(tmp_path / "eval")
-    assert [label for _, label in found] == [row[1] for row in rows]
-    right = report["accuracy"]
-    assert f"{right['value']:.4f} ({right['correct']}/{ROWS})" in done.said and other.code == 0
-    first = parquet.read_table(sorted((tmp_path / "out").glob("part-*.parquet"))[0])
-    assert {"key", "sentence", "label"} < set(first.column_names)
-
-
-def test_a_run_that_was_killed_goes_on_and_doubles_nothing(tmp_path, run, file, corpus):
-    given = {"aie_model_dir": file, "input": corpus, "part_rows": 5, "output_dir": tmp_path / "out"}
-    command = [sys.executable, str(ROOT / "run_aie_corpus.py"), *flags(**given)]
+def test_a_run_that_was_killed_goes_on_and_doubles_nothing(tmp_path, run, compiled, corpus):
+    given = {"aie_model_dir": compiled, "input": corpus, "output_dir": tmp_path / "out"}
+    command = [sys.executable, str(ROOT / "run_aie_corpus.py"), *flags(**given, part_rows=5)]
     child = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -114,74 +66,24 @@ def test_a_run_that_was_killed_goes_on_and_doubles_nothing(tmp_path, run, file, 
     assert 3 <= len(before) < 60
     done = run(part_rows=5)
     assert done.code == 0 and f"{len(before)} of 60 parts are there" in done.err, done.err
-    assert [key for key, _ in written(tmp_path / "out")] == list(range(ROWS))
+    assert keys_of(tmp_path / "out") == list(range(ROWS))
     assert all(path.stat().st_mtime_ns == known for path, known in before.items())
     assert len(list((tmp_path / "out").glob(".*tmp*"))) <= 1, "kill -9 may leave a hidden file"
 
 
-@pytest.mark.parametrize("how", ["cut short", "cut in the middle", "another part", "gone"])
-def test_a_part_that_is_not_whole_is_run_again(tmp_path, run, how):
-    assert run().code == 0
-    wanted = written(tmp_path / "out")
-    parts = sorted((tmp_path / "out").glob("part-*.parquet"))
-    data = parts[1].read_bytes()
-    changed = {
-        "cut short": data[:-50],
-        "cut in the middle": data[: len(data) // 2] + data[len(data) // 2 + 9 :],
-        "another part": parts[2].read_bytes(),
-    }
-    parts[1].unlink() if how == "gone" else parts[1].write_bytes(changed[how])
-    done = run()
-    assert done.code == 0 and written(tmp_path / "out") == wanted
-    assert ("not as it was written" in done.err) == (how != "gone")
-
-
-def test_an_input_that_changed_is_refused(tmp_path, run, corpus):
-    assert run().code == 0
-    wanted = written(tmp_path / "out")
-    path = corpus / "0.parquet"
-    table = parquet.read_table(path)
-    parquet.write_table(table.slice(1), path)
-    assert refused(run(), "0.parquet")
-    assert written(tmp_path / "out") == wanted
-
-
 def test_two_runs_on_one_folder_are_refused(tmp_path, run):
-    from albert_aie.corpus import worker
-
     with worker.locked(tmp_path / "out"):
         assert refused(run(), "another run is writing there")
     assert run().code == 0
 
 
-def test_another_model_or_setting_than_the_plan_s_is_refused(tmp_path, run, tiny, export):
+def test_another_model_than_the_plan_s_is_refused(tmp_path, run, tiny, export):
     assert run().code == 0
-    assert refused(run(part_rows=41), "part_rows")
     assert export(pth_dir=tiny, save_dir=tmp_path / "b", **{**SMALL, "batch_size": 8}).code == 0
     assert refused(run(aie_model_dir=tmp_path / "b" / "albert_seq32_bs8.pt"), "model")
 
 
-def test_bad_rows_stop_the_run_or_are_listed(tmp_path, run, corpus):
-    path = corpus / "1.parquet"
-    table = parquet.read_table(path)
-    texts = table.column("sentence").to_pylist()
-    texts[7] = None
-    index = table.column_names.index("sentence")
-    parquet.write_table(table.set_column(index, "sentence", pyarrow.array(texts)), path)
-    assert refused(run(), "1.parquet", "no text in column 'sentence'", "--on_bad_row skip")
-    done = run(on_bad_row="skip")
-    assert done.code == 0, done.err
-    keys = [key for key, _ in written(tmp_path / "out")]
-    assert keys == [i for i in range(ROWS) if i != 207]
-    skipped = [p for p in (tmp_path / "out").iterdir() if "skip" in p.name]
-    assert len(skipped) == 1 and "no text in column 'sentence'" in skipped[0].read_text()
-
-
-def test_what_cannot_be_read_or_written_is_one_sentence(tmp_path, run, corpus):
-    bad = tmp_path / "bad"
-    bad.mkdir()
-    (bad / "a.parquet").write_bytes(b"PAR1 and no more")
-    assert refused(run(input=bad), "a.parquet")
+def test_what_cannot_be_read_or_written_is_one_sentence(tmp_path, run):
     assert refused(run(input=tmp_path / "nowhere"), "nowhere")
     (tmp_path / "taken").write_text("")
     assert refused(run(output_dir=tmp_path / "taken"), "taken")
@@ -193,8 +95,6 @@ def test_what_cannot_be_read_or_written_is_one_sentence(tmp_path, run, corpus):
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_a_part_that_fails_is_tried_three_times(tmp_path, run, monkeypatch, times):
     """The others are written; after the third time it is named, and the next run has it alone."""
-    from albert_aie.corpus import worker
-
     real, failures = worker.Worker.run, []
 
     def broken(self, part):
@@ -206,57 +106,21 @@ def test_a_part_that_fails_is_tried_three_times(tmp_path, run, monkeypatch, time
     monkeypatch.setattr(worker.Worker, "run", broken)
     done = run()
     assert len(failures) == times and done.code == (times == 3)
-    keys = [key for key, _ in written(tmp_path / "out")]
+    keys = keys_of(tmp_path / "out")
     assert ("part 2 failed: the disk is tired" in done.err) and (len(keys) < ROWS) == (times == 3)
     assert run().code == 0
-    assert [key for key, _ in written(tmp_path / "out")] == list(range(ROWS))
+    assert keys_of(tmp_path / "out") == list(range(ROWS))
 
 
-def test_lines_and_tables_of_text_are_corpora_too(tmp_path, run, texts):
-    want = None
-    for name, lines in (
-        ("a.txt", [text for text, _ in texts]),
-        ("a.tsv", ["sentence", *(text for text, _ in texts)]),
-        ("a.jsonl", [json.dumps({"sentence": text}) for text, _ in texts]),
-    ):
-        path = tmp_path / name
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        out = tmp_path / f"out {name}"
-        done = run(input=path, output_dir=out)
-        assert done.code == 0, done.err
-        parts = [parquet.read_table(part) for part in sorted(out.glob("part-*.parquet"))]
-        labels = pyarrow.concat_tables(parts).column("label").to_pylist()
-        assert len(labels) == ROWS and want in (None, labels)
-        want = labels
-
-
-def test_the_rate_ends_with_the_last_part(run, monkeypatch, tmp_path):
-    """Ray takes a second to end, which is no time of the rows."""
-    run_in_process = corpus_module.run_in_process
-
-    def slow_to_end(job, waiting):
-        try:
-            yield from run_in_process(job, waiting)
-        finally:
-            time.sleep(2)
-
-    monkeypatch.setattr(corpus_module, "run_in_process", slow_to_end)
-    started = time.monotonic()
-    assert run().code == 0
-    summary = json.loads((tmp_path / "out" / "_summary.json").read_text())
-    assert summary["seconds"] < time.monotonic() - started - 2
-    assert summary["rows_per_second"] == summary["rows"] / summary["seconds"]
-
-
-def test_scaling_finds_every_key_and_the_memory_held(tmp_path, file, corpus):
+def test_scaling_finds_every_key_and_the_memory_held(tmp_path, compiled, corpus):
     scaling.write_corpus(tmp_path / "c", ["a fine film", "dull"], ["sentence"], 50)
     args = types.SimpleNamespace(threads=1, part_rows=20)
-    told = scaling.measure(args, tmp_path / "c", file, 50, scaling.ALONE)
+    told = scaling.measure(args, tmp_path / "c", compiled, 50, scaling.ALONE)
     assert told["summary"]["rows"] == 50 and told["summary"]["parts"] == 8
     shown = scaling.line(told)
-    assert shown[:3] == (file.name, "50", "1, no Ray") and float(shown[-1]) > 100
+    assert shown[:3] == (compiled.name, "50", "1, no Ray") and float(shown[-1]) > 100
     with pytest.raises(UserError, match="key 50 is missing or there twice"):
-        scaling.measure(args, tmp_path / "c", file, 51, scaling.ALONE)
+        scaling.measure(args, tmp_path / "c", compiled, 51, scaling.ALONE)
 
 
 def test_the_ratios_of_turns_by_hand():
@@ -296,11 +160,11 @@ def test_processes_at_once_have_cores_of_their_own(monkeypatch):
     assert given == [[2, 3], [4, 5]]
 
 
-def test_a_crew_takes_turns_and_is_stopped_between_them(tmp_path, file):
+def test_a_crew_takes_turns_and_is_stopped_between_them(tmp_path, compiled):
     args = types.SimpleNamespace(part_rows=20, threads=1, parts=1, rounds=2, workers=[2])
     scaling.write_many_parts(args, tmp_path / "corpus", ["a fine film", "dull"], ["sentence"])
     given = tmp_path / "corpus", tmp_path / "out"
-    crew = scaling.Crew(args, scaling.Kind(2, False), file, *given)
+    crew = scaling.Crew(args, scaling.Kind(2, False), compiled, *given)
     try:
         crew.ask(scaling.Member.is_ready)
         assert crew.turn() > 0
@@ -325,10 +189,10 @@ def states(crew):
 
 
 @pytest.mark.slow
-def test_turns_of_all_kinds(tmp_path, file, sst2):
+def test_turns_of_all_kinds(tmp_path, compiled, sst2):
     pytest.importorskip("ray", reason="needs ray: pip install -e .[ray]")
     command = [sys.executable, "-m", "benchmarks.scaling"]
-    given = flags(aie_model_dir=file, data_dir=sst2, part_rows=8, parts=1, rounds=2)
+    given = flags(aie_model_dir=compiled, data_dir=sst2, part_rows=8, parts=1, rounds=2)
     output = f"--output={tmp_path / 'turns.json'}"
     done = subprocess.run([*command, *given, output], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -344,13 +208,17 @@ def test_turns_of_all_kinds(tmp_path, file, sst2):
 
 
 @pytest.mark.slow
-def test_ray_with_a_worker_that_is_killed(tmp_path, file, corpus):
+def test_ray_with_a_worker_that_is_killed(tmp_path, compiled, corpus):
     """Two workers here; one is killed with -9 half way: its part is run again by another."""
     pytest.importorskip("ray", reason="needs ray: pip install -e .[ray]")
-    given = {"aie_model_dir": file, "input": corpus, "part_rows": 2, "output_dir": tmp_path / "out"}
-    command = [sys.executable, str(ROOT / "run_aie_corpus.py"), *flags(**given, ray="local")]
+    given = {"aie_model_dir": compiled, "input": corpus, "output_dir": tmp_path / "out"}
+    command = [
+        sys.executable,
+        str(ROOT / "run_aie_corpus.py"),
+        *flags(**given, ray="local"),
+    ]
     child = subprocess.Popen(
-        [*command, "--workers=2", "--threads=1"],
+        [*command, "--workers=2", "--threads=1", "--part_rows=2"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -359,18 +227,16 @@ def test_ray_with_a_worker_that_is_killed(tmp_path, file, corpus):
     until, killed = time.monotonic() + 120, False
     while child.poll() is None and time.monotonic() < until:
         if not killed and len(list((tmp_path / "out").glob("part-*.parquet"))) > 5:
-            names = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout
-            actors = [int(line.split()[0]) for line in names.split("\n") if "ray::Actor" in line]
-            os.kill(actors[0], signal.SIGKILL)
+            os.kill(actors(child.pid)[0], signal.SIGKILL)
             killed = True
         time.sleep(0.05)
     out, _ = child.communicate(timeout=60)
     assert killed and child.returncode == 0, out
-    assert [key for key, _ in written(tmp_path / "out")] == list(range(ROWS))
+    assert keys_of(tmp_path / "out") == list(range(ROWS))
 
 
 @pytest.mark.slow
-def test_two_nodes_of_which_one_is_killed(tmp_path, file, corpus):
+def test_two_nodes_of_which_one_is_killed(tmp_path, compiled, corpus):
     """`ray start` twice on loopback, one worker a node; half way all processes of the node without
     the head are killed with -9: its part is run again on the other."""
     pytest.importorskip("ray", reason="needs ray: pip install -e .[ray]")
@@ -399,13 +265,13 @@ def test_two_nodes_of_which_one_is_killed(tmp_path, file, corpus):
         while "Ray runtime started" not in (tmp_path / "log1").read_text():
             assert time.monotonic() < until and other.poll() is None
             time.sleep(0.2)
-        given = {"aie_model_dir": file, "input": corpus, "output_dir": tmp_path / "out"}
+        given = {"aie_model_dir": compiled, "input": corpus, "output_dir": tmp_path / "out"}
         given.update(part_rows=2, ray=address, workers=2, threads=1)
         child = begin(sys.executable, str(ROOT / "run_aie_corpus.py"), *flags(**given))
         until = time.monotonic() + 180
         while child.poll() is None and time.monotonic() < until:
             if not killed and len(list((tmp_path / "out").glob("part-*.parquet"))) > 40:
-                assert any("ray::Actor" in name_of(pid) for pid in host.family(other.pid))
+                assert actors(other.pid)
                 kill_family(other)
                 killed = True
             time.sleep(0.05)
@@ -416,17 +282,10 @@ def test_two_nodes_of_which_one_is_killed(tmp_path, file, corpus):
             if process.poll() is None:
                 kill_family(process)
             process.wait(timeout=30)
-    assert [key for key, _ in written(tmp_path / "out")] == list(range(ROWS))
+    assert keys_of(tmp_path / "out") == list(range(ROWS))
 
 
 def kill_family(process):
     for pid in host.family(process.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def name_of(pid):
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""

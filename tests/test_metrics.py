@@ -5,17 +5,12 @@ import sys
 
 import numpy
 import pytest
+from glue_sets import pearson
 
 from albert_aie.base.errors import UserError
 from albert_aie.data import metrics
 from albert_aie.data.datasets import Examples
 from albert_aie.data.tasks import TASKS
-
-
-def pearson(x, y):
-    x, y = ([value - sum(values) / len(values) for value in values] for values in (x, y))
-    above = sum(a * b for a, b in zip(x, y))
-    return above / math.sqrt(sum(a * a for a in x) * sum(b * b for b in y))
 
 
 def examples(task, labels, classes=None):
@@ -33,6 +28,10 @@ def predicting(numbers, classes=2):
     return logits
 
 
+def measured(given, logits, *names):
+    return [metrics.measure(name, given, logits) for name in names]
+
+
 LABELS = [1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
 GUESSES = [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1, 1]
 
@@ -40,9 +39,8 @@ GUESSES = [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1, 1]
 def test_metrics_of_twelve_rows_worked_out_by_hand():
     """5 hits, 2 missed, 2 false, 3 rightly not: accuracy 8/12, F1 10/14, Matthews (15 - 4) / 35."""
     given, logits = examples("MRPC", LABELS), predicting(GUESSES)
-    assert metrics.measure("accuracy", given, logits) == pytest.approx(8 / 12)
-    assert metrics.measure("f1", given, logits) == pytest.approx(10 / 14)
-    assert metrics.measure("matthews", given, logits) == pytest.approx(11 / 35)
+    found = measured(given, logits, "accuracy", "f1", "matthews")
+    assert found == pytest.approx([8 / 12, 10 / 14, 11 / 35])
 
 
 def test_metrics_look_for_the_tasks_class_1_wherever_the_model_has_it():
@@ -55,8 +53,7 @@ def test_metrics_look_for_the_tasks_class_1_wherever_the_model_has_it():
     given = examples("MRPC", [label + 1 for label in LABELS], third)
     logits = predicting([guess + 1 for guess in GUESSES[:11]] + [0], 3)
     # the last is neither a hit nor false: 10 / (10 + 1 + 2)
-    assert metrics.measure("f1", given, logits) == pytest.approx(10 / 13)
-    assert metrics.measure("accuracy", given, logits) == pytest.approx(8 / 12)
+    assert measured(given, logits, "f1", "accuracy") == pytest.approx([10 / 13, 8 / 12])
 
 
 def test_what_was_not_scored_is_wrong_in_every_metric():
@@ -65,9 +62,8 @@ def test_what_was_not_scored_is_wrong_in_every_metric():
     labels 7, 5 and 0: 7*12 - 6*7 - 5*5 over the root of (144 - 36 - 25 - 1) (144 - 49 - 25)."""
     given = examples("MRPC", LABELS)
     logits = predicting([None, *GUESSES[1:]])
-    assert metrics.measure("accuracy", given, logits) == pytest.approx(7 / 12)
-    assert metrics.measure("f1", given, logits) == pytest.approx(8 / 13)
-    assert metrics.measure("matthews", given, logits) == pytest.approx(17 / math.sqrt(82 * 70))
+    found = measured(given, logits, "accuracy", "f1", "matthews")
+    assert found == pytest.approx([7 / 12, 8 / 13, 17 / math.sqrt(82 * 70)])
 
 
 def test_correlations_of_twelve_rows_worked_out_by_hand():
@@ -76,28 +72,25 @@ def test_correlations_of_twelve_rows_worked_out_by_hand():
     given = examples("STS-B", [float(i) for i in range(12)], ("score",))
     scores = numpy.array([[*range(10), 11, 10]], numpy.float32).T
     wanted = 1 - 12 / (12 * 143)
-    assert metrics.measure("spearman", given, scores) == pytest.approx(wanted)
-    assert metrics.measure("pearson", given, scores) == pytest.approx(wanted)
+    assert measured(given, scores, "spearman", "pearson") == pytest.approx([wanted, wanted])
     # cubes keep the ranks: Spearman stays, Pearson does not
-    assert metrics.measure("spearman", given, scores**3) == pytest.approx(wanted)
-    assert metrics.measure("pearson", given, scores**3) == pytest.approx(
-        pearson([float(i) for i in range(12)], [float(x) for x in scores[:, 0] ** 3])
-    )
+    other = pearson(given.labels, (scores[:, 0] ** 3).tolist())
+    assert measured(given, scores**3, "spearman", "pearson") == pytest.approx([wanted, other])
 
 
-def test_a_correlation_of_scores_that_are_all_alike_has_no_value():
-    given = examples("STS-B", [0.0, 1.0, 2.0], ("score",))
+def test_a_correlation_of_scores_that_are_all_alike_has_no_value(recwarn):
+    """And nothing is said of it on stderr."""
     alike = numpy.ones((3, 1), numpy.float32)
-    assert math.isnan(metrics.measure("pearson", given, alike))
-    assert math.isnan(metrics.measure("spearman", given, alike))
+    for labels in ([0.0, 1.0, 2.0], [1.0, 1.0, 1.0]):
+        given = examples("STS-B", labels, ("score",))
+        assert all(map(math.isnan, measured(given, alike, "pearson", "spearman")))
+    assert not recwarn.list
 
 
 def test_metrics_of_one_class_or_of_no_hit_are_0():
     none = [0] * 4
     given = examples("MRPC", [1] * 4)
-    assert metrics.measure("f1", given, predicting(none)) == 0.0
-    assert metrics.measure("matthews", given, predicting(none)) == 0.0
-    assert metrics.measure("accuracy", given, predicting(none)) == 0.0
+    assert measured(given, predicting(none), "f1", "matthews", "accuracy") == [0.0] * 3
     assert metrics.measure("f1", examples("MRPC", none), predicting(none)) == 0.0
 
 
@@ -142,9 +135,3 @@ def test_what_each_metric_needs_and_is_called():
         "spearman": ("Spearman", "scipy", "scipy"),
     }
     metrics.check(TASKS["MRPC"])
-
-
-def test_metrics_say_nothing_on_stderr(recwarn):
-    alike = examples("STS-B", [1.0, 1.0, 1.0], ("score",))
-    metrics.measure("pearson", alike, numpy.ones((3, 1), numpy.float32))
-    assert not recwarn.list

@@ -37,14 +37,6 @@ def test_the_calibration_error_by_hand():
     assert bins == [] and numpy.isnan(error)
 
 
-def test_probabilities_by_hand():
-    """softmax(0, ln 3) is 1/4 and 3/4, also of numbers whose exponential overflows."""
-    three = numpy.log(3)
-    logits = numpy.array([[0, three], [1000 + three, 1000], [NAN, 1]], numpy.float32)
-    assert softmax(logits)[:2] == pytest.approx(numpy.array([[0.25, 0.75], [0.75, 0.25]]), abs=1e-4)
-    assert numpy.isnan(softmax(logits)[2]).all()
-
-
 LOGITS = numpy.array([[2, 0], [0, 1], [0, 3], [NAN, 0], [4, 0], [0, 0.5]], numpy.float32)
 LABELS = [0, 0, 0, 1, 1, 1]
 

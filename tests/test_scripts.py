@@ -60,19 +60,13 @@ def test_export_compare_and_evaluate(
     assert sorted(os.listdir(sentences)) == before  # nothing is cached beside the data
 
 
-def test_the_test_split_gives_predictions_without_accuracy(tmp_path, sentences, compiled, evaluate):
-    given = {"aie_model_dir": compiled, "data_dir": sentences, "split": "test"}
+def test_the_test_split_gives_predictions_without_accuracy(tmp_path, compiled, evaluate):
+    (tmp_path / "test.tsv").write_text("index\tsentence\n7\ta fine film .\n9\tdull\n")
+    given = {"aie_model_dir": compiled, "data_dir": tmp_path, "split": "test"}
     run = evaluate(output_dir=tmp_path / "out", **given)
     assert run.code == 0 and "accuracy    none: the split has no labels" in run.out
     report, rows = read_results(tmp_path / "out")
-    assert "accuracy" not in report and len(rows) == 12
-
-
-def test_predictions_carry_the_test_splits_own_indices(tmp_path, compiled, evaluate):
-    (tmp_path / "test.tsv").write_text("index\tsentence\n7\ta fine film .\n9\tdull\n")
-    given = {"aie_model_dir": compiled, "data_dir": tmp_path, "split": "test"}
-    assert evaluate(output_dir=tmp_path / "out", **given).code == 0
-    assert [row[0] for row in read_results(tmp_path / "out")[1]] == ["index", "7", "9"]
+    assert "accuracy" not in report and [row[0] for row in rows] == ["index", "7", "9"]
 
 
 def test_random_weights_measure_speed_only(tmp_path, tiny, sentences, export, evaluate):
@@ -226,20 +220,6 @@ def test_a_compiled_file_opens_with_bare_torch(tmp_path, compiled):
     assert run.code == 0, run.err
 
 
-NO_TORCH = """
-import sys, run_aie_eval
-code = run_aie_eval.main(sys.argv[1:])
-assert "torch" not in sys.modules, sorted(sys.modules)
-sys.exit(code)
-"""
-
-
-def test_evaluating_an_openvino_file_imports_no_torch(tmp_path, sentences, made_by):
-    given = flags(aie_model_dir=made_by["openvino"], data_dir=sentences, output_dir=tmp_path)
-    run = python("-c", NO_TORCH, *given)
-    assert run.code == 0 and "11 of 11 sentences scored" in run.said, run.err
-
-
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory, tiny, sentences):
     """Both scripts as processes that print all they can; stdout and stderr are no terminal."""
@@ -285,19 +265,25 @@ PUBLISHED_EVALUATION = """
 """.split()
 
 
-def test_the_published_command_line_runs_in_an_upstream_tree(tmp_path, tiny, sentences):
-    """As in the published README: the script copied into the tree, started from there, every flag
-    as it stands."""
-    tree = tmp_path / "albert_pytorch"
+def fill(tree, tiny, sentences):
+    """Puts checkpoint, vocabulary and data in albert_pytorch's own places."""
     outputs, vocabulary = tree / "outputs" / "SST-2", tree / "prev_trained_model" / "albert_base_v2"
     shutil.copytree(sentences, tree / "dataset" / "SST-2")
     shutil.copytree(tiny, outputs)
     vocabulary.mkdir(parents=True)
     shutil.move(str(outputs / "30k-clean.model"), str(vocabulary))
+    shutil.copy(ROOT / "run_aie_eval.py", tree)
+    return outputs
+
+
+def test_the_published_command_line_runs_in_an_upstream_tree(tmp_path, tiny, sentences):
+    """As in the published README: the script copied into the tree, started from there, every flag
+    as it stands."""
+    tree = tmp_path / "albert_pytorch"
+    outputs = fill(tree, tiny, sentences)
     env = {"PYTHONPATH": ""}
     run = python(ROOT / "export_albert_aie.py", *PUBLISHED_EXPORT, cwd=tmp_path, env=env)
     assert run.code == 0, run.err
-    shutil.copy(ROOT / "run_aie_eval.py", tree)
     before = sorted(os.listdir(outputs))
     run = python(*PUBLISHED_EVALUATION, cwd=tree, env=env)
     assert run.code == 0, run.err
@@ -311,12 +297,7 @@ def test_the_published_command_line_runs_in_the_real_patched_tree(
 ):
     """Clone, patch, checkpoint and data in upstream's own places; the graph is upstream's."""
     tree = shutil.copytree(patched_tree, tmp_path / "albert_pytorch")
-    shutil.copytree(sentences, tree / "dataset" / "SST-2")
-    shutil.copytree(tiny, tree / "outputs" / "SST-2")
-    vocabulary = tree / "prev_trained_model" / "albert_base_v2"
-    vocabulary.mkdir(parents=True)
-    shutil.copy(tiny / "30k-clean.model", vocabulary)
-    shutil.copy(ROOT / "run_aie_eval.py", tree)
+    fill(tree, tiny, sentences)
     command = [ROOT / "export_albert_aie.py", *PUBLISHED_EXPORT, "--graph=upstream"]
     run = python(*command, cwd=tmp_path)
     assert run.code == 0, run.err

@@ -47,14 +47,3 @@ def test_truncation_keeps_cls_and_sep_and_says_so(tokenizer):
     assert (whole.truncated, cut.truncated) == (False, True)
     assert cut.ids == whole.ids[:4] + [3]
     assert tokenizer.encode("one two three", 5) == tokenizer.encode("one two three")
-
-
-def test_a_quote_is_text_and_a_byte_order_mark_is_not(tmp_path):
-    (tmp_path / "dev.tsv").write_bytes('\ufeffsentence\tlabel\r\n"a" film "\t1\r\n'.encode())
-    examples = datasets.read(tmp_path)
-    assert (examples.sentences, examples.labels) == (['"a" film "'], [1])
-
-
-def test_the_test_split_has_no_labels(sentences):
-    examples = datasets.read(sentences, "test")
-    assert examples.labels is None and examples.sentences[0] == "a fine film ."

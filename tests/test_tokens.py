@@ -444,15 +444,6 @@ def changed(path, **keys):
     return json.dumps({**json.loads(path.read_bytes()), **keys}).encode()
 
 
-def test_a_json_tokenizer_cuts_as_its_library_does_and_says_so(saved_by):
-    tokenizer = checkpoint.load(saved_by("5.23.0/json")).tokenizer.load()
-    whole = tokenizer.encode("one two three four five six")
-    cut = tokenizer.encode("one two three four five six", 5)
-    assert (whole.truncated, cut.truncated) == (False, True)
-    assert cut.ids == whole.ids[:4] + [3]
-    assert tokenizer.encode("one two three four five six") == whole
-
-
 def test_padding_and_truncation_in_the_file_are_not_followed(saved_by):
     """They are how it was last used, and no part of the checkpoint."""
     path = saved_by("5.23.0/json/tokenizer.json")
@@ -473,25 +464,22 @@ def test_padding_and_truncation_in_the_file_are_not_followed(saved_by):
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    "change",
     [
-        (lambda path: b"", "not a tokenizer that"),
-        (lambda path: b"{}", "not a tokenizer that"),
-        (lambda path: path.read_bytes()[:-100], "not a tokenizer that"),
-        (lambda path: b"[" * 100_000, "not a tokenizer that"),
-        (lambda path: b"\xff\xfe", "not a tokenizer that"),
-        (
-            lambda path: changed(path, model={"type": "Unigram", "vocab": []}),
-            "not a tokenizer that",
-        ),
-        (lambda path: changed(path, post_processor=None), "puts no .CLS. and .SEP."),
+        lambda path: b"",
+        lambda path: path.read_bytes()[:-100],
+        lambda path: b"[" * 100_000,
+        lambda path: b"\xff\xfe",
+        lambda path: changed(path, model={"type": "Unigram", "vocab": []}),
+        # it fails at an unknown word
+        lambda path: changed(path, model={**json.loads(path.read_text())["model"], "unk_id": None}),
     ],
 )
-def test_a_damaged_tokenizer_json_is_refused(saved_by, tmp_path, change, words):
+def test_a_damaged_tokenizer_json_is_refused(saved_by, tmp_path, change):
     folder = copy(saved_by("5.23.0/json"), tmp_path / "c")
     path = folder / "tokenizer.json"
     path.write_bytes(change(path))
-    with pytest.raises(UserError, match=f"tokenizer.json: {words}"):
+    with pytest.raises(UserError, match="tokenizer.json: not a tokenizer that"):
         checkpoint.load(folder)
 
 
@@ -509,13 +497,6 @@ def test_an_id_that_only_the_post_processor_has_counts(saved_by):
     post["special_tokens"]["[SEP]"]["ids"] = [700]
     assert JsonTokenizer(path.read_bytes()).vocab_size == 600
     assert JsonTokenizer(changed(path, post_processor=post)).vocab_size == 701
-
-
-def test_a_tokenizer_json_that_fails_at_an_unknown_word_is_refused(saved_by):
-    path = saved_by("5.23.0/json/tokenizer.json")
-    model = {**json.loads(path.read_bytes())["model"], "unk_id": None}
-    with pytest.raises(UserError, match="c/tokenizer.json: not a tokenizer that"):
-        JsonTokenizer(changed(path, model=model), "c/tokenizer.json")
 
 
 def test_what_cannot_be_tokenized_is_one_sentence(saved_by):

@@ -12,66 +12,45 @@ from ..run import compare
 from ..text.tokenizer_file import KINDS
 from . import parsing
 
-
-def add_files(add):
-    """--aie_model_dir, which artifact.open_all opens."""
-    add(
-        "--aie_model_dir",
-        nargs="+",
-        default=["./albert_seq128_bs32.pt"],
-        metavar="FILE.pt",
-        help="what export_albert_aie.py wrote: a .pt file; of compiled shapes also several of one "
-        "model, or a folder of them (default: ./albert_seq128_bs32.pt)",
-    )
-
-
-def add_text_column(add):
-    add(
-        "--text_column",
-        nargs="+",
-        metavar="NAME",
-        help="column of the texts, two for pairs (default: the task's, else sentence or text)",
-    )
-
-
-def add_label_map(add):
-    add(
-        "--label_map",
-        type=parsing.label_map,
-        metavar="0=NAME,1=NAME",
-        help="what the model's classes are called, where its own names are not those of the data",
-    )
-
-
-def add_label_names(add):
-    add(
-        "--label_names",
-        type=parsing.label_map,
-        metavar="0=NAME,1=NAME",
-        help="which classes the numbers in the data's label column are (default: the task's; "
-        "Hugging Face's where the columns are label and idx)",
-    )
+# What argparse is told of the flags that several scripts have.
+ON = {"action": "store_true"}
+NAMES = {"type": parsing.label_map, "metavar": "0=NAME,1=NAME"}
+FILES = {  # of --aie_model_dir, which pt_file.open_all opens
+    "nargs": "+",
+    "default": ["./albert_seq128_bs32.pt"],
+    "metavar": "FILE.pt",
+    "help": "what export_albert_aie.py wrote: a .pt file; of compiled shapes also several of one "
+    "model, or a folder of them (default: ./albert_seq128_bs32.pt)",
+}
+TEXT_COLUMN = {
+    "nargs": "+",
+    "metavar": "NAME",
+    "help": "column of the texts, two for pairs (default: the task's, else sentence or text)",
+}
+LABEL_MAP = {
+    **NAMES,
+    "help": "what the model's classes are called, where its own names are not those of the data",
+}
+LABEL_NAMES = {
+    **NAMES,
+    "help": "which classes the numbers in the data's label column are (default: the task's; "
+    "Hugging Face's where the columns are label and idx)",
+}
 
 
 def add_task_name(add, default):
-    add(
-        "--task_name",
-        type=tasks.find,
-        metavar="NAME",
-        help=f"{', '.join(tasks.TASKS)}, in any spelling (default: {default})",
-    )
+    text = f"{', '.join(tasks.TASKS)}, in any spelling (default: {default})"
+    add("--task_name", type=tasks.find, metavar="NAME", help=text)
 
 
 def add_tokenizer(add):
     """--tokenizer, which `tokenizer_file` reads; published as --spm_model_file."""
-    add(
-        "--tokenizer",
-        "--spm_model_file",
-        metavar="KIND|FILE",
-        help=f"which of the folder's ({', '.join(KINDS)}), or a file elsewhere: a sentencepiece "
-        "model, tokenizer.json or vocab.txt (default: a Hugging Face folder's tokenizer.json, else "
-        "the one in --pth_dir, else in --prefix_dir/prev_trained_model/*/)",
+    text = (
+        f"which of the folder's ({', '.join(KINDS)}), or a file elsewhere: a sentencepiece model, "
+        "tokenizer.json or vocab.txt (default: a Hugging Face folder's tokenizer.json, else the "
+        "one in --pth_dir, else in --prefix_dir/prev_trained_model/*/)"
     )
+    add("--tokenizer", "--spm_model_file", metavar="KIND|FILE", help=text)
 
 
 def tokenizer_file(asked):
@@ -86,38 +65,29 @@ def tokenizer_file(asked):
 def add_rows(parser):
     """How run_aie_eval.py makes rows: args.rows, of choose_shapes."""
     add = parser.add_argument_group("how rows are made").add_mutually_exclusive_group().add_argument
-    add(
-        "--one_at_a_time",
-        dest="rows",
-        action="store_const",
-        const=SINGLE,
-        default=CHOSEN,
-        help="send sentences singly, and time each from text to label",
+    rows = {"dest": "rows", "action": "store_const", "default": CHOSEN}
+    text = "send sentences singly, and time each from text to label"
+    add("--one_at_a_time", const=SINGLE, **rows, help=text)
+    text = (
+        "one sentence in each row of the exported shape, as a card with a compiled shape computes "
+        "it (default: as docs/packing.md says, what computes least)"
     )
-    add(
-        "--padded",
-        dest="rows",
-        action="store_const",
-        const=PADDED,
-        help="one sentence in each row of the exported shape, as a card with a compiled shape "
-        "computes it (default: as docs/packing.md says, what computes least)",
-    )
+    add("--padded", const=PADDED, **rows, help=text)
 
 
 def add_published(parser):
     """What the published evaluation names and the file knows by itself."""
-    group = parser.add_argument_group(
+    add = parser.add_argument_group(
         "names of the published command, which may be left out; what contradicts the file is an "
         "error, and the last three are without effect"
-    )
-    add = group.add_argument
+    ).add_argument
     add("--batch_size", type=int)
     add("--max_seq_length", type=int)
     add_tokenizer(add)
     add_task_name(add, "the file's")
     add("--model_type", help="a name only")
     add("--model_name_or_path", help="upstream's feature cache has its name; nothing is cached")
-    add("--do_lower_case", action="store_true", help="the file's tokenizer knows what it does")
+    add("--do_lower_case", **ON, help="the file's tokenizer knows what it does")
 
 
 def add_options(parser, when):
@@ -151,18 +121,13 @@ def folders(args, task, pth_dir=None):
 def add_comparison(parser):
     """The flags of --compare_cpu; what adds another to their group."""
     add = parser.add_argument_group("comparison").add_argument
-    add(
-        "--compare_cpu",
-        action="store_true",
-        help="compare with the CPU reference; exit 1 if the gate fails",
-    )
+    add("--compare_cpu", **ON, help="compare with the CPU reference; exit 1 if the gate fails")
     add("--compare_output", metavar="FILE", help="write the comparison to this JSON file")
-    add(
-        "--prefix_dir",
-        default="./albert_pytorch",
-        help="albert_pytorch checkout with albert.patch applied: the reference where there is one, "
-        "and needed by --graph upstream (default: %(default)s)",
+    text = (
+        "albert_pytorch checkout with albert.patch applied: the reference where there is one, and "
+        "needed by --graph upstream (default: %(default)s)"
     )
+    add("--prefix_dir", default="./albert_pytorch", help=text)
     return add
 
 

@@ -5,6 +5,7 @@ from ..base.errors import UserError
 from ..base.shapes import Shape, packed
 from ..run import compare
 from . import parsing
+from .arguments import ON
 
 
 def add_shape(parser):
@@ -14,71 +15,46 @@ def add_shape(parser):
         "openvino and torchscript choose their rows when the sentences are there, within this "
         "shape; aie and --graph upstream compile it: a file for each of several values",
     ).add_argument
-    add(
-        "--batch_size",
-        nargs="+",
-        type=parsing.at_least(1),
-        default=[32],
-        metavar="N",
-        help="times --max_seq_length the most tokens that one call computes (default: 32)",
+    several = {"nargs": "+", "metavar": "N"}
+    text = "times --max_seq_length the most tokens that one call computes (default: 32)"
+    add("--batch_size", **several, type=parsing.at_least(1), default=[32], help=text)
+    text = "tokens at which a sentence is cut, [CLS] and [SEP] included (default: 128)"
+    add("--max_seq_length", **several, type=parsing.length, default=[128], help=text)
+    text = (
+        "where the shape is compiled: rows that carry several sentences each, in "
+        "albert_seq{S}_bs{B}_packed.pt"
     )
-    add(
-        "--max_seq_length",
-        nargs="+",
-        type=parsing.length,
-        default=[parsing.LONGEST],
-        metavar="N",
-        help="tokens at which a sentence is cut, [CLS] and [SEP] included (default: "
-        f"{parsing.LONGEST})",
-    )
-    add(
-        "--pack",
-        action="store_true",
-        help="where the shape is compiled: rows that carry several sentences each, in "
-        "albert_seq{S}_bs{B}_packed.pt",
-    )
+    add("--pack", **ON, help=text)
 
 
 def add_target(parser):
     """What export_albert_aie.py compiles for, and how."""
     add = parser.add_argument_group("backend").add_argument
-    add(
-        "--backend",
-        choices=("auto", *backends.NAMES),
-        default="auto",
-        help="default: the first that runs here",
-    )
+    text = "default: the first that runs here"
+    add("--backend", choices=("auto", *backends.NAMES), default="auto", help=text)
     add("--device", choices=backends.DEVICES, help="default: the backend's")
-    add(
-        "--precision",
-        choices=tuple(compare.GATES),
-        help="default: bf16 or fp16 where this machine computes it at least 1.1 times as fast as "
-        "fp32, which is timed",
+    text = (
+        "default: bf16 or fp16 where this machine computes it at least 1.1 times as fast as fp32, "
+        "which is timed"
     )
-    add(
-        "--calibration",
-        metavar="FILE",
-        help="with int8: text for its ranges, in lines (.txt) or the task's columns (.tsv, .csv, "
-        ".jsonl), instead of train.tsv",
+    add("--precision", choices=tuple(compare.GATES), help=text)
+    text = (
+        "with int8: text for its ranges, in lines (.txt) or the task's columns (.tsv, .csv, "
+        ".jsonl), instead of train.tsv"
     )
-    add(
-        "--max_flips",
-        type=parsing.percent,
-        metavar="P",
-        help="with int8: the fastest recipe whose labels differ from fp32's in at most P percent "
-        "of held-out sentences",
+    add("--calibration", metavar="FILE", help=text)
+    text = (
+        "with int8: the fastest recipe whose labels differ from fp32's in at most P percent of "
+        "held-out sentences"
     )
-    add(
-        "--graph",
-        choices=("upstream", "fused"),
-        help="which module is traced: albert_pytorch's or ours (default: the backend's)",
+    add("--max_flips", type=parsing.percent, metavar="P", help=text)
+    text = "which module is traced: albert_pytorch's or ours (default: the backend's)"
+    add("--graph", choices=("upstream", "fused"), help=text)
+    text = (
+        "with --backend onnx: write a folder with which the owner of an Ascend card makes an OM "
+        "and runs it on --data_dir's dev set; run_aie_eval.py --om_results scores it"
     )
-    add(
-        "--om_kit",
-        metavar="DIR",
-        help="with --backend onnx: write a folder with which the owner of an Ascend card makes an "
-        "OM and runs it on --data_dir's dev set; run_aie_eval.py --om_results scores it",
-    )
+    add("--om_kit", metavar="DIR", help=text)
 
 
 def shapes(args, free_sizes):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..base import terminal
 from ..base.choose_shapes import CHOSEN
 from ..base.errors import UserError
-from ..base.files import replacing
+from ..base.files import check_readable, replacing
 from ..data import datasets, formats, records
 from ..run.classifier import chunks
 from . import arguments
@@ -17,27 +17,19 @@ from . import arguments
 def add_flags(parser):
     """The flags for a user's own text."""
     add = parser.add_argument_group("your own text, instead of a task's files").add_argument
-    add(
-        "--text", nargs="+", metavar="TEXT", help="one text, or the two of a pair: prints its label"
-    )
+    text = "one text, or the two of a pair: prints its label"
+    add("--text", nargs="+", metavar="TEXT", help=text)
     add("--input", metavar="FILE", help="file of texts, - for standard input")
-    add(
-        "--input_format",
-        choices=tuple(formats.FORMATS),
-        help="default: by the suffix; lines on standard input",
+    text = "default: by the suffix; lines on standard input"
+    add("--input_format", choices=tuple(formats.FORMATS), help=text)
+    add("--text_column", **arguments.TEXT_COLUMN)
+    text = "column of the labels: accuracy is measured instead of answers being printed"
+    add("--label_column", metavar="NAME", help=text)
+    text = (
+        "write the texts with their labels and probabilities here, in the format of --input "
+        "(default: standard output)"
     )
-    arguments.add_text_column(add)
-    add(
-        "--label_column",
-        metavar="NAME",
-        help="column of the labels: accuracy is measured instead of answers being printed",
-    )
-    add(
-        "--output",
-        metavar="FILE",
-        help="write the texts with their labels and probabilities here, in the format of --input "
-        "(default: standard output)",
-    )
+    add("--output", metavar="FILE", help=text)
 
 
 def wants_figures(args):
@@ -69,7 +61,9 @@ def check(args):
     if own and args.label_names and not args.label_column:
         raise UserError("--label_names: means something with --label_column only; add it")
     if args.input:
-        records.check(args.input, args.input_format)
+        formats.format_of(args.input, args.input_format)
+        if args.input != formats.STDIN:
+            check_readable(args.input)
     return bool(own)
 
 
@@ -84,7 +78,7 @@ def reading(args, task):
         if any("\ud800" <= letter <= "\udfff" for text in args.text for letter in text):
             raise UserError("--text: not UTF-8; set the terminal to UTF-8, or give --input FILE")
         names = list(task.text)
-        record = records.Record(1, dict(zip(names, args.text)))
+        record = formats.Record(1, dict(zip(names, args.text)))
         yield records.Table("--text", names, [record]), "lines", names
         return
     form = formats.format_of(args.input, args.input_format)

@@ -48,9 +48,6 @@ def percent(value):
     return number
 
 
-LONGEST = 128  # tokens, the default of --max_seq_length
-
-
 # What flags were until file format 4, and what has become of it.
 ITSELF = "on openvino and torchscript the file chooses its rows by itself, on aie"
 

@@ -43,6 +43,7 @@ def make_plan(job, saved, inputs, form, note):
         metrics.check(task)
         datasets.Examples(own, inputs[0].path, [], [], [], own.classes).for_model(names)
         note(label_note)
+    answers = ["score", "model"] if task.regression else ["label", "probability", "model"]
     settings = {
         "format": form,
         "part_rows": job.part_rows,
@@ -51,7 +52,7 @@ def make_plan(job, saved, inputs, form, note):
         "labels": list(own.labels),
         "model": saved.digest,
         "classes": list(names),
-        "answer_columns": worker.answer_columns(plan.schema, task),
+        "answer_columns": records.names_beside(plan.schema.names, answers),
     }
     if earlier:
         planning.check_settings(earlier, settings)

@@ -1,6 +1,8 @@
 """What the values of JSON lines are. A kind is one of the names below, [kind of a list's values] or
 {key: kind}; each has one pyarrow type."""
 
+import functools
+
 from ..base.errors import first_line
 
 NULL, BOOLEAN, TEXT, FLOAT = "null", "true or false", "text", "a fraction"
@@ -11,10 +13,7 @@ _PLAIN = {type(None): NULL, bool: BOOLEAN, str: TEXT, float: FLOAT}
 
 def _kind(value):
     if isinstance(value, list):
-        kinds = [NULL]
-        for one in value:
-            kinds = [_widen(kinds[0], _kind(one))]
-        return kinds
+        return [functools.reduce(_widen, map(_kind, value), NULL)]
     if isinstance(value, dict):
         return {name: _kind(one) for name, one in value.items()}
     if type(value) is int:
@@ -48,8 +47,8 @@ def _named(kind):
 
 
 def join(kinds, row):
-    """(the Row, {key: kind} that holds it too); where none does the Row says why, and the kinds are
-    as they were."""
+    """(the Record, {key: kind} that holds it too); where none does the Record says why, and the
+    kinds are as they were."""
     grown, name = dict(kinds), ""
     try:
         for name, value in row.values.items():

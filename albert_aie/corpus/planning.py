@@ -60,8 +60,7 @@ class Plan(NamedTuple):
     def content(self):
         """As JSON has it."""
         parts = [[part.number, part.input, *part.span] for part in self.parts]
-        inputs = [list(source) for source in self.inputs]
-        content = {"settings": self.settings, "inputs": inputs, "columns": self.columns}
+        content = {"settings": self.settings, "inputs": self.inputs, "columns": self.columns}
         return {**content, "schema": self.encoded, "parts": parts}
 
     def path_of(self, part):
@@ -72,8 +71,7 @@ class Plan(NamedTuple):
         """A Part, for messages."""
         unit = reading.FORMATS[self.settings["format"]].unit
         first = part.span.line or part.span.start
-        place = f"from line {first}" if unit == "line" else f"from row {first}"
-        return f"{self.path_of(part)}, {part.span.rows:,} rows {place}"
+        return f"{self.path_of(part)}, {part.span.rows:,} rows from {unit} {first}"
 
     def describe_row(self, part, number):
         """A row of a Part, for messages."""
@@ -85,6 +83,7 @@ def make(inputs, form, cut):
     """Plan of a list of Input, by a reading.Cut, without settings. Raises UserError for files
     that cannot be read, that differ in their columns, or whose columns no Parquet file takes."""
     import pyarrow
+    from pyarrow import parquet
 
     schema, columns, parts, kinds = None, [], [], {}
     folders = _partitions(inputs)
@@ -102,31 +101,31 @@ def make(inputs, form, cut):
         parts += [Part(len(parts) + i, number, span) for i, span in enumerate(spans)]
     if not parts:
         raise UserError(f"{inputs[0].path}: holds no row; give files that do")
-    for name, values in folders.items():
-        schema = schema.append(pyarrow.field(name, _type_of(values)))
-    _check_writable(schema, inputs[0].path)
+    for name, kind in folders.items():
+        schema = schema.append(pyarrow.field(name, kind))
+    message = f"{inputs[0].path}: Parquet cannot hold its columns ({WHY}); leave that one out"
+    with refusing(message, pyarrow.ArrowException, NotImplementedError):
+        parquet.ParquetWriter(pyarrow.BufferOutputStream(), schema).close()
     encoded = base64.b64encode(schema.serialize().to_pybytes()).decode()
     return Plan({}, inputs, columns, encoded, parts)
 
 
 def _partitions(inputs):
-    """{key: its values} of the folders of all inputs that are called key=value."""
-    folders = {}
-    for source in inputs:
-        for key, value in partition(source.path).items():
-            folders.setdefault(key, []).append(value)
-    return folders
-
-
-def _type_of(values):
-    """As pyarrow.dataset has it: int32 where all are such numbers."""
+    """{key: its type} of the folders of all inputs that are called key=value, as pyarrow.dataset
+    has it: int32 where all values are such numbers."""
     import pyarrow
 
-    try:
-        pyarrow.array(values, pyarrow.string()).cast(pyarrow.int32())
-    except pyarrow.ArrowInvalid:
-        return pyarrow.string()
-    return pyarrow.int32()
+    values, folders = {}, {}
+    for source in inputs:
+        for key, value in partition(source.path).items():
+            values.setdefault(key, []).append(value)
+    for key, texts in values.items():
+        folders[key] = pyarrow.int32()
+        try:
+            pyarrow.array(texts, pyarrow.string()).cast(pyarrow.int32())
+        except pyarrow.ArrowInvalid:
+            folders[key] = pyarrow.string()
+    return folders
 
 
 def _joined(schema, added):
@@ -153,15 +152,6 @@ def _joined(schema, added):
 
 def _columns(schema):
     return ", ".join(f"{field.name} {field.type}" for field in schema)[:200]
-
-
-def _check_writable(schema, path):
-    import pyarrow
-    from pyarrow import parquet
-
-    message = f"{path}: Parquet cannot hold its columns ({WHY}); leave that one out"
-    with refusing(message, pyarrow.ArrowException, NotImplementedError):
-        parquet.ParquetWriter(pyarrow.BufferOutputStream(), schema).close()
 
 
 def save(plan, folder):

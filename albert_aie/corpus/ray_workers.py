@@ -115,23 +115,19 @@ def on_ray(job, waiting, address, device, workers=None, note=lambda text: None):
     """As worker.run_in_process, by actors of the Ray cluster at an address; `note` is given what a
     user should know meanwhile."""
     ray, ours = connect(address)
-    # Ray reports dead workers on stdout, which is for results; the caller reports their parts
-    hushed = contextlib.ExitStack()
-    try:
-        hushed.enter_context(
-            contextlib.redirect_stdout(hushed.enter_context(open(os.devnull, "w")))
-        )
+    with contextlib.ExitStack() as stack:
+        # Ray reports dead workers on stdout, which is for results; the caller reports their parts
+        nowhere = stack.enter_context(open(os.devnull, "w"))
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
+        if ours:
+            stack.callback(ray.shutdown)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         workers, cpus, options = share(device, nodes, workers, job.options.get("threads"))
         if cpus:
             job = job._replace(options={**job.options, "threads": cpus})
         crew = Crew(ray, job, cpus, options, min(workers, len(waiting)))
-        with contextlib.closing(crew):
-            yield from crew.results(waiting, note)
-    finally:
-        if ours:
-            ray.shutdown()
-        hushed.close()
+        stack.callback(crew.close)
+        yield from crew.results(waiting, note)
 
 
 class Crew:

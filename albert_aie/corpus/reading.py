@@ -95,14 +95,10 @@ def _read_text(form, file, path, span, schema, columns):
     import pyarrow
 
     values, numbers, bad = [], [], []
-    kinds = (
-        {field.name: json_types.kind_of(field.type) for field in schema}
-        if form == "jsonl"
-        else None
-    )
+    kinds = {field.name: json_types.kind_of(field.type) for field in schema}
     rows = records.rows_at(file, path, form, columns, span.place, span.line)
     for row in itertools.islice(rows, span.rows):
-        if kinds is not None and not row.why:
+        if form == "jsonl" and not row.why:
             row, grown = json_types.join(kinds, row)
             if grown != kinds:  # only where the file is not the one that was planned
                 row = row._replace(why=row.why or "values of other types than were planned")
@@ -122,10 +118,14 @@ def _scan_parquet(file, path, cut, kinds):
     from pyarrow import parquet
 
     reader = parquet.ParquetFile(file)
-    groups = reader.metadata
-    sizes = [groups.row_group(number).num_rows for number in range(groups.num_row_groups)]
     fields = [(field.name, _without_views(field.type)) for field in reader.schema_arrow]
-    return pyarrow.schema(fields), _cut(sizes, cut.rows)
+    return pyarrow.schema(fields), _cut(_group_sizes(reader), cut.rows)
+
+
+def _group_sizes(reader):
+    """Rows of each row group."""
+    groups = reader.metadata
+    return [groups.row_group(number).num_rows for number in range(groups.num_row_groups)]
 
 
 def _without_views(column):
@@ -161,8 +161,7 @@ def _read_parquet(file, path, span, schema, columns):
     from pyarrow import parquet
 
     reader = parquet.ParquetFile(file, buffer_size=BLOCK, page_checksum_verification=True)
-    groups, sizes = range(reader.metadata.num_row_groups), []
-    sizes = [reader.metadata.row_group(number).num_rows for number in groups]
+    sizes = _group_sizes(reader)
     skip, end = span.start - sum(sizes[: span.place]), span.place
     while sum(sizes[span.place : end]) < skip + span.rows:
         end += 1

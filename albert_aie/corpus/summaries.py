@@ -28,8 +28,7 @@ def counts(done):
 
 
 def write_skipped(folder, plan, pairs):
-    """_skipped.tsv, file, row and why of each row that was skipped, from (Part, Done) pairs; None
-    where there is none."""
+    """Path of _skipped.tsv, a line for each bad row of (Part, Done) pairs; None where none is."""
     path = Path(folder) / SKIPPED
     if not any(done.bad for _, done in pairs):
         return None
@@ -45,12 +44,12 @@ def write_skipped(folder, plan, pairs):
 
 
 def last_times(folder, plan):
-    """What the summary of the last run of a Plan says of its time; None where there is none."""
+    """{name of TIMES: what the last run of a Plan has in its summary, else None}."""
     summary = {}
     with contextlib.suppress(OSError, ValueError):
         summary = json.loads((Path(folder) / SUMMARY).read_text(encoding="utf-8"))
-    summary = summary if isinstance(summary, dict) and summary.get("plan") == plan.digest else {}
-    return {name: summary.get(name) for name in TIMES}
+    own = isinstance(summary, dict) and summary.get("plan") == plan.digest
+    return {name: summary.get(name) if own else None for name in TIMES}
 
 
 def measure(folder, plan, task):
@@ -76,14 +75,13 @@ def measure(folder, plan, task):
     if not counted:
         return {}
     correct = sum(count for (label, answer), count in counted.items() if label == answer)
-    total = sum(counted.values())
     names = [name for name in task.metrics if name != "accuracy"]
     values = {}
     if names:
         repeats = list(counted.values())
         labels, answers = (numpy.repeat(side, repeats) for side in zip(*counted))
         values = _metrics(names, labels, answers)
-    accuracy = metrics.accuracy(correct, total)
+    accuracy = metrics.accuracy(correct, sum(counted.values()))
     return {"accuracy": accuracy, "metrics": values, "unlabelled": unlabelled}
 
 
@@ -114,16 +112,27 @@ def _counted(folder, plan):
 
 def _scores(folder, plan):
     for table in _columns(folder, plan):
-        yield from zip(
-            table.column(0).to_pylist(), (float(value) for value in table.column(1).to_pylist())
-        )
+        answers, labels = (column.to_pylist() for column in table.columns)
+        yield from zip(answers, map(float, labels))
 
 
 def lines(summary):
     """(name, text) of each line to print."""
-    yield "rows", _rows(summary)
+    text = f"{summary['rows_written']:,} of {summary['rows_planned']:,} written"
+    for key, what in (
+        ("skipped", "skipped"),
+        ("truncated", "cut to the file's length"),
+        ("not_scored", "without an answer, for their logits are not finite"),
+    ):
+        text += f"; {summary[key]:,} {what}" * bool(summary[key])
+    yield "rows", text
     if summary["rows_per_second"]:
-        yield "rate", _rate(summary)
+        workers = f"{summary['workers']} worker{'s'[: summary['workers'] != 1]}"
+        yield (
+            "rate",
+            f"{summary['rows_per_second']:,.1f} rows/s over {summary['seconds']:,.1f} s by "
+            f"{workers} (start-up of {summary['startup_seconds']:.1f} s apart)",
+        )
     accuracy = summary.get("accuracy") or {}
     if accuracy.get("total"):
         unlabelled = f"; {summary['unlabelled']:,} rows without a label"
@@ -133,22 +142,3 @@ def lines(summary):
         yield "metrics", values
     for failed in summary["failed"]:
         yield "failed", f"part {failed['part']}: {failed['what']}: {failed['why']}"
-
-
-def _rows(summary):
-    text = f"{summary['rows_written']:,} of {summary['rows_planned']:,} written"
-    for key, what in (
-        ("skipped", "skipped"),
-        ("truncated", "cut to the file's length"),
-        ("not_scored", "without an answer, for their logits are not finite"),
-    ):
-        text += f"; {summary[key]:,} {what}" * bool(summary[key])
-    return text
-
-
-def _rate(summary):
-    return (
-        f"{summary['rows_per_second']:,.1f} rows/s over {summary['seconds']:,.1f} s by "
-        f"{summary['workers']} worker{'s'[: summary['workers'] != 1]} (start-up of "
-        f"{summary['startup_seconds']:.1f} s apart)"
-    )

@@ -27,15 +27,13 @@ class Input(NamedTuple):
 def matching(pattern):
     """Paths or URLs of the files that a path, folder or pattern names, in the order of their names;
     of a folder all that lie in it and below. Raises UserError where there are none."""
-    if "://" not in pattern:
-        pattern = os.path.abspath(pattern)
-        if os.path.exists(pattern) or not glob.has_magic(pattern):
-            named = [pattern]
-        else:
+    if "://" in pattern:
+        paths = _matching_url(pattern)
+    else:
+        named = [pattern := os.path.abspath(pattern)]
+        if glob.has_magic(pattern) and not os.path.exists(pattern):
             named = [path for path in glob.glob(pattern, recursive=True) if not _hidden(path)]
         paths = [path for name in named for path in _below(name)]
-    else:
-        paths = _matching_url(pattern)
     if not paths:
         raise UserError(f"--input {pattern}: no file goes by that; correct the pattern")
     return sorted(paths)

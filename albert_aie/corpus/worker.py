@@ -19,7 +19,6 @@ from ..base.choose_shapes import choose
 from ..base.errors import WHY, UserError, first_line, refusing, system_reason
 from ..base.files import replacing, sha256, write_text
 from ..data import datasets
-from ..data.records import names_beside
 from ..run.classifier import Classifier, softmax
 from ..run.evaluate import finite, warm_up
 from . import planning, reading
@@ -156,13 +155,6 @@ def _value(value):
         return value.as_py()
 
 
-def answer_columns(schema, task):
-    """[label, probability, model], or [score, model] of a regression, as they are called beside the
-    columns of a corpus."""
-    names = ["score", "model"] if task.regression else ["label", "probability", "model"]
-    return names_beside(schema.names, names)
-
-
 def _answered(table, logits, classify, settings):
     """The table with its answers."""
     import pyarrow
@@ -235,8 +227,7 @@ def read_done(folder, plan, part):
 
 @contextlib.contextmanager
 def locked(folder):
-    """`with locked(folder) as token:` no other run writes there. Raises UserError where one
-    does."""
+    """`with locked(folder) as token:` no other run writes there. UserError where one does."""
     path = Path(folder) / LOCK
     message = f"--output_dir {folder}: cannot be written ({WHY}); choose another folder"
     with refusing(message, OSError, reason=system_reason):
@@ -273,9 +264,8 @@ def attempt(function, *given):
 
 
 def run_in_process(job, waiting):
-    """Run the Parts of the deque `waiting` in this process: yields (None, "ready", 1), then
-    (Part, outcome, value) as `attempt` has them. What is added to `waiting` meanwhile is run
-    too."""
+    """Run the Parts of the deque `waiting`, and what is added meanwhile, in this process: yields
+    (None, "ready", 1), then (Part, outcome, value) as `attempt` has them."""
     worker = Worker(job)
     with worker.classify:
         yield None, "ready", 1

@@ -1,6 +1,7 @@
 """A task's files, or a user's own table -> Examples, whose labels meet the model's classes by
 name."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -116,7 +117,12 @@ def read(data_dir, split="dev", task=SST2, label_names=None):
         text = [names[name] for name in task.text]
         task, note = labelled(task, table, names.get(task.label), label_names)
         examples = collect(table, task, text, names.get(task.label), names)
-    notes = note, examples.note, _passed_over(broken)
+    notes = [note, examples.note]
+    if broken:
+        notes.append(
+            f"{len(broken)} lines have another number of columns than the header, the first line "
+            f"{broken[0]}; they are passed over"
+        )
     return replace(examples, note=" ".join(filter(None, notes)))
 
 
@@ -194,8 +200,7 @@ def _check_there(path, task):
 
 
 def _labels(column, lines, path, task):
-    """Numbers of the task's classes from what files call them or their names; scores of a
-    regression."""
+    """Numbers of the task's classes, or scores of a regression, of a list of labels."""
     numbers = {}
     for line, label in zip(lines, column):
         if label in numbers:
@@ -217,7 +222,15 @@ def number(value, task):
     """The number of the class of the Task that a value of a label column names, or a regression's
     score; None where it is neither."""
     label = _label(value)
-    return _score(label) if task.regression else _class(label, task)
+    if task.regression:
+        with contextlib.suppress(ValueError):
+            return float(label) if math.isfinite(float(label)) else None
+        return None
+    for spelling in filter(None, (label, _as_number(label))):
+        number = task.labels.index(spelling) if spelling in task.labels else task.number(spelling)
+        if number is not None:
+            return number
+    return None
 
 
 def is_missing(value):
@@ -236,38 +249,10 @@ def _as_number(label):
     return whole[1] if whole else {"true": "1", "false": "0"}.get(label.casefold(), label)
 
 
-def _class(label, task):
-    for spelling in (label, _as_number(label)):
-        number = task.labels.index(spelling) if spelling in task.labels else task.number(spelling)
-        if number is not None and spelling:
-            return number
-    return None
-
-
-def _score(label):
-    try:
-        score = float(label)
-    except ValueError:
-        return None
-    return score if math.isfinite(score) else None
-
-
-def _passed_over(broken):
-    if not broken:
-        return ""
-    return (
-        f"{len(broken)} lines have another number of columns than the header, the first line "
-        f"{broken[0]}; they are passed over"
-    )
-
-
 def _quoted(sentences, lines, path):
     """A note where sentences look like CSV's: in double quotes, with those inside doubled."""
-    quoted = [
-        line
-        for line, fields in zip(lines, sentences)
-        if any(_is_csv(field.strip()) for field in texts(fields))
-    ]
+    pairs = zip(lines, sentences)
+    quoted = [line for line, sentence in pairs if any(map(_is_csv, texts(sentence)))]
     if not quoted:
         return ""
     more = f" and {len(quoted) - 1} more" if quoted[1:] else ""
@@ -278,6 +263,4 @@ def _quoted(sentences, lines, path):
 
 
 def _is_csv(field):
-    inside = field[1:-1]
-    whole = len(field) > 2 and field[0] == field[-1] == '"'
-    return whole and '"' not in inside.replace('""', "")
+    return bool(re.fullmatch(r'"(?:[^"]|"")+"', field.strip()))

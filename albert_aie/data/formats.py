@@ -17,13 +17,13 @@ from ..base.files import parse_json
 STDIN = "-"  # standard input, and standard output
 
 
-class Row(NamedTuple):
-    """A record as it stands in a file: `line` is its first, from 1, and `place` the bytes before
-    it. `values` are {column: value}; None where it cannot be read: `why`, and how to mend it."""
+class Record(NamedTuple):
+    """As it stands in a file: `line` is its first, from 1, and `place` the bytes before it.
+    `values` are {column: value}; None where it cannot be read: `why`, and how to mend it."""
 
     line: int
-    place: int
     values: object
+    place: int = 0
     why: str = ""
     fix: str = ""
 
@@ -50,17 +50,13 @@ def lines_of(file, path, place=0, line=1):
     for content in file:
         size = len(content)
         if place == 0:
-            _check_text(content, path)
+            for head, (what, fix) in _FOREIGN.items():
+                if content.startswith(head):
+                    raise UserError(f"{path}: is {what}, not UTF-8 text; {fix.format(path)}")
             content = content[3:] if content.startswith(codecs.BOM_UTF8) else content
         yield line, place, content
         place += size
         line += 1
-
-
-def _check_text(content, path):
-    for head, (what, fix) in _FOREIGN.items():
-        if content.startswith(head):
-            raise UserError(f"{path}: is {what}, not UTF-8 text; {fix.format(path)}")
 
 
 def _text(content):
@@ -75,27 +71,25 @@ def _text(content):
 def _split_lines(lines, path):
     for line, place, content in lines:
         text, bad = _text(content)
-        yield Row(line, place, [text.rstrip("\n").rstrip("\r")], *bad)
+        yield Record(line, [text.rstrip("\n").rstrip("\r")], place, *bad)
 
 
 def _split_tsv(lines, path):
     """Tabs apart and no quoting, as GLUE has it. Blank lines at the end are none."""
-    for row in _without_blank_end(_split_lines(lines, path)):
-        fields, bad = row.values[0].split("\t"), row[3:]
-        if not row.why and "\r" in row.values[0]:
+    for record in _without_blank_end(_split_lines(lines, path)):
+        text, bad = record.values[0], record[3:]
+        if not record.why and "\r" in text:
             bad = "a carriage return within the line", "write a blank for it"
-        yield Row(row.line, row.place, fields, *bad)
+        yield Record(record.line, text.split("\t"), record.place, *bad)
 
 
-def _without_blank_end(rows):
+def _without_blank_end(records):
     blank = []
-    for row in rows:
-        if row.values[0]:
+    for record in records:
+        blank.append(record)
+        if record.values[0]:
             yield from blank
             blank = []
-            yield row
-        else:
-            blank.append(row)
 
 
 def _split_csv(lines, path):
@@ -130,7 +124,10 @@ def _split_csv(lines, path):
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            fields, bad = [], (_why_no_csv(error), _CSV_FIX)
+            why = first_line(error)
+            if "new-line" in why:
+                why = "a carriage return outside of quotes"
+            fields, bad = [], (f"a record that is not CSV ({why})", _CSV_FIX)
             again.extendleft(reversed(taken[1:]))
             del taken[1:]
             reader = csv.reader(feed(), strict=True)
@@ -138,16 +135,11 @@ def _split_csv(lines, path):
             return
         bad = next((line[3] for line in taken if line[3]), bad)
         if fields or bad:
-            yield Row(*taken[0][:2], fields, *bad)
+            line, place, *_ = taken[0]
+            yield Record(line, fields, place, *bad)
 
 
 _CSV_FIX = 'fields with a comma, quote or line end stand in "...", quotes in them doubled'
-
-
-def _why_no_csv(error):
-    if "new-line" in str(error):
-        return "a record that is not CSV (a carriage return outside of quotes)"
-    return f"a record that is not CSV ({first_line(error)})"
 
 
 def _split_jsonl(lines, path):
@@ -165,7 +157,7 @@ def _split_jsonl(lines, path):
             bad = NOT_UTF8
         except ValueError as error:
             bad = f"not JSON ({first_line(error)})", "each line must be one object"
-        yield Row(line, place, None if bad else values, *bad)
+        yield Record(line, None if bad else values, place, *bad)
 
 
 def _plain(value):
@@ -173,45 +165,39 @@ def _plain(value):
     return f"{value:.6f}" if isinstance(value, float) else "" if value is None else value
 
 
-def _write_lines(values, answer):
-    return "\t".join(map(_plain, (*answer.values(), *values.values()))) + "\n"
+def _write_tabs(values):
+    return "\t".join(map(_plain, values.values())) + "\n"
 
 
-def _write_tsv(values, answer):
-    return "\t".join(map(_plain, {**values, **answer}.values())) + "\n"
-
-
-def _write_csv(values, answer):
+def _write_csv(values):
     text = io.StringIO()
     # Python quotes a carriage return only where it is part of the line's end.
-    csv.writer(text, lineterminator="\r\n").writerow(map(_plain, {**values, **answer}.values()))
+    csv.writer(text, lineterminator="\r\n").writerow(map(_plain, values.values()))
     return text.getvalue()[:-2] + "\n"
 
 
-def _write_jsonl(values, answer):
-    return json.dumps({**values, **answer}, ensure_ascii=False) + "\n"
+def _write_jsonl(values):
+    return json.dumps(values, ensure_ascii=False) + "\n"
 
 
 class Format(NamedTuple):
-    """`split` makes Rows, their values a list of fields or an object, of (lines as lines_of has
-    them, path); `write` the text of a record's values and its answer's. `named`: columns have
-    names, and the answer one for each class; a plain line has the label and its probability before
-    it. `header`: the names stand in a line above."""
+    """`split` makes Records, their values a list of fields or an object, of (lines as lines_of has
+    them, path); `write` the text of {column: value}. `named`: columns have names, and the answer
+    one for each class; a plain line has the label and its probability before it. `header`: the
+    names stand in a line above."""
 
     suffixes: tuple
     split: Callable
     write: Callable
-    named: bool
-    header: bool
+    named: bool = True
+    header: bool = False
 
 
 FORMATS = {
-    "lines": Format((".txt",), _split_lines, _write_lines, named=False, header=False),
-    "tsv": Format((".tsv",), _split_tsv, _write_tsv, named=True, header=True),
-    "csv": Format((".csv",), _split_csv, _write_csv, named=True, header=True),
-    "jsonl": Format(
-        (".jsonl", ".json", ".ndjson"), _split_jsonl, _write_jsonl, named=True, header=False
-    ),
+    "lines": Format((".txt",), _split_lines, _write_tabs, named=False),
+    "tsv": Format((".tsv",), _split_tsv, _write_tabs, header=True),
+    "csv": Format((".csv",), _split_csv, _write_csv, header=True),
+    "jsonl": Format((".jsonl", ".json", ".ndjson"), _split_jsonl, _write_jsonl),
 }
 _PACKED = {".gz": "gunzip -k", ".bz2": "bunzip2 -k", ".xz": "unxz -k", ".zst": "unzstd"}
 

@@ -6,6 +6,7 @@ regression."""
 
 import math
 import warnings
+from functools import partial
 from typing import Callable, NamedTuple
 
 import numpy
@@ -43,24 +44,18 @@ def _matthews(labels, predicted):
     return float(matthews_corrcoef(labels, predicted))
 
 
-def _pearson(labels, predicted):
-    from scipy.stats import pearsonr
+def _correlation(name, labels, predicted):
+    from scipy import stats
 
-    return float(pearsonr(labels, predicted)[0]) if len(labels) > 1 else float("nan")
-
-
-def _spearman(labels, predicted):
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(labels, predicted)[0]) if len(labels) > 1 else float("nan")
+    return float(getattr(stats, name)(labels, predicted)[0]) if len(labels) > 1 else math.nan
 
 
 METRICS = {
     "accuracy": Metric("accuracy", _accuracy),
     "f1": Metric("F1", _f1, "sklearn", "scikit-learn"),
     "matthews": Metric("Matthews", _matthews, "sklearn", "scikit-learn"),
-    "pearson": Metric("Pearson", _pearson, "scipy", "scipy"),
-    "spearman": Metric("Spearman", _spearman, "scipy", "scipy"),
+    "pearson": Metric("Pearson", partial(_correlation, "pearsonr"), "scipy", "scipy"),
+    "spearman": Metric("Spearman", partial(_correlation, "spearmanr"), "scipy", "scipy"),
 }
 
 
@@ -92,8 +87,8 @@ def measure(name, examples, logits):
 
 def accuracy(correct, total):
     """The accuracy of so many sentences, with its 95 % interval, as JSON has it."""
-    interval = list(wilson(correct, total))
-    return {"correct": correct, "total": total, "value": correct / total, "wilson95": interval}
+    counts = {"correct": correct, "total": total, "value": correct / total}
+    return {**counts, "wilson95": list(wilson(correct, total))}
 
 
 def accuracy_line(accuracy):

@@ -7,16 +7,9 @@ from typing import NamedTuple
 
 from ..base.errors import UserError, some
 from ..base.files import check_readable
-from .formats import FORMATS, STDIN, Row, format_of, lines_of
+from .formats import FORMATS, STDIN, lines_of
 
 TEXT = "text"  # what the one column of plain lines is called
-
-
-class Record(NamedTuple):
-    """`line` is its first line, counted from 1; `values` are {column: value}."""
-
-    line: int
-    values: dict
 
 
 class Table(NamedTuple):
@@ -43,8 +36,8 @@ PLAIN = Layout()
 
 
 def rows(file, path, form, layout=PLAIN):
-    """(columns, iterator of Row) of a binary file; columns of JSON lines are None. Raises UserError
-    where no line names the columns."""
+    """(columns, iterator of Record) of a binary file; columns of JSON lines are None. Raises
+    UserError where no line names the columns."""
     kind = FORMATS[form]
     split_rows = kind.split(lines_of(file, path), path)
     columns = None if form == "jsonl" else [TEXT]
@@ -68,8 +61,7 @@ def rows(file, path, form, layout=PLAIN):
 
 
 def rows_at(file, path, form, columns, place, line):
-    """Iterator of Row from the one that begins at `place`, in that line; `columns` as `rows` has
-    them."""
+    """Iterator of Record from the one that begins at `place`, in that line; `columns` of `rows`."""
     file.seek(place)
     return _named(FORMATS[form].split(lines_of(file, path, place, line), path), columns, form)
 
@@ -80,53 +72,40 @@ def _named(split_rows, columns, form, broken=None):
         if row.why or form == "jsonl":
             yield row._replace(values=None) if row.why else row
         elif len(row.values) == len(columns):
-            yield Row(row.line, row.place, dict(zip(columns, row.values)))
+            yield row._replace(values=dict(zip(columns, row.values)))
         elif broken is not None:
             broken.append(row.line)
         else:
             count, names = len(row.values), ("<TAB>" if form == "tsv" else ",").join(columns)[:100]
             why = f"{count} column{'s'[: count != 1]} instead of {len(columns)} ({names})"
-            yield Row(row.line, row.place, None, why, "correct the line")
-
-
-def check(path, asked=None):
-    """Raises UserError for a file that cannot be read or whose format nothing says."""
-    format_of(path, asked)
-    if path != STDIN:
-        check_readable(path)
+            yield row._replace(values=None, why=why, fix="correct the line")
 
 
 @contextlib.contextmanager
 def reading(path, form, layout=PLAIN):
     """`with reading(path, "csv") as table:` the Table of a file, or of stdin for "-". Raises
     UserError, at once or with the record that is wrong, naming file and line."""
-    if path == STDIN:
-        # Not sys.stdin: Python takes its lock when it exits, and a thread may still wait in it; and
-        # it is None where standard input is closed.
-        with open(0, "rb", closefd=False) as file:
-            yield _table(file, "standard input", form, layout)
-        return
-    check_readable(path)
-    with open(path, "rb") as file:
-        yield _table(file, path, form, layout)
-
-
-def _table(file, path, form, layout):
-    columns, split_rows = rows(file, path, form, layout)
-    records = _records(split_rows, path)
-    if columns is None:
-        first = next(records, None)
-        if first is None:
-            raise UserError(f"{path}: is empty; each line must be a JSON object")
-        columns, records = list(first.values), itertools.chain([first], records)
-    return Table(path, columns, records)
+    if path != STDIN:
+        check_readable(path)
+    # Not sys.stdin: Python takes its lock when it exits, and a thread may still wait in it; and it
+    # is None where standard input is closed.
+    with open(0 if path == STDIN else path, "rb", closefd=path != STDIN) as file:
+        path = "standard input" if path == STDIN else path
+        columns, split_rows = rows(file, path, form, layout)
+        records = _records(split_rows, path)
+        if columns is None:
+            first = next(records, None)
+            if first is None:
+                raise UserError(f"{path}: is empty; each line must be a JSON object")
+            columns, records = list(first.values), itertools.chain([first], records)
+        yield Table(path, columns, records)
 
 
 def _records(split_rows, path):
     for row in split_rows:
         if row.why:
             raise UserError(f"{path}, line {row.line}: {row.why}; {row.fix}")
-        yield Record(row.line, row.values)
+        yield row
 
 
 def column(table, names, flag):
@@ -152,8 +131,7 @@ def text_of(record, name, path):
 
 
 class Writer:
-    """Writes the records of a Table with their answers, in a format, to `write`, a function of
-    text."""
+    """Writes the records of a Table with their answers to `write`, a function of text."""
 
     def __init__(self, write, form, table, names):
         """`names` are those of the classes, in the model's order; () for a regression."""
@@ -167,8 +145,7 @@ class Writer:
             columns = ["label", "probability"]
         self._columns = names_beside(table.columns, columns) if self._format.named else columns
         if self._format.header:
-            header = {name: name for name in (*table.columns, *self._columns)}
-            write(self._format.write(header, {}))
+            write(self._format.write({name: name for name in (*table.columns, *self._columns)}))
 
     def add(self, record, answer):
         """Write a Record with its classifier.Answer."""
@@ -177,16 +154,17 @@ class Writer:
                 f"{self._path}, line {record.line}: has a column {min(taken)!r} that the first "
                 "record has not, and the answers go by that name; rename it"
             )
-        values = (round(x, 6) if isinstance(x, float) else x for x in self._answer(answer))
-        self._write(self._format.write(record.values, dict(zip(self._columns, values))))
-
-    def _answer(self, answer):
         if self._regression:
-            return [answer.score]
-        if not self._format.named:
-            return [answer.label, answer.probability]
-        shares = answer.probabilities.values() or [None] * (len(self._columns) - 1)
-        return [answer.label, *shares]
+            said = [answer.score]
+        elif self._format.named:
+            shares = answer.probabilities.values() or [None] * (len(self._columns) - 1)
+            said = [answer.label, *shares]
+        else:
+            said = [answer.label, answer.probability]
+        said = [round(x, 6) if isinstance(x, float) else x for x in said]
+        pairs = [record.values.items(), zip(self._columns, said)]  # in lines the answer comes first
+        pairs = pairs if self._format.named else reversed(pairs)
+        self._write(self._format.write(dict(itertools.chain(*pairs))))
 
 
 def names_beside(columns, names):

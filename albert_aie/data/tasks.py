@@ -6,6 +6,7 @@ from typing import NamedTuple, Optional
 from ..base.errors import UserError
 
 SCORE = "score"  # what a regression's one output is called
+_TSV = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 
 
 class Task(NamedTuple):
@@ -22,11 +23,11 @@ class Task(NamedTuple):
     their numbers in Hugging Face's GLUE, where `labels` are other than numbers."""
 
     name: str
-    files: dict
     text: tuple
-    label: str
     classes: Optional[tuple] = ()
     labels: tuple = ()
+    label: str = "label"
+    files: dict = _TSV
     metrics: tuple = ("accuracy",)
     spellings: dict = {}
     columns: tuple = ()
@@ -136,83 +137,67 @@ class Task(NamedTuple):
         return (SCORE,)
 
 
-_TSV = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 _01 = ("0", "1")
-_SENTENCES = ("sentence1", "sentence2")
+_ONE, _TWO = ("sentence",), ("sentence1", "sentence2")
+_POLAR = ("negative", "positive")
 _ENTAILMENT = ("entailment", "not_entailment")
 _MNLI = Task(
     "MNLI",
-    {"train": "train.tsv", "dev": "dev_matched.tsv", "test": "test_matched.tsv"},
-    _SENTENCES,
-    "gold_label",
+    _TWO,
     # albert_pytorch's order; models on the hub have others
     ("contradiction", "entailment", "neutral"),
+    label="gold_label",
+    files={**_TSV, "dev": "dev_matched.tsv", "test": "test_matched.tsv"},
     order_varies=True,
     hub=("entailment", "neutral", "contradiction"),
 )
+_MISMATCHED = {**_TSV, "dev": "dev_mismatched.tsv", "test": "test_mismatched.tsv"}
 # Layouts: GLUE's files, and albert_pytorch's processors/glue.py at 46de9ec, which also gives the
 # classes their order.
 _ROWS = (
     Task(
         "CoLA",
-        _TSV,
-        ("sentence",),
-        "label",
+        _ONE,
         ("unacceptable", "acceptable"),
         _01,
         metrics=("matthews",),
         columns=("source", "label", "mark", "sentence"),
     ),
-    Task(
-        "SST-2",
-        _TSV,
-        ("sentence",),
-        "label",
-        ("negative", "positive"),
-        _01,
-        spellings={"neg": "negative", "pos": "positive"},
-    ),
+    Task("SST-2", _ONE, _POLAR, _01, spellings=dict(zip(("neg", "pos"), _POLAR))),
     Task(
         "MRPC",
-        _TSV,
         ("#1 string", "#2 string"),
-        "quality",
         ("not_equivalent", "equivalent"),
         _01,
+        "quality",
         metrics=("accuracy", "f1"),
     ),
     Task(
         "QQP",
-        _TSV,
         ("question1", "question2"),
-        "is_duplicate",
         ("not_duplicate", "duplicate"),
         _01,
+        "is_duplicate",
         metrics=("accuracy", "f1"),
         broken_lines=True,
     ),
-    Task("STS-B", _TSV, _SENTENCES, "score", metrics=("pearson", "spearman")),
+    Task("STS-B", _TWO, label="score", metrics=("pearson", "spearman")),
     _MNLI,
-    _MNLI._replace(
-        name="MNLI-MM",
-        files={"train": "train.tsv", "dev": "dev_mismatched.tsv", "test": "test_mismatched.tsv"},
-        like="MNLI",
-    ),
-    Task("QNLI", _TSV, ("question", "sentence"), "label", _ENTAILMENT, hub=_ENTAILMENT),
-    Task("RTE", _TSV, _SENTENCES, "label", _ENTAILMENT, hub=_ENTAILMENT),
-    Task("WNLI", _TSV, _SENTENCES, "label", ("not_entailment", "entailment"), _01),
+    _MNLI._replace(name="MNLI-MM", files=_MISMATCHED, like="MNLI"),
+    Task("QNLI", ("question", "sentence"), _ENTAILMENT, hub=_ENTAILMENT),
+    Task("RTE", _TWO, _ENTAILMENT, hub=_ENTAILMENT),
+    Task("WNLI", _TWO, _ENTAILMENT[::-1], _01),
     Task(
         "LCQMC",
-        {"train": "train.txt", "dev": "dev.txt", "test": "test.txt"},
-        _SENTENCES,
-        "label",
+        _TWO,
         ("different", "same"),
         _01,
-        columns=(*_SENTENCES, "label"),
+        files={split: f"{split}.txt" for split in _TSV},
+        columns=(*_TWO, "label"),
     ),
     # A user's own classes: no files, and what the model says.
-    Task("text", {}, ("text",), "label", None),
-    Task("pair", {}, ("text_a", "text_b"), "label", None),
+    Task("text", ("text",), None, files={}),
+    Task("pair", ("text_a", "text_b"), None, files={}),
 )
 TASKS = {task.name: task for task in _ROWS}
 SST2 = TASKS["SST-2"]
@@ -235,8 +220,7 @@ def example_map(classes):
 
 
 def own_names(names):
-    """The same names, or None where they say nothing but the number: LABEL_0, LABEL_1, ... or
-    0, 1, ..."""
+    """The same names, or None where they are but numbers: LABEL_0, LABEL_1, ... or 0, 1, ..."""
     if not names or all(
         name.strip().upper() in (f"LABEL_{number}", str(number))
         for number, name in enumerate(names)

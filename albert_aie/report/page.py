@@ -25,8 +25,7 @@ ROWS = "means of all rows that were computed"
 
 
 def check(path):
-    """Raises UserError for a name that is no page's, and where the packages of pages are
-    missing."""
+    """Raises UserError for a name that is no page's, and where a package of pages is missing."""
     if path and not str(path).lower().endswith((".html", ".htm")):
         raise UserError(f"--report {path}: is written as HTML; give it a name that ends in .html")
     for package in ("jinja2", "matplotlib") if path else ():
@@ -80,11 +79,9 @@ def calibration(confidence, correct):
     width (Guo et al. 2017)."""
     number = numpy.minimum((confidence * BINS).astype(int), BINS - 1)
     bins = []
-    for bin_ in range(BINS):
-        chosen = number == bin_
-        if chosen.any():
-            values = confidence[chosen].mean(), correct[chosen].mean()
-            bins.append((*map(float, values), int(chosen.sum())))
+    for chosen in (number == each for each in numpy.unique(number)):
+        values = confidence[chosen].mean(), correct[chosen].mean()
+        bins.append((*map(float, values), int(chosen.sum())))
     gaps = sum(count * abs(share - mean) for mean, share, count in bins)
     return bins, gaps / len(confidence) if len(confidence) else math.nan
 

@@ -19,8 +19,7 @@ class JsonTokenizer:
     NAMES = ("tokenizer.json",)
 
     def __init__(self, data, name="tokenizer.json"):
-        """`data`: the bytes of the file; `name` appears in errors. Raises UserError if it is no
-        tokenizer."""
+        """Of the bytes of the file; `name` is in errors. Raises UserError if it is no tokenizer."""
         import tokenizers
 
         self._name, self._length = name, None

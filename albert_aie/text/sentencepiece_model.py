@@ -24,8 +24,7 @@ class SentencePiece:
     NAMES = ("30k-clean.model", "spiece.model")  # and in a folder
 
     def __init__(self, model, name="the sentencepiece model", added_tokens=None, **options):
-        """`model`: the bytes of a .model file; `name` appears in errors. Raises UserError if it is
-        not ALBERT-like."""
+        """Of the bytes of a .model file; `name` is in errors. UserError if it is no ALBERT's."""
         import sentencepiece
 
         self._added, self._options = added_tokens or {}, {**SPM_OPTIONS, **options}
@@ -63,14 +62,12 @@ class SentencePiece:
         for part, number in self._parts(text):
             if number is not None:
                 yield number
-            else:
-                yield from self._text_ids(clean(part, **self._options))
-
-    def _text_ids(self, text):
-        ids = self._spm.encode(text)
-        if self._unsure.isdisjoint(ids):
-            return ids
-        return [self._spm.piece_to_id(piece) for piece in self._pieces(text)]
+                continue
+            text = clean(part, **self._options)
+            ids = self._spm.encode(text)
+            if not self._unsure.isdisjoint(ids):
+                ids = map(self._spm.piece_to_id, self._pieces(text))
+            yield from ids
 
     def _parts(self, text):
         """(part of the text, its id if it is an added token): as transformers' slow tokenizer

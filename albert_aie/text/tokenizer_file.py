@@ -46,11 +46,7 @@ class TokenizerFile:
 
 KINDS = {"spm": SentencePiece, "json": JsonTokenizer, "wordpiece": WordPiece}
 # The options of each that are true or false, and those that are {token: id}.
-SWITCHES = {
-    "spm": tuple(SPM_OPTIONS),
-    "json": (),
-    "wordpiece": ("do_lower_case", "special_tokens"),
-}
+SWITCHES = {"spm": tuple(SPM_OPTIONS), "json": (), "wordpiece": ("do_lower_case", "special_tokens")}
 
 
 def disagreement(file, sentences):
