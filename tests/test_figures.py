@@ -305,6 +305,12 @@ def test_eval_json_is_what_its_schema_says():
     validator.validate(unlabelled)
 
 
+def test_the_schema_in_the_tree_is_that_of_the_rows_of_figures():
+    made = results.json_text(figures.schema())
+    how = "run python -m albert_aie.report.figures"
+    assert results.SCHEMA.read_text(encoding="utf-8") == made, how
+
+
 def test_where_an_evaluation_was_made(monkeypatch, tmp_path):
     """Only the tool of the device's vendor is asked; a machine without one has no card."""
     cpuinfo, status = tmp_path / "cpuinfo", tmp_path / "status"

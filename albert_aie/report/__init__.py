@@ -1,3 +1,3 @@
 """What is printed and written of an evaluation."""
 
-__all__ = ["figures", "page", "plots", "results", "setting", "speed"]
+__all__ = ["figures", "page", "plots", "results", "schema", "setting", "speed"]

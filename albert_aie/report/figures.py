@@ -1,15 +1,18 @@
 """Figures from an evaluation: what eval.json holds, and the lines that are printed.
 
-A figure is one row of setting.py or speed.py: the keys that it adds to eval.json, which
-eval.schema.json describes, and the line that shows them."""
+A figure is one row of setting.py or speed.py: the keys that it adds to eval.json with their JSON
+Schema, and the line that shows them. `python -m albert_aie.report.figures` writes
+eval.schema.json."""
 
 from typing import NamedTuple
 
 from ..artifact.pt_file import Artifact
 from ..base import machine
+from ..base.files import json_text
 from ..data.datasets import Examples
 from ..run.evaluate import Evaluation, finite
 from . import results, setting, speed
+from .schema import schema_of
 
 FIGURES = (*setting.BEFORE, *speed.MEASURES, *setting.AFTER)
 
@@ -62,3 +65,12 @@ def lines(report, detail=False):
     figures = [f for f in FIGURES if not (f.timed and "om" in report)]
     shown = [(f.name, f.line(report)) for f in figures if detail or not f.detail]
     return [(name, line) for name, line in shown if line]
+
+
+def schema():
+    """The JSON Schema of eval.json."""
+    return schema_of(FIGURES, results.SCHEMA_VERSION)
+
+
+if __name__ == "__main__":
+    results.SCHEMA.write_text(json_text(schema()), encoding="utf-8")

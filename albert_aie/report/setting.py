@@ -7,7 +7,20 @@ import numpy
 from ..base.encoding import texts
 from ..base.shapes import Shape
 from . import results
-from .speed import Figure, percentiles
+from .schema import (
+    INTEGER_OR_NULL,
+    NUMBER,
+    POSITIVE,
+    SHA256,
+    TEXT,
+    TEXT_OR_NULL,
+    Figure,
+    array,
+    described,
+    record,
+    whole,
+)
+from .speed import percentiles
 
 NAMED = 3  # sentences without finite logits that are named
 MOST = 6  # shapes that are printed one a line
@@ -22,11 +35,6 @@ def _file(s):
     }
 
 
-def _file_line(r):
-    shape = Shape(*(r[name] for name in Shape._fields))
-    return "\n".join([r["file"], *r["more_files"], f"{r['graph']} graph, exported for {shape}"])
-
-
 def _engine(s):
     names = ("device", "precision", "precision_is", "threads", "streams")
     return {
@@ -34,14 +42,6 @@ def _engine(s):
         **{name: getattr(s.runner, name) for name in names},
         **({"providers": s.runner.providers} if getattr(s.runner, "providers", None) else {}),
     }
-
-
-def _engine_line(r):
-    return (
-        f"{r['backend']} on {r['device']}, precision {r['precision']} ({r['precision_is']})\n"
-        f"{r['threads']} thread(s), {r['streams']} stream(s)"
-        + "".join(f", {name}" for name in r.get("providers", ()))
-    )
 
 
 def _om(s):
@@ -70,11 +70,6 @@ def _data(s):
         "sentences_total": len(s.finite),
         "truncated": s.evaluation.truncated,
     }
-
-
-def _data_line(r):
-    scored = f"{r['sentences_scored']} of {r['sentences_total']} sentences scored"
-    return f"{r['data']}\n{scored}, {r['truncated']} truncated"
 
 
 def _not_scored(s):
@@ -143,15 +138,169 @@ def _digests(s):
     }
 
 
+_SHAPE = {"batch_size": whole(1), "max_seq_length": whole(3), "slots": whole(0)}
+_SENTENCE = {"anyOf": [TEXT, array(TEXT, minItems=2, maxItems=2)]}
 BEFORE = (
-    Figure("file", _file, _file_line),
-    Figure("engine", _engine, _engine_line),
-    Figure("data", _data, _data_line),
-    Figure("om", _om, _om_line),
-    Figure("not scored", _not_scored, _not_scored_line),
-    Figure("rows", _rows, _rows_line),
+    Figure(
+        "file",
+        _file,
+        lambda r: (
+            "\n".join([r["file"], *r["more_files"]])
+            + f"\n{r['graph']} graph, exported for {Shape(*(r[n] for n in Shape._fields))}"
+        ),
+        {
+            "file": described(TEXT, "path of the .pt, as it was given"),
+            "more_files": array(
+                TEXT, "paths of the files of the same model that were used beside it"
+            ),
+            "graph": {"enum": ["fused", "upstream"]},
+            "batch_size": whole(1, "rows a batch, of the largest shape"),
+            "max_seq_length": whole(3, "token positions a row, of the largest shape"),
+            "slots": whole(0, "most sentences a row; 0: a plain file, one sentence a row"),
+        },
+    ),
+    Figure(
+        "engine",
+        _engine,
+        lambda r: (
+            f"{r['backend']} on {r['device']}, precision {r['precision']} ({r['precision_is']})\n"
+            f"{r['threads']} thread(s), {r['streams']} stream(s)"
+            + "".join(f", {name}" for name in r.get("providers", ()))
+        ),
+        {
+            "backend": TEXT,
+            "device": TEXT,
+            "precision": TEXT,
+            "precision_is": described(TEXT, 'how the precision is known, such as "read back"'),
+            "threads": INTEGER_OR_NULL,
+            "streams": whole(1, "batches computed at a time"),
+            "providers": array(
+                TEXT, "of ONNX Runtime, in the session's own order; onnx alone", minItems=1
+            ),
+        },
+        optional=("providers",),
+    ),
+    Figure(
+        "data",
+        _data,
+        lambda r: (
+            f"{r['data']}\n{r['sentences_scored']} of {r['sentences_total']} sentences scored, "
+            f"{r['truncated']} truncated"
+        ),
+        {
+            "task": TEXT,
+            "data": described(TEXT, "path of the table"),
+            "classes": array(TEXT, "names, in the order of the logits"),
+            "sentences_scored": whole(0, "with finite logits"),
+            "sentences_total": whole(1),
+            "truncated": whole(0, "sentences cut to max_seq_length tokens"),
+        },
+    ),
+    Figure(
+        "om",
+        _om,
+        _om_line,
+        {
+            "om": record(
+                {
+                    "ais_bench_rows_per_second": {
+                        "description": "what ais_bench printed, by file of the kit: its own figure",
+                        "type": "object",
+                        "additionalProperties": POSITIVE,
+                    }
+                },
+                "answers of an OM that was run elsewhere, read from a kit: nothing here is timed",
+            )
+        },
+        optional=("om",),
+    ),
+    Figure(
+        "not scored",
+        _not_scored,
+        _not_scored_line,
+        {
+            "not_scored": array(
+                record({"index": {"type": ["string", "integer"]}, "sentence": _SENTENCE}),
+                "the first sentences without finite logits",
+                maxItems=NAMED,
+            )
+        },
+    ),
+    Figure(
+        "rows",
+        _rows,
+        _rows_line,
+        {
+            "rows": {
+                "description": "how rows were made: chosen when the sentences came, padded to the "
+                "exported shape, as compiled, or one at a time",
+                "enum": ["chosen", "padded", "compiled", "one at a time"],
+            },
+            "shapes": array(
+                record(
+                    {
+                        **_SHAPE,
+                        "batches": whole(1),
+                        "forward_ms": record({p: POSITIVE for p in ("p50", "p90", "p99")}),
+                    },
+                    optional=("forward_ms",),
+                ),
+                "every shape that was computed, with its batches and what their forward took",
+                minItems=1,
+            ),
+        },
+    ),
 )
 AFTER = (
-    Figure("machine", lambda s: s.host, _machine_line, detail=True),
-    Figure("digests", _digests, lambda r: ""),
+    Figure(
+        "machine",
+        lambda s: s.host,
+        _machine_line,
+        {
+            "machine": record(
+                {
+                    "platform": TEXT,
+                    "cpu": TEXT,
+                    "cores": INTEGER_OR_NULL,
+                    "isa": array(TEXT),
+                    "memory_bytes": INTEGER_OR_NULL,
+                    "load": described(
+                        NUMBER, "average of the last minute, when the figures were made"
+                    ),
+                    "card": described(TEXT_OR_NULL, "what the vendor's tool says of the card"),
+                }
+            ),
+            "versions": {
+                "description": "of python and packages; null: not installed",
+                "type": "object",
+                "additionalProperties": TEXT_OR_NULL,
+                "required": ["albert_aie", "python"],
+            },
+            "command": array(TEXT, "the command line", minItems=1),
+            "peak_memory_bytes": described(
+                INTEGER_OR_NULL,
+                "the most main memory that the process held; null where the system does not say",
+            ),
+        },
+        detail=True,
+    ),
+    Figure(
+        "digests",
+        _digests,
+        lambda r: "",
+        {
+            "digests": record(
+                {
+                    "file": {"anyOf": [SHA256, {"type": "null"}]},
+                    "checkpoint": TEXT_OR_NULL,
+                    "tokenizer": SHA256,
+                    "data": SHA256,
+                },
+                "sha256: of the file's manifest (which holds those of all its entries; null in "
+                "format version 1), of the checkpoint's weights, of the tokenizer's file, and of "
+                "the sentences with the names of their labels, as JSON",
+            ),
+            "predictions_sha256": described(SHA256, "of the predictions.tsv that belongs to this"),
+        },
+    ),
 )

@@ -1,25 +1,23 @@
 """Figures of how good predictions are and what they took."""
 
 import statistics
-from typing import Callable, NamedTuple
 
 import numpy
 
 from ..albert.flops import flops_per_row
 from ..data import metrics
 from ..run.evaluate import WARMUP, is_correct
-
-
-class Figure(NamedTuple):
-    """`values` makes keys of eval.json from a figures.Scored, `line` the text to print from all of
-    eval.json, "" where there is nothing to say. Lines of rows that are `detail` stand on the page
-    of --report alone; `timed` ones are not of answers that were computed elsewhere."""
-
-    name: str
-    values: Callable
-    line: Callable
-    detail: bool = False
-    timed: bool = False
+from .schema import (
+    BOOLEAN,
+    NUMBER,
+    NUMBER_OR_NULL,
+    POSITIVE,
+    Figure,
+    array,
+    described,
+    record,
+    whole,
+)
 
 
 def _accuracy(s):
@@ -113,13 +111,6 @@ def _stages(s):
     return {"seconds": {"load": s.load, **stages}}
 
 
-def _stages_line(r):
-    return (
-        "load {load:.2f}, tokenize {tokenize:.3f}, copy in {copy_in:.3f}, forward {forward:.2f}, "
-        "copy out {copy_out:.3f}, end to end {end_to_end:.2f} s"
-    ).format(**r["seconds"])
-
-
 def _padding(s):
     positions = s.evaluation.positions
     return {
@@ -129,11 +120,6 @@ def _padding(s):
     }
 
 
-def _padding_line(r):
-    share = f"{100 * r['padding']:.1f} % of {r['positions']:,} token positions"
-    return f"{share} ({r['sentences_per_row']:.2f} sentences a row)"
-
-
 def _compute(s):
     config, e = s.saved.manifest["config"], s.evaluation
     each = (shape.batch_size * flops_per_row(config, shape.max_seq_length) for shape in e.shapes)
@@ -141,21 +127,131 @@ def _compute(s):
     return {"nominal_gflop_per_row": total / e.rows, "nominal_gflop_per_second": total / e.busy}
 
 
-def _compute_line(r):
-    rate = f"{r['nominal_gflop_per_second']:.0f} GFLOP/s nominal"
-    return f"{rate} ({r['nominal_gflop_per_row']:.2f} GFLOP a row, the mean)"
-
-
-_RATES = "forward {forward:.1f} samples/s, end to end {end_to_end:.1f} samples/s"
+_SPREAD = ("mean", "deviation", "p50", "p90", "p95", "p99", "max")
+_STAGES = ("load", "tokenize", "copy_in", "forward", "copy_out", "end_to_end")
+_RATES = {
+    "forward": described(NUMBER, "sentences scored / seconds in which a batch was computed"),
+    "end_to_end": described(
+        NUMBER, "sentences scored / seconds from the first sentence to the last prediction"
+    ),
+}
+_LINE_RATES = "forward {forward:.1f} samples/s, end to end {end_to_end:.1f} samples/s"
 _TIMES = "p50 {p50:.1f}, p90 {p90:.1f}, p99 {p99:.1f} ms a batch"
+_SHARE = {**POSITIVE, "maximum": 1}
 MEASURES = (
-    Figure("accuracy", _accuracy, _accuracy_line),
-    Figure("metrics", _metrics, lambda r: metrics.line(r["metrics"])),
-    Figure("throughput", _throughput, _of_batches("samples_per_second", _RATES), timed=True),
-    Figure("latency", _latency, _of_batches("latency_ms", _TIMES), timed=True),
-    Figure("single", lambda s: {}, _single_line, timed=True),
-    Figure("runs", lambda s: {}, _runs_line, detail=True, timed=True),
-    Figure("stages", _stages, _stages_line, detail=True, timed=True),
-    Figure("padding", _padding, _padding_line, detail=True),
-    Figure("compute", _compute, _compute_line, detail=True, timed=True),
+    Figure(
+        "accuracy",
+        _accuracy,
+        _accuracy_line,
+        {
+            "random_weights": described(
+                BOOLEAN, "true: predictions mean nothing, and there is no accuracy"
+            ),
+            "accuracy": record(
+                {
+                    "correct": whole(0),
+                    "total": whole(1, "all sentences; what was not scored is wrong"),
+                    "value": _SHARE,
+                    "wilson95": array(NUMBER, minItems=2, maxItems=2),
+                    "other_classes": whole(0, "predicted as a class that the data does not have"),
+                },
+                "missing without labels, with random weights and for a regression",
+            ),
+        },
+        optional=("accuracy",),
+    ),
+    Figure(
+        "metrics",
+        _metrics,
+        lambda r: metrics.line(r["metrics"]),
+        {
+            "metrics": {
+                "description": "the task's metrics, by name; null: no value",
+                "type": "object",
+                "additionalProperties": NUMBER_OR_NULL,
+            }
+        },
+    ),
+    Figure(
+        "throughput",
+        _throughput,
+        _of_batches("samples_per_second", _LINE_RATES),
+        {
+            "samples_per_second": record(_RATES),
+            "sentences_per_second": {
+                "description": "of sentences sent singly, in place of samples_per_second",
+                "type": "number",
+                "exclusiveMinimum": 0,
+            },
+        },
+        optional=("samples_per_second", "sentences_per_second"),
+        timed=True,
+    ),
+    Figure(
+        "latency",
+        _latency,
+        _of_batches("latency_ms", _TIMES),
+        {
+            "latency_ms": record(
+                dict.fromkeys(_SPREAD, POSITIVE),
+                "of a batch, or of a sentence sent singly, from text to label, in milliseconds; "
+                "percentiles by nearest rank",
+            ),
+            "batches": whole(1),
+            "warmup": whole(0, "batches run before the clock starts; in no figure"),
+            "latencies_ms": array(
+                POSITIVE,
+                "of every batch, in the order in which they were made, or of every sentence sent "
+                "singly, in theirs",
+                minItems=1,
+            ),
+        },
+        timed=True,
+    ),
+    Figure("single", lambda s: {}, _single_line, {}, timed=True),
+    Figure("runs", lambda s: {}, _runs_line, {}, detail=True, timed=True),
+    Figure(
+        "stages",
+        _stages,
+        lambda r: (
+            "load {load:.2f}, tokenize {tokenize:.3f}, copy in {copy_in:.3f}, forward "
+            "{forward:.2f}, copy out {copy_out:.3f}, end to end {end_to_end:.2f} s"
+        ).format(**r["seconds"]),
+        {
+            "seconds": record(
+                dict.fromkeys(_STAGES, POSITIVE),
+                "stages overlap: their sum is more than end_to_end",
+            )
+        },
+        detail=True,
+        timed=True,
+    ),
+    Figure(
+        "padding",
+        _padding,
+        lambda r: (
+            f"{100 * r['padding']:.1f} % of {r['positions']:,} token positions "
+            f"({r['sentences_per_row']:.2f} sentences a row)"
+        ),
+        {
+            "padding": described(_SHARE, "share of token positions that held no token"),
+            "positions": whole(1, "token positions computed"),
+            "sentences_per_row": NUMBER,
+        },
+        detail=True,
+    ),
+    Figure(
+        "compute",
+        _compute,
+        lambda r: (
+            f"{r['nominal_gflop_per_second']:.0f} GFLOP/s nominal "
+            f"({r['nominal_gflop_per_row']:.2f} GFLOP a row, the mean)"
+        ),
+        {
+            "nominal_gflop_per_row": described(NUMBER, "of the matrix products of a whole row"),
+            "nominal_gflop_per_second": NUMBER,
+        },
+        detail=True,
+        timed=True,
+    ),
 )
