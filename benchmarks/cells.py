@@ -9,7 +9,6 @@ from benchmarks.tables import head, row
 # samples/s of forward on an Ascend310P3 through torch_aie, fp16, 128 tokens, plain rows, by batch
 # size: docs/torch_aie.md, "Published throughput". Not measured by us.
 PUBLISHED = {1: 532.61, 4: 841.79, 8: 1020.77, 16: 982.26, 32: 988.63, 64: 891.06}
-PUBLISHED_LENGTH = 128
 # What of eval.json's digests is the same in all cells.
 INPUTS = ("checkpoint", "tokenizer", "data")
 
@@ -21,14 +20,6 @@ class Cell(NamedTuple):
     rows: str
     max_seq_length: int
     batch_size: int
-
-    @property
-    def flags(self):
-        """For export_albert_aie.py."""
-        yield f"--batch_size={self.batch_size}"
-        yield f"--max_seq_length={self.max_seq_length}"
-        yield from [f"--precision={self.precision}"] * (self.precision is not None)
-        yield from ["--pack"] * (self.rows == "packed")
 
     @property
     def shape(self):
@@ -54,18 +45,11 @@ def rates(result, name):
     return [e["samples_per_second"][name] for e in result["evaluations"]]
 
 
-def describe(result):
-    """A finished cell in a few words."""
-    if "error" in result:
-        return f"failed ({result['error']})"
-    return f"{statistics.median(rates(result, 'end_to_end')):.1f} sentences/s end to end"
-
-
 def published(cell, result):
     """samples/s that the vendor published for such a file on such a card, or nothing."""
-    same = cell.rows == "padded" and cell.max_seq_length == PUBLISHED_LENGTH
-    same = same and cell.batch_size in PUBLISHED and result["evaluations"][0]["backend"] == "aie"
-    return f"{PUBLISHED[cell.batch_size]:.1f}" if same else ""
+    kind = cell.rows, cell.max_seq_length, result["evaluations"][0]["backend"]
+    rate = PUBLISHED.get(cell.batch_size) if kind == ("padded", 128, "aie") else None
+    return f"{rate:.1f}" if rate else ""
 
 
 WHOLE = ["precision", "rows", "shape", "accuracy", "right", "forward/s", "end to end/s"]
@@ -73,17 +57,16 @@ WHOLE += ["p50 ms", "gate", "310P3*"]
 TERMINAL = ["file", "accuracy", "forward/s", "end to end/s", "p50 ms", "gate", "310P3*"]
 
 
-def first_metric(evaluation):
-    for name, value in evaluation["metrics"].items():
-        return f"{name} undefined" if value is None else f"{name} {value:.4f}"
-    return "none"
-
-
 def columns(cell, result):
     """{head: text} of a cell: the first metric, medians of the repetitions and, where there are
     several, half of their range end to end."""
     first, whole = result["evaluations"][0], rates(result, "end_to_end")
-    accuracy = first.get("accuracy")
+    accuracy, metric = first.get("accuracy"), "none"
+    if accuracy:
+        metric = f"{accuracy['value']:.4f}"
+    elif first["metrics"]:
+        name, value = next(iter(first["metrics"].items()))
+        metric = f"{name} undefined" if value is None else f"{name} {value:.4f}"
     half = f" ±{(max(whole) - min(whole)) / 2:.1f}" * (len(whole) > 1)
     p50 = statistics.median(e["latency_ms"]["p50"] for e in result["evaluations"])
     return {
@@ -91,7 +74,7 @@ def columns(cell, result):
         "precision": first["precision"],
         "rows": cell.rows,
         "shape": cell.shape,
-        "accuracy": f"{accuracy['value']:.4f}" if accuracy else first_metric(first),
+        "accuracy": metric,
         "right": "{correct}/{total}".format(**accuracy) if accuracy else "-",
         "forward/s": f"{statistics.median(rates(result, 'forward')):.1f}",
         "end to end/s": f"{statistics.median(whole):.1f}{half}",
@@ -122,12 +105,6 @@ def aligned(heads, rows):
     ]
 
 
-def errors(done):
-    for cell, result in done:
-        if "error" in result:
-            yield f"{cell}: error: {result['error']}"
-
-
 def check_inputs(done, output):
     """Raises UserError if cells were not all made from one checkpoint, tokenizer and data."""
     digests = [e["digests"] for _, result in succeeded(done) for e in result["evaluations"]]
@@ -137,22 +114,16 @@ def check_inputs(done, output):
             raise UserError(f"{output or 'the sweep'}: has cells of another {name}; {fix}")
 
 
-def groups(done):
-    """{(precision, max_seq_length): predictions of each of its cells}: those of a group should be
-    the same. A regression has none, for its last digits differ."""
-    predictions = {}
+def disagreements(done):
+    """{(precision, max_seq_length): sentences whose predictions differ} of what several cells have:
+    it should be none. A regression has no predictions, for its last digits differ."""
+    groups = {}
     for cell, result in succeeded(done):
         if result["predictions"] is not None:
             key = result["evaluations"][0]["precision"], cell.max_seq_length
-            predictions.setdefault(key, []).append(result["predictions"].split("\t"))
-    return {key: group for key, group in predictions.items() if len(group) > 1}
-
-
-def disagreements(done):
-    """{(precision, max_seq_length): sentences on which cells of a group differ}, where they do."""
-    pairs = groups(done).items()
-    counts = {key: sum(len(set(classes)) > 1 for classes in zip(*group)) for key, group in pairs}
-    return {key: count for key, count in counts.items() if count}
+            groups.setdefault(key, []).append(result["predictions"].split("\t"))
+    several = {key: zip(*group) for key, group in groups.items() if len(group) > 1}
+    return {key: sum(len(set(each)) > 1 for each in rows) for key, rows in several.items()}
 
 
 def summary(done):
@@ -169,8 +140,9 @@ def summary(done):
     differing = disagreements(done)
     for (precision, length), sentences in differing.items():
         where = f"between cells in {sentences} of {total} sentences"
-        yield f"predictions of {precision} at {length} tokens DIFFER {where}"
-    if groups(done) and not differing:
+        if sentences:
+            yield f"predictions of {precision} at {length} tokens DIFFER {where}"
+    if differing and not any(differing.values()):
         yield "predictions identical between cells of one precision and length"
     if any(published(*each) for each in succeeded(done)):
         yield "* samples/s that the vendor published for torch_aie (docs/torch_aie.md); not ours"

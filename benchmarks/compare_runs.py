@@ -7,8 +7,10 @@ spread, and whether the difference in accuracy is more than chance.
 The two may differ in file, machine and versions, but must have scored the same sentences.
 """
 
+import functools
 import hashlib
 import sys
+from operator import getitem
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,10 +41,6 @@ class Run(NamedTuple):
     result: dict
     columns: list
     rows: list
-
-    @property
-    def predictions(self):
-        return [row[1] for row in self.rows]
 
     @property
     def outputs(self):
@@ -92,19 +90,15 @@ def read(folder):
     result = read_json(paths[0], "run it again")
     if not isinstance(result, dict):
         raise UserError(f"{paths[0]}: not what run_aie_eval.py writes; run it again")
-    version = result.get("schema_version")
-    if version != results.SCHEMA_VERSION:
-        raise UserError(
-            f"{paths[0]}: schema version {version}, this program reads {results.SCHEMA_VERSION}; "
-            "run the evaluation again"
-        )
+    if (version := result.get("schema_version")) != results.SCHEMA_VERSION:
+        reads = f"this program reads {results.SCHEMA_VERSION}; run the evaluation again"
+        raise UserError(f"{paths[0]}: schema version {version}, {reads}")
     if missing := set(read_json(results.SCHEMA)["required"]) - set(result):
         raise UserError(f"{paths[0]}: has no {some(sorted(missing))}; run the evaluation again")
     table = paths[1].read_bytes()
     if hashlib.sha256(table).hexdigest() != result["predictions_sha256"]:
-        raise UserError(
-            f"{paths[1]}: is not of the run that {paths[0].name} describes; run it again"
-        )
+        whose = f"is not of the run that {paths[0].name} describes"
+        raise UserError(f"{paths[1]}: {whose}; run it again")
     columns, *rows = (row.split("\t") for row in table.decode().rstrip("\n").split("\n"))
     return Run(Path(folder), result, columns, rows)
 
@@ -115,10 +109,8 @@ def check_comparable(old, new):
         names = [f"{run.folder} {KINDS[kind]}" for run, kind in zip((old, new), kinds)]
         raise UserError(f"{', '.join(names)}: times of unlike things; run both the same way")
     if old.result["digests"]["data"] != new.result["digests"]["data"]:
-        names = [f"{run.folder} scored {run.result['data']}" for run in (old, new)]
-        raise UserError(
-            f"{', '.join(names)}: other sentences or labels; compare runs on the same data"
-        )
+        names = ", ".join(f"{run.folder} scored {run.result['data']}" for run in (old, new))
+        raise UserError(f"{names}: other sentences or labels; compare runs on the same data")
 
 
 def lines(old, new):
@@ -126,7 +118,30 @@ def lines(old, new):
     yield "old", str(old.folder)
     yield "new", str(new.folder)
     yield "changed", "\n".join(changes(old.result, new.result)) or "nothing but what was measured"
-    yield from quality(old, new)
+    scored = [run.result["sentences_scored"] for run in (old, new)]
+    if scored[0] != scored[1]:
+        yield "scored", f"{scored[0]} -> {scored[1]} of {old.result['sentences_total']} sentences"
+    measured = "accuracy" in old.result and "accuracy" in new.result
+    differing = sum(a[1] != b[1] for a, b in zip(old.rows, new.rows))
+    text = f"{differing} of {len(old.rows)} predictions differ"
+    if measured:
+        only_old, only_new, p = mcnemar(old.right, new.right)
+        if differing:
+            text += f": {only_old} right in old only, {only_new} right in new only"
+        both = [
+            "{value:.4f} ({correct}/{total})".format(**r.result["accuracy"]) for r in (old, new)
+        ]
+        test = f"exact McNemar p = {p:.4f}: {'more' if p < CHANCE else 'no more'} than chance"
+        yield "accuracy", f"{' -> '.join(both)}\n{test}"
+    if old.outputs and sorted(old.outputs) == sorted(new.outputs):  # in any order of the classes
+        apart = relative_error(new.logits(old.outputs), old.logits(old.outputs))
+        text += f"\nrelative error of the logits {apart:.2e}"
+    yield "predictions", text
+    for name in old.result["metrics"]:
+        if name != "accuracy" and name in new.result["metrics"]:
+            values = (run.result["metrics"][name] for run in (old, new))
+            both = ("undefined" if value is None else f"{value:.4f}" for value in values)
+            yield METRICS[name].title, " -> ".join(both)
     yield "throughput", "\n".join(speed(old.result, new.result))
     yield "latency", latency(old.result, new.result)
     peaks = [run.result["peak_memory_bytes"] for run in (old, new)]
@@ -138,14 +153,17 @@ def changes(old, new):
     """What of FACTS and of the versions differs."""
     facts = []
     for path in FACTS:
-        before, after = old, new
-        for key in path:
-            before, after = before[key], after[key]
-        facts.append((path[-1] if path[0] != "digests" else f"{path[-1]} sha256", before, after))
-    facts.append(("shapes", describe(old), describe(new)))
+        name = path[-1] + " sha256" * (path[0] == "digests")
+        facts.append((name, *(functools.reduce(getitem, path, run) for run in (old, new))))
+    listed = ([f"{n} of {rows} x {tokens}" for n, rows, tokens, _ in shapes(r)] for r in (old, new))
+    facts.append(("shapes", *map(", ".join, listed)))
     names = sorted({*old["versions"], *new["versions"]})
     facts += [(name, old["versions"].get(name), new["versions"].get(name)) for name in names]
-    return [f"{name}: {_brief(a)} -> {_brief(b)}" for name, a, b in facts if a != b]
+    differing = [(name, pair) for name, *pair in facts if pair[0] != pair[1]]
+    return [
+        f"{name}: {' -> '.join('none' if x is None else str(x)[:24] for x in pair)}"
+        for name, pair in differing
+    ]
 
 
 def latency(old, new):
@@ -160,10 +178,10 @@ def latency(old, new):
         {tuple(each[name] for name in SHAPE): each["forward_ms"]["p50"] for each in run["shapes"]}
         for run in (old, new)
     ]
-    common = [shape for shape in medians[0] if shape in medians[1]]
     shown = [
-        "p50 {:.1f} -> {:.1f} ms a batch of {} x {}".format(*(of[shape] for of in medians), *shape)
-        for shape in common
+        f"p50 {before:.1f} -> {medians[1][shape]:.1f} ms a batch of {shape[0]} x {shape[1]}"
+        for shape, before in medians[0].items()
+        if shape in medians[1]
     ]
     return "\n".join(shown) or "of batches of unlike shapes: not compared"
 
@@ -171,48 +189,6 @@ def latency(old, new):
 def shapes(result):
     """[batches, rows, tokens, sentences a row] of every shape that was computed."""
     return [[each[name] for name in ("batches", *SHAPE)] for each in result["shapes"]]
-
-
-def describe(result):
-    """The same in a few words."""
-    return ", ".join(f"{n} of {rows} x {tokens}" for n, rows, tokens, _ in shapes(result))
-
-
-def _brief(value):
-    return "none" if value is None else str(value)[:24]
-
-
-def quality(old, new):
-    """Lines about labels and metrics."""
-    scored = [run.result["sentences_scored"] for run in (old, new)]
-    if scored[0] != scored[1]:
-        yield "scored", f"{scored[0]} -> {scored[1]} of {old.result['sentences_total']} sentences"
-    measured = "accuracy" in old.result and "accuracy" in new.result
-    differing = sum(a != b for a, b in zip(old.predictions, new.predictions))
-    text = f"{differing} of {len(old.rows)} predictions differ"
-    if measured:
-        only_old, only_new, p = mcnemar(old.right, new.right)
-        if differing:
-            text += f": {only_old} right in old only, {only_new} right in new only"
-        before, after = (run.result["accuracy"] for run in (old, new))
-        more = "more" if p < CHANCE else "no more"
-        yield (
-            "accuracy",
-            f"{before['value']:.4f} ({before['correct']}/{before['total']}) -> "
-            f"{after['value']:.4f} ({after['correct']}/{after['total']})\n"
-            f"exact McNemar p = {p:.4f}: {more} than chance",
-        )
-    if old.outputs and sorted(old.outputs) == sorted(new.outputs):  # in any order of the classes
-        apart = relative_error(new.logits(old.outputs), old.logits(old.outputs))
-        text += f"\nrelative error of the logits {apart:.2e}"
-    yield "predictions", text
-    for name in old.result["metrics"]:
-        if name != "accuracy" and name in new.result["metrics"]:
-            before, after = (
-                "undefined" if x is None else f"{x:.4f}"
-                for x in (old.result["metrics"][name], new.result["metrics"][name])
-            )
-            yield METRICS[name].title, f"{before} -> {after}"
 
 
 def mcnemar(old, new):

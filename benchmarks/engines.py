@@ -134,7 +134,7 @@ class Transformers(Peer):
         return self.model(**dict(zip(NAMES, inputs))).logits.float().cpu().numpy()
 
 
-class Pipeline:
+class Pipeline(Peer):
     """transformers.pipeline, as its documentation types it. `sentences` has the probability of the
     predicted class alone."""
 
@@ -142,7 +142,7 @@ class Pipeline:
         import transformers
 
         transformers.logging.set_verbosity_error()
-        self.batch_size = spec.batch_size
+        self.spec, self.batch_size = spec, spec.batch_size
         self.pipeline = transformers.pipeline("text-classification", spec.made_from["folder"])
         self.numbers = self.pipeline.model.config.label2id
 
@@ -152,12 +152,10 @@ class Pipeline:
             row[self.numbers[answer["label"]]] = answer["score"]
         return logits
 
-    def one(self, text):
-        return self.sentences([text])
-
 
 class OnnxRuntime(Peer):
-    """ONNX Runtime, graph optimised; int8 by dynamic quantisation."""
+    """ONNX Runtime from torch's own export with free batch and length, graph optimised; int8 by
+    dynamic quantisation."""
 
     def prepare(self):
         import onnxruntime
@@ -167,9 +165,15 @@ class OnnxRuntime(Peer):
             options.intra_op_num_threads = max(1, torch.get_num_threads() // self.spec.streams)
             # threads that spin would starve the other engines
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        free = {name: {0: "batch", 1: "length"} for name in NAMES}
+        example = tuple(torch.ones(2, 16, dtype=torch.int64) for _ in NAMES)
+        given = {"input_names": list(NAMES), "output_names": ["logits"], "opset_version": 17}
+        given.update(dynamic_axes={**free, "logits": {0: "batch"}}, dynamo=False)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            onnx_file(self.checkpoint, path)
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")
+                torch.onnx.export(Logits(self.checkpoint), example, str(path), **given)
             if self.spec.precision == "int8":
                 path = quantised_onnx_file(path)
             on = ["CPUExecutionProvider"]
@@ -179,17 +183,6 @@ class OnnxRuntime(Peer):
     def run(self, *batch):
         inputs = dict(zip(NAMES, batch))
         return self.session.run(None, {name: inputs[name] for name in self.wanted})[0]
-
-
-def onnx_file(checkpoint, path):
-    """The checkpoint as ONNX with free batch and length, by torch's own exporter."""
-    free = {name: {0: "batch", 1: "length"} for name in NAMES}
-    example = tuple(torch.ones(2, 16, dtype=torch.int64) for _ in NAMES)
-    options = {"input_names": list(NAMES), "output_names": ["logits"], "opset_version": 17}
-    options.update(dynamic_axes={**free, "logits": {0: "batch"}}, dynamo=False)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(Logits(checkpoint), example, str(path), **options)
 
 
 def quantised_onnx_file(path):
@@ -271,9 +264,8 @@ class Ours:
     """The file that export_albert_aie.py wrote, run as run_aie_eval.py and Classifier run it."""
 
     def __init__(self, spec):
-        options = {"streams": spec.streams} if spec.streams and spec.device == "cpu" else {}
-        if spec.typed:
-            options = {}
+        own = spec.typed or not spec.streams or spec.device != "cpu"
+        options = {} if own else {"streams": spec.streams}
         self.spec, self.classify = spec, Classifier(spec.made_from["file"], **options)
         self.saved, self.runner = self.classify.saved, self.classify.runner
         self.config = self.saved.manifest["config"]
@@ -285,30 +277,29 @@ class Ours:
             session = backends.get("onnx").session
             self.runner._program = session(data, "cpu", threads=self.runner.threads)
 
-    def sentences(self, texts):
+    def sentences(self, texts, **rows):
         if self.spec.typed:  # what README's seven lines give: labels and probabilities
             return numpy.array([list(a.probabilities.values()) for a in self.classify(texts)])
-        return self.classify.evaluate(texts, warmup=0).logits
+        return self.classify.evaluate(texts, warmup=0, **rows).logits
 
     def one(self, text):
-        if self.spec.typed:
-            return self.sentences([text])
-        return self.classify.evaluate([text], warmup=0, rows=SINGLE).logits
+        return self.sentences([text], rows=SINGLE)
 
     def dense(self, batch_size):
         """Of batch_size rows of LENGTH, one sentence in each or, packed, five."""
         ids, mask, types = full_rows(self.config["vocab_size"], batch_size)
-        shape = Shape(batch_size, LENGTH)
+        shape = self.full(batch_size)
         if self.spec.packed:
             mask = numpy.tile(1 + numpy.arange(LENGTH) // 26, (batch_size, 1))
-            shape = packed(batch_size, LENGTH)
         rows = list(range(batch_size))
         return self.runner.run(Batch(ids, mask, types, shape, rows, rows)).forward
 
+    def full(self, batch_size):
+        return (packed if self.spec.packed else Shape)(batch_size, LENGTH)
+
     def flops(self, lengths):
         if set(lengths) == {LENGTH}:  # dense
-            shape = packed(1, LENGTH) if self.spec.packed else Shape(1, LENGTH)
-            return len(lengths) * executed_flops_per_row(self.config, shape)
+            return len(lengths) * executed_flops_per_row(self.config, self.full(1))
         shapes = choose(self.saved.shapes, self.runner.grid)
         used = shapes_to_come(lengths, shapes, streams=self.runner.streams)
         return sum(s.batch_size * executed_flops_per_row(self.config, s) for s in used)

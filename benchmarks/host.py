@@ -72,7 +72,6 @@ def family(pid):
 
 def held(pid):
     with contextlib.suppress(OSError):
-        for row in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if row.startswith("Pss:"):
-                return int(row.split()[1]) * 1024
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()  # empty of one that has ended
+        return sum(1024 * int(size) for size in re.findall(r"^Pss: +(\d+)", text, re.MULTILINE))
     return 0

@@ -37,19 +37,19 @@ RATE = 1.3  # how much faster than measured Offline may turn out before its quer
 
 
 class Scenario(NamedTuple):
-    """`streams`: batches at a time, None for the engine's choice; `queries`: the fewest;
-    `rounds` of performance, in turn with our own measurement."""
+    """`size`: sentences of a query; `queries`: the fewest; `rounds` of performance, in turn with
+    our own measurement."""
 
     title: str
-    streams: object
+    size: int
     queries: int
     rounds: int = 1
 
 
 SCENARIOS = {
     "SingleStream": Scenario("Single Stream", 1, 1024),
-    "MultiStream": Scenario("Multi Stream", 1, 662),
-    "Offline": Scenario("Offline", None, 1, rounds=4),
+    "MultiStream": Scenario("Multi Stream", TOGETHER, 662),
+    "Offline": Scenario("Offline", MANY, 1, rounds=4),
 }
 
 
@@ -60,12 +60,8 @@ def parse_args(argv):
     what("--aie_model_dir", metavar="FILE.pt", help="the exported file")
     what("--pth_dir", help="a checkpoint: Server with the files and peers made of it")
     add("--data_dir", required=True, help="the task's folder")
-    add(
-        "--scenarios",
-        nargs="+",
-        choices=(*SCENARIOS, SERVER),
-        help="(default: all that can be run)",
-    )
+    names = {"nargs": "+", "choices": (*SCENARIOS, SERVER)}
+    add("--scenarios", help="(default: all that can be run)", **names)
     bound = {"type": parsing.at_least(1), "default": 130}
     add("--target_latency_ms", help="bound of Server (default: 130, as MLPerf's BERT)", **bound)
     add("--precision", nargs="+", choices=PRECISIONS, help="of --pth_dir (default: what runs here)")
@@ -91,17 +87,15 @@ def run(args):
         raise UserError(f"{args.data_dir}: the accuracy log needs classes as labels")
     codes = []
     for name in args.scenarios or (*SCENARIOS, SERVER):
-        ours_alone = name in SCENARIOS
-        codes.append(offer(name, saved, examples, args) if ours_alone else server_rates.run(args))
+        if name == SERVER:
+            codes.append(server_rates.run(args, saved, examples))
+            continue
+        known = [option.name for option in backends.get(saved.manifest["backend"]).OPTIONS]
+        one_stream = name != "Offline" and "streams" in known  # else the engine chooses
+        with Classifier(saved, **({"streams": 1} if one_stream else {})) as classify:
+            warm_up(classify, examples.sentences, SCENARIOS[name].size)
+            codes.append(measure(name, classify, examples, args))
     return max(codes)
-
-
-def offer(name, saved, examples, args):
-    """Exit code of a scenario of SCENARIOS, of a Classifier of its own."""
-    with Classifier(saved, **options(saved, SCENARIOS[name])) as classify:
-        size = {"SingleStream": 1, "MultiStream": TOGETHER}.get(name, MANY)
-        warm_up(classify, examples.sentences, size)
-        return measure(name, classify, examples, args)
 
 
 def warm_up(classify, sentences, size):
@@ -118,11 +112,6 @@ def rows_for(texts):
     return SINGLE if len(texts) == 1 else CHOSEN
 
 
-def options(saved, scenario):
-    known = [option.name for option in backends.get(saved.manifest["backend"]).OPTIONS]
-    return {"streams": scenario.streams} if scenario.streams and "streams" in known else {}
-
-
 def measure(name, classify, examples, args):
     """Exit code of a scenario."""
     scenario, folder = SCENARIOS[name], Path(args.output_dir) / name
@@ -133,7 +122,15 @@ def measure(name, classify, examples, args):
 
     where = folder / "accuracy"
     queries, _ = test(name, classify, examples.sentences, where, args.seconds, rate, True)
-    wanted = counted(classify, examples, queries)
+    # an evaluation of ours that is given the same queries: the shape that a sentence takes, and its
+    # mates in a row, decide the last bits of its logits
+    scored = {}  # LoadGen fills a short last query with sentences that it has sent
+    for numbers in queries:
+        texts = [examples.sentences[i] for i in numbers]
+        labels = [examples.labels[i] for i in numbers]
+        logits = classify.evaluate(texts, warmup=0, rows=rows_for(texts)).logits
+        scored.update(zip(numbers, is_correct(logits, labels).tolist()))
+    wanted = sum(scored.values())
     found = traffic.correct(where, examples.labels)
     same = found == (wanted, len(examples.labels))
     text = "as run_aie_eval.py counts" if same else f"but run_aie_eval.py counts {wanted}"
@@ -144,10 +141,8 @@ def measure(name, classify, examples, args):
         where = folder / f"performance{number}"
         _, summary = test(name, classify, examples.sentences, where, args.seconds, rate)
         valid &= summary.get("Result is") == "VALID"
-        if "Samples per second" in summary:
-            ratios.append(
-                float(summary["Samples per second"]) / ours(classify, examples, args.seconds)
-            )
+        if offered := summary.get("Samples per second"):
+            ratios.append(float(offered) / ours(classify, examples, args.seconds))
         if number == 0:
             for key, value in summary.items():
                 console.say("loadgen", f"{key} : {value}")
@@ -156,18 +151,6 @@ def measure(name, classify, examples, args):
         text = f"{middle:.3f} [{low:.3f}, {high:.3f}] in {len(ratios)} turns"
         console.say("over ours", f"Offline over our own sentences/s, {text}")
     return 0 if same and valid else 1
-
-
-def counted(classify, examples, queries):
-    """How many sentences an evaluation of ours gets right that is given the same queries: the shape
-    that a sentence takes, and its mates in a row, decide the last bits of its logits."""
-    scored = {}  # LoadGen fills a short last query with sentences that it has sent
-    for numbers in queries:
-        texts = [examples.sentences[i] for i in numbers]
-        labels = [examples.labels[i] for i in numbers]
-        found = is_correct(classify.evaluate(texts, warmup=0, rows=rows_for(texts)).logits, labels)
-        scored.update(zip(numbers, found.tolist()))
-    return sum(scored.values())
 
 
 def ours(classify, examples, least):

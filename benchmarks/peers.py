@@ -13,7 +13,6 @@ rounds, ratios are paired within a round, intervals are a bootstrap. Accuracy an
 130: it was ended early (Ctrl+C, SIGTERM), and tells what the whole rounds say until then.
 """
 
-import contextlib
 import random
 import signal
 import statistics
@@ -25,7 +24,6 @@ from albert_aie.albert import flops
 from albert_aie.base.errors import UserError, some
 from albert_aie.base.shapes import slots_of
 from albert_aie.cli import arguments, console, parsing
-from albert_aie.data import datasets, tasks
 from albert_aie.report import speed
 from albert_aie.run import batching
 from benchmarks import host, plan, readings
@@ -67,19 +65,23 @@ def run(args):
         if not any(word in label for label in labels):
             raise UserError(f"--engines {word}: no engine has it in its label ({some(labels)})")
     arguments.check_outputs(args.output)
-    names = plan.load(args.pth_dir)[0].named(tasks.SST2).config.label_names
-    examples = datasets.read(args.data_dir).for_model(names)
+    examples = plan.examples(args)
     sentences, answers = examples.sentences[: args.sentences], examples.labels[: args.sentences]
     here = {**host.machine(), "cuda": plan.cuda()}
-    whole = {"machine": here, **facts(args, sentences)}
+    checkpoint, tokenizer = plan.load(args.pth_dir)
+    lengths = [len(tokenizer.encode(sentence, plan.LENGTH).ids) for sentence in sentences]
+    packed = batching.pack(lengths, {plan.LENGTH: slots_of(plan.LENGTH)})
+    nominal = flops.flops_per_row(vars(checkpoint.config), plan.LENGTH)
+    whole = {"machine": here, "lengths": lengths, "nominal_flops_per_row": nominal}
+    whole["sentences_per_row"] = len(lengths) / len(packed)
     print(f"machine     {here['cpu']}, {here['cores']} cores, load {here['load']:.2f}; ", end="")
     print(f"torch {here['packages']['torch']}; CUDA {here['cuda'] or 'none'}")
     if here["load"] > 0.5:
         print("note        the machine is not quiet: read the ratios, not the rates")
-    with tempfile.TemporaryDirectory() as folder, ended_as_by_the_keyboard():
+    with tempfile.TemporaryDirectory() as folder:
         specs, whole["notes"] = plan.engines(args, Path(folder))
         for made in {spec.made_from["folder"] for spec in specs if spec.kind == "pipeline"}:
-            note = plan.note_on_ids(made, plan.load(args.pth_dir)[1], sentences)
+            note = plan.note_on_ids(made, tokenizer, sentences)
             whole["notes"] += [note] if note else []
         for note in whole["notes"]:
             print(f"note        {note}")
@@ -93,7 +95,7 @@ def run(args):
             for worker in workers:
                 worker.pool.shutdown()
     whole["failed"] = [f"{w.spec.label}: {w.error}" for w in workers if w.error]
-    if not any(readings.was_measured(engine) for engine in whole["engines"]):
+    if not any(e["dense"] or e.keys() & set(readings.OF_TEXT) for e in whole["engines"]):
         print("".join(f"FAILED      {line}\n" for line in whole["failed"]), end="")
         why = "ended before its first round was whole" if interrupted else "no engine was measured"
         console.note(f"{why}; nothing was written")
@@ -109,26 +111,6 @@ def run(args):
     return INTERRUPTED if interrupted else 1 if whole["failed"] else 0
 
 
-@contextlib.contextmanager
-def ended_as_by_the_keyboard():
-    """SIGTERM is a Ctrl+C: the engines' processes end with this one, and no reading is lost."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def facts(args, sentences):
-    """Tokens of each sentence, FLOPs of a nominal row, and sentences that a packed one holds."""
-    checkpoint, tokenizer = plan.load(args.pth_dir)
-    lengths = [len(tokenizer.encode(sentence, plan.LENGTH).ids) for sentence in sentences]
-    packed = batching.pack(lengths, {plan.LENGTH: slots_of(plan.LENGTH)})
-    nominal = flops.flops_per_row(vars(checkpoint.config), plan.LENGTH)
-    per_row = len(lengths) / len(packed)
-    return dict(lengths=lengths, nominal_flops_per_row=nominal, sentences_per_row=per_row)
-
-
 def measured(args, workers, sentences):
     """Whether it came to its end; if not, the workers have the readings of whole rounds alone."""
     order = random.Random(0)
@@ -137,20 +119,15 @@ def measured(args, workers, sentences):
         for setting in filter(args.settings.__contains__, MEASURE):
             chosen = [worker for worker in workers if setting in worker.spec.settings]
             MEASURE[setting](args, chosen, sentences, order)
+        return True
     except KeyboardInterrupt:
-        keep_whole_rounds([worker for worker in workers if not worker.error])
+        for setting in plan.SETTINGS:  # without a round that some engine has not had
+            mine = [w for w in workers if setting in w.spec.settings and not w.error]
+            lists = [seconds for worker in mine for seconds in worker.lists(setting)]
+            whole = min(map(len, lists), default=0)
+            for seconds in lists:
+                del seconds[whole:]
         return False
-    return True
-
-
-def keep_whole_rounds(workers):
-    """Takes away the readings of a round that some engine has not had."""
-    for setting in plan.SETTINGS:
-        mine = [worker for worker in workers if setting in worker.spec.settings]
-        lists = [seconds for worker in mine for seconds in worker.lists(setting)]
-        whole = min(map(len, lists), default=0)
-        for seconds in lists:
-            del seconds[whole:]
 
 
 def entries(workers, lengths):
@@ -158,34 +135,39 @@ def entries(workers, lengths):
     engines = []
     for worker in workers:
         entry = {**worker.spec.fields(), "load": worker.load, "memory": worker.ask(job.memory)}
-        measured = {name: worker.readings[name] for name in plan.SETTINGS if worker.has(name)}
-        dense = measured.setdefault("dense", {})
-        for batch_size, reading in dense.items():
+        measured = {
+            name: worker.readings[name] for name in plan.SETTINGS if any(worker.lists(name))
+        }
+        for batch_size, reading in measured.setdefault("dense", {}).items():
             reading["flops"] = worker.ask(job.flops, [plan.LENGTH] * int(batch_size))
         if "end_to_end" in measured:
-            measured["end_to_end"]["flops"] = worker.ask(job.flops, seen(worker, lengths))
+            measured["end_to_end"]["flops"] = worker.ask(job.flops, lengths[:: every(worker)])
+        for name in measured.keys() & worker.predictions.keys():
+            step = every(worker) if name == "end_to_end" else 1
+            counted = {"sentences": len(lengths[::step]), "every": step}
+            measured[name].update(counted, predictions=worker.predictions[name])
         if not worker.error:
             engines.append({**entry, **measured})
     return engines
 
 
-def seen(worker, items):
-    """Of sentences, those that an engine sees."""
-    return items[::EVERY] if worker.spec.kind == "transformers" else items
+def every(worker):
+    """Of sentences end to end its engine sees each so many."""
+    return EVERY if worker.spec.kind == "transformers" else 1
 
 
 def search(workers, sentences):
     """Peers take their best batch size, on every 4th sentence; it warms up as well."""
     for worker in workers:
-        part, times = seen(worker, sentences)[::4], {}
+        part, times = sentences[:: 4 * every(worker)], {}
         for batch_size in worker.spec.search if "end_to_end" in worker.spec.settings else ():
-            worker.ask(job.set_batch_size, batch_size)
+            worker.ask(job.served, setattr, "batch_size", batch_size)
             worker.ask(job.sentences, part[: 2 * batch_size])
             if answer := worker.ask(job.sentences, part):
                 times[batch_size] = answer[0]
         if times:
             worker.spec.batch_size = min(times, key=times.get)
-            worker.ask(job.set_batch_size, worker.spec.batch_size)
+            worker.ask(job.served, setattr, "batch_size", worker.spec.batch_size)
 
 
 def dense(args, workers, sentences, order):
@@ -196,7 +178,6 @@ def dense(args, workers, sentences, order):
         steps += [(worker, size) for size in sizes]
     for worker, batch_size in steps:
         worker.readings["dense"][str(batch_size)] = {"seconds": []}
-    for worker, batch_size in steps:
         worker.ask(job.dense, batch_size, args.seconds)  # warm-up
     for worker, batch_size in rounds("dense", steps, args.rounds or DENSE_ROUNDS, order):
         seconds = worker.ask(job.dense, batch_size, args.seconds)
@@ -209,19 +190,13 @@ def end_to_end(args, workers, sentences, order):
     for worker, _ in steps:
         if worker.spec.kind == "ours":
             worker.ask(job.sentences, sentences)  # warm-up; the search was the peers'
-        if worker.spec.kind != "ceiling":
-            every = EVERY if worker.spec.kind == "transformers" else 1
-            worker.readings["end_to_end"] |= {
-                "sentences": len(seen(worker, sentences)),
-                "every": every,
-            }
     for worker, _ in rounds("end_to_end", steps, args.rounds or ROUNDS, order):
         reading = worker.readings["end_to_end"]
         if worker.spec.kind == "ceiling":
             reading["seconds"].append(worker.ask(job.dense, 0, args.seconds))
-        elif answer := worker.ask(job.sentences, seen(worker, sentences)):
+        elif answer := worker.ask(job.sentences, sentences[:: every(worker)]):
             reading["seconds"].append(answer[0])
-            reading["predictions"] = answer[1]
+            worker.predictions["end_to_end"] = answer[1]
 
 
 def one_at_a_time(args, workers, sentences, order):
@@ -240,7 +215,12 @@ def one_at_a_time(args, workers, sentences, order):
                     answers[number].append(workers[number].ask(job.singles, part))
                     done.update()
             for worker, given in zip(workers, answers):
-                add_round(worker, given, len(sentences))
+                if not worker.error:
+                    times, classes = (sum(lists, []) for lists in zip(*given))
+                    figures = speed.distribution(times)
+                    for name, each in worker.readings["one_at_a_time"].items():
+                        each.append(figures[name])
+                    worker.predictions["one_at_a_time"] = classes
 
 
 def as_typed(args, workers, sentences, order):
@@ -255,22 +235,7 @@ def as_typed(args, workers, sentences, order):
         if whole and single:
             worker.readings["as_typed"]["seconds"].append(whole[0])
             worker.readings["as_typed"]["single"].append(statistics.fmean(single[0]))
-            worker.readings["as_typed"] |= {
-                "sentences": len(sentences),
-                "every": 1,
-                "predictions": whole[1],
-            }
-
-
-def add_round(worker, answers, sentences):
-    """Adds the figures of a round, whose answers are those of its parts."""
-    if worker.error:
-        return
-    times, classes = (sum(lists, []) for lists in zip(*answers))
-    found = speed.distribution(times)
-    for name in readings.FIGURES:
-        worker.readings["one_at_a_time"][name].append(found[name])
-    worker.readings["one_at_a_time"] |= {"sentences": sentences, "every": 1, "predictions": classes}
+            worker.predictions["as_typed"] = whole[1]
 
 
 def rounds(name, steps, count, order):
@@ -287,13 +252,10 @@ def rounds(name, steps, count, order):
                     yield worker, batch_size
 
 
-MEASURE = {
-    "dense": dense,
-    "end_to_end": end_to_end,
-    "one_at_a_time": one_at_a_time,
-    "as_typed": as_typed,
-}
+MEASURE = {each.__name__: each for each in (dense, end_to_end, one_at_a_time, as_typed)}
 
 
 if __name__ == "__main__":
+    # SIGTERM is a Ctrl+C: the engines' processes end with this one, and no reading is lost
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(console.main(parse_args, run))

@@ -7,6 +7,7 @@ measured end to end, the plots of a sweep, and latency against load.
     python -m benchmarks.picture outputs/loadgen/server.json docs/serving.svg --plot server
 """
 
+import itertools
 import statistics
 import sys
 
@@ -18,7 +19,7 @@ from benchmarks import readings, sweep_page
 
 # GitHub shows a picture on the reader's own background
 INK = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#f0f6fc}}</style>"
-BAR = 0.29  # inches
+BAR, SIZE = 0.29, (7.2, 4.8)  # inches
 
 
 def parse_args(argv):
@@ -33,14 +34,11 @@ def parse_args(argv):
 def run(args):
     need("the picture", "matplotlib")
     script, prepare = PLOTS[args.plot]
-    report = readings.read(args.readings, script)
-    try:
+    with readings.opened(args.readings, script) as report:
         size, draw, *given = prepare(report)
-        svg = plots.svg(args.plot, size, draw, *given) if given[0] else None
-    except readings.WRONG as error:
-        raise readings.refused(args.readings, error, script) from None
-    if svg is None:
-        raise UserError(f"{args.readings}: nothing in it was measured for --plot {args.plot}")
+        if not given[0]:
+            raise UserError(f"{args.readings}: nothing in it was measured for --plot {args.plot}")
+        svg = plots.svg(args.plot, size, draw, *given)
     arguments.check_outputs(args.picture)
     start = svg.index(">") + 1
     files.write_text(args.picture, svg[:start] + INK + svg[start:])
@@ -57,11 +55,7 @@ def engines(report):
 
 def swept(draw):
     """The same of a plot of a sweep's cells."""
-    return lambda report: (
-        (7.2, 4.8),
-        draw,
-        [result for result in report["results"] if "error" not in result],
-    )
+    return lambda report: (SIZE, draw, [e for e in report["results"] if "error" not in e])
 
 
 def bars_of(report):
@@ -86,10 +80,8 @@ def draw_bars(axes, bars, where):
         style = {"color": plots.COLOURS[0]} if ours else {"color": "none", "edgecolor": plots.INK}
         axes.barh(place, middle, height=0.72, **style)
         axes.plot((min(rates), max(rates)), (place, place), color=plots.INK, linewidth=1)
-        weight = "bold" if ours else "normal"
-        style = {"va": "center", "fontsize": "small", "fontweight": weight}
-        end = max(middle, *rates), place
-        axes.annotate(said, end, (4, 0), textcoords="offset points", **style)
+        style = {"va": "center", "fontsize": "small", "fontweight": "bold" if ours else "normal"}
+        axes.annotate(said, (max(rates), place), (4, 0), textcoords="offset points", **style)
     most = max(max(rates) for _, (_, _, rates, _) in shown)
     axes.set_yticks([place for place, _ in shown], [name for _, (name, *_) in shown])
     axes.invert_yaxis()
@@ -98,28 +90,20 @@ def draw_bars(axes, bars, where):
 
 def served(report):
     """The same of what loadgen.py found of servers."""
-    return (7.2, 4.8), latency, [e for e in report["servers"] if not e["error"]], report["bound"]
+    return SIZE, latency, [e for e in report["servers"] if not e["error"]], report["bound"]
 
 
 def latency(axes, servers, bound):
     """The 99th percentile of a text's time against texts a second, of each server: the least of the
     runs at a rate, for one that meets the bound is enough."""
     styles = dict(zip(readings.PRECISIONS, ("-", "--", ":", "-.")))
-    kinds = {name: place for place, name in enumerate(dict.fromkeys(e["server"] for e in servers))}
+    kinds = dict.fromkeys(entry["server"] for entry in servers)
+    colours = dict(zip(kinds, itertools.cycle(plots.COLOURS)))
     for entry in sorted(servers, key=lambda e: -e["completed"]):
-        rates = sorted({each["rate"] for each in entry["probes"]})
-        points = [
-            (rate, min(each["p99"] for each in entry["probes"] if each["rate"] == rate))
-            for rate in rates
-        ]
-        colour = plots.COLOURS[kinds[entry["server"]] % len(plots.COLOURS)]
-        axes.plot(
-            *zip(*points),
-            styles[entry["precision"]],
-            color=colour,
-            marker=".",
-            label=entry["label"],
-        )
+        runs = sorted(entry["probes"], key=lambda run: (run["rate"], -run["p99"]))
+        least = {run["rate"]: run["p99"] for run in runs}
+        how = {"color": colours[entry["server"]], "marker": ".", "label": entry["label"]}
+        axes.plot(list(least), list(least.values()), styles[entry["precision"]], **how)
     axes.axhline(bound, color=plots.INK, linewidth=0.8)
     axes.set(xlabel="texts a second", ylabel="99th percentile of a text's ms", yscale="log")
     axes.set_ylim(top=20 * bound)

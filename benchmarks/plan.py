@@ -2,7 +2,8 @@
 
 import random
 from dataclasses import asdict, dataclass, field
-from itertools import product
+from itertools import groupby, product
+from operator import itemgetter
 
 import torch
 
@@ -19,8 +20,8 @@ ROW = 64  # of compiled packed rows: SST-2 dev's longest sentence has 60 tokens
 BOTH, TEXT, DENSE = ("dense", "end_to_end"), ("end_to_end",), ("dense",)
 SINGLE, TYPED = ("one_at_a_time",), ("as_typed",)
 SERVER = "Server"  # of loadgen.py
+SERVED = (SERVER,)  # texts come one at a time, from many callers
 SETTINGS = (*BOTH, *SINGLE, *TYPED)
-STREAMS = {1: "1 stream", 2: "2 streams"}
 
 
 @dataclass
@@ -52,87 +53,57 @@ class Engine:
         return {key: value for key, value in asdict(self).items() if key not in private}
 
 
+FLOAT, ONNX, CPU = ("fp32", "bf16"), ("fp32", "int8"), ("fp32", "bf16", "int8")
+FP32, FP16, OWN = ("fp32",), ("fp16",), (readings.DEFAULT,)
+SORTED = {"sorted": True, "search": (8, 16)}
+OPENVINO = {"sorted": True, "search": (8, 16, 32)}
+ONE = {"sorted": True, "batch_size": 1}  # free sizes: what is set up for a service
+TWO, MANY = {"sorted": True, "streams": 2}, {"sorted": True, "batch_size": 32}
+TYPE = {"typed": True, "batch_size": 32}  # what somebody gets who types what a README says
+CUDA = {"device": "cuda", "search": (32, 256, 1024)}
+# no streams: the engine's choice
+OURS, OURS_ONNX = {"batch_size": 32, "streams": 0}, {"backend": "onnx", "streams": 0}
+# Precisions, kind, label, settings, and what differs from an Engine's defaults.
+PEERS = (
+    (FLOAT, "transformers", "transformers eager {}, padded to 128", BOTH, {"search": (8, 32)}),
+    (FLOAT, "transformers", "transformers eager {}, sorted", TEXT, SORTED),
+    (FLOAT, "transformers", "torch.compile {}", DENSE, {"compile": True}),
+    (ONNX, "onnxruntime", "ONNX Runtime {}, sorted", BOTH, SORTED),
+    (CPU, "openvino", "OpenVINO {}, sorted, 1 stream", BOTH, OPENVINO),
+    (CPU, "openvino", "OpenVINO {}, sorted, 2 streams", TEXT, {**OPENVINO, **TWO}),
+    (FLOAT, "transformers", "transformers eager {}, one", SINGLE, ONE),
+    (FLOAT, "transformers", "torch.compile dynamic {}, one", SINGLE, {**ONE, "compile": True}),
+    (ONNX, "onnxruntime", "ONNX Runtime {}, one", SINGLE, ONE),
+    (CPU, "openvino", "OpenVINO {}, one, exact length", SINGLE, ONE),
+    (CPU, "openvino", "OpenVINO {}, one, padded to 8", SINGLE, {**ONE, "multiple": 8}),
+    (FP32, "pipeline", "transformers pipeline, batch_size=32", TYPED, TYPE),
+    (FP32, "pipeline", "transformers pipeline, batch_size=1", TYPED, {**TYPE, "batch_size": 1}),
+    (FP32, "onnxruntime", "ONNX Runtime, batches of 32", TYPED, TYPE),
+    (OWN, "openvino", "OpenVINO, batches of 32", TYPED, TYPE),
+    (OWN, "ours", "ours as typed", TYPED, TYPE),
+    (FP32, "pipeline", "transformers pipeline behind a lock", SERVED, {**ONE, "server": "lock"}),
+    (ONNX, "onnxruntime", "ONNX Runtime {} in 2 threads", SERVED, {**TWO, "server": "threads"}),
+    (CPU, "openvino", "OpenVINO {}, AsyncInferQueue", SERVED, {**TWO, "server": "queue"}),
+    (CPU, "openvino", "OpenVINO {}, dynamic batcher", SERVED, {**MANY, "server": "batcher"}),
+    (CPU, "ours", "ours {}, shared rows", SERVED, {"server": "shared"}),
+    (FP16, "transformers", "transformers eager {} cuda", BOTH, CUDA),
+    (FP16, "transformers", "transformers sdpa {} cuda", BOTH, {**CUDA, "attention": "sdpa"}),
+    (FP16, "transformers", "torch.compile max-autotune {} cuda", DENSE, {**CUDA, "compile": True}),
+    (CPU, "ours", "ours {}", (*BOTH, *SINGLE), OURS),
+    (CPU, "ours", "ours {}, packed", DENSE, {**OURS, "packed": True}),
+    # in int8 ONNX Runtime's own dynamic quantisation of our file
+    (ONNX, "ours", "ours ONNX Runtime {}, packed", TEXT, {**OURS_ONNX, "packed": True}),
+    (FP16, "ours", "ours {}", (*BOTH, *SINGLE), {**OURS, "device": "cuda"}),
+    (FP16, "ours", "ours {}, packed", DENSE, {**OURS, "device": "cuda", "packed": True}),
+    (CPU, "ceiling", "ceiling {}", BOTH, {}),
+)
+
+
 def candidates():
     """Every engine that there is, whether this machine can run it or not."""
-    for p in ("fp32", "bf16"):
-        eager = f"transformers eager {p}"
-        yield Engine("transformers", f"{eager}, padded to {LENGTH}", p, BOTH, search=(8, 32))
-        yield Engine("transformers", f"{eager}, sorted", p, TEXT, sorted=True, search=(8, 16))
-        yield Engine("transformers", f"torch.compile {p}", p, DENSE, compile=True)
-    for p in ("fp32", "int8"):
-        label = f"ONNX Runtime {p}, sorted"
-        yield Engine("onnxruntime", label, p, BOTH, sorted=True, search=(8, 16))
-    for p, streams in product(("fp32", "bf16", "int8"), (1, 2)):
-        label = f"OpenVINO {p}, sorted, {STREAMS[streams]}"
-        common = {"sorted": True, "streams": streams, "search": (8, 16, 32)}
-        yield Engine("openvino", label, p, BOTH if streams == 1 else TEXT, **common)
-    yield from singles()
-    yield from as_typed()
-    yield from servers()
-    gpu = {"precision": "fp16", "device": "cuda", "search": (32, 256, 1024)}
-    for attention in ("eager", "sdpa"):
-        label = f"transformers {attention} fp16 cuda"
-        yield Engine("transformers", label, settings=BOTH, attention=attention, **gpu)
-    label = "torch.compile max-autotune fp16 cuda"
-    yield Engine("transformers", label, settings=DENSE, compile=True, **gpu)
-    for p in ("fp32", "bf16", "int8", "fp16"):
-        yield from ours(p)
-    for p in ("fp32", "bf16", "int8"):
-        yield Engine("ceiling", f"ceiling {p}", p, BOTH)
-
-
-def singles():
-    """One sentence at a time, with free sizes: what is set up for a service."""
-    common = {"settings": SINGLE, "sorted": True, "batch_size": 1}
-    for p in ("fp32", "bf16"):
-        yield Engine("transformers", f"transformers eager {p}, one", precision=p, **common)
-        label = f"torch.compile dynamic {p}, one"
-        yield Engine("transformers", label, precision=p, compile=True, **common)
-    for p in ("fp32", "int8"):
-        yield Engine("onnxruntime", f"ONNX Runtime {p}, one", precision=p, **common)
-    for p, multiple in product(("fp32", "bf16", "int8"), (1, 8)):
-        padded = "exact length" if multiple == 1 else f"padded to {multiple}"
-        label = f"OpenVINO {p}, one, {padded}"
-        yield Engine("openvino", label, precision=p, multiple=multiple, **common)
-
-
-def as_typed():
-    """What somebody gets who types what each README says, and no more."""
-    common = {"settings": TYPED, "typed": True}
-    for size in (32, 1):
-        label = f"transformers pipeline, batch_size={size}"
-        yield Engine("pipeline", label, "fp32", batch_size=size, **common)
-    yield Engine("onnxruntime", "ONNX Runtime, batches of 32", "fp32", batch_size=32, **common)
-    label = "OpenVINO, batches of 32"
-    yield Engine("openvino", label, readings.DEFAULT, batch_size=32, **common)
-    yield Engine("ours", "ours as typed", readings.DEFAULT, batch_size=32, **common)
-
-
-def servers():
-    """One text at a time from many callers, as services are set up for it."""
-    common = {"settings": (SERVER,), "sorted": True}  # a batch is padded to its longest
-    label = "transformers pipeline behind a lock"
-    yield Engine("pipeline", label, "fp32", server="lock", **{**common, "batch_size": 1})
-    for p in ("fp32", "int8"):
-        label = f"ONNX Runtime {p} in 2 threads"
-        yield Engine("onnxruntime", label, p, server="threads", streams=2, **common)
-    for p in ("fp32", "bf16", "int8"):
-        label = f"OpenVINO {p}, AsyncInferQueue"
-        yield Engine("openvino", label, p, server="queue", streams=2, **common)
-        label = f"OpenVINO {p}, dynamic batcher"
-        yield Engine("openvino", label, p, server="batcher", batch_size=32, **common)
-        yield Engine("ours", f"ours {p}, shared rows", p, server="shared", streams=1, **common)
-
-
-def ours(precision):
-    """The exported file as it is; dense rows are of one sentence, and of several."""
-    device = "cuda" if precision == "fp16" else "cpu"
-    common = {"device": device, "batch_size": 32, "streams": 0}  # 0: the engine's choice
-    yield Engine("ours", f"ours {precision}", precision, (*BOTH, *SINGLE), **common)
-    yield Engine("ours", f"ours {precision}, packed", precision, DENSE, packed=True, **common)
-    if precision in ("fp32", "int8"):  # int8: ONNX Runtime's own dynamic quantisation of our file
-        common = {**common, "batch_size": 8, "packed": True, "backend": "onnx"}
-        yield Engine("ours", f"ours ONNX Runtime {precision}, packed", precision, TEXT, **common)
+    for precisions, rows in groupby(PEERS, key=itemgetter(0)):
+        for p, (_, kind, label, settings, fields) in product(precisions, rows):
+            yield Engine(kind, label.format(p), p, settings, **fields)
 
 
 def engines(args, folder):
@@ -179,6 +150,12 @@ def load(pth_dir):
     """(Checkpoint, Tokenizer) of --pth_dir."""
     loaded = checkpoint.load(pth_dir)
     return loaded, loaded.tokenizer.load()
+
+
+def examples(args):
+    """The Examples of SST-2's dev, labelled as --pth_dir has its classes."""
+    names = load(args.pth_dir)[0].named(tasks.SST2).config.label_names
+    return datasets.read(args.data_dir).for_model(names)
 
 
 def calibration(args):

@@ -73,9 +73,5 @@ def run(args):
     return 0
 
 
-def main(argv=None):
-    return console.main(parse_args, run, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.main(parse_args, run))

@@ -16,16 +16,18 @@
     dense         {batch: {"seconds" a round, "flops"}}
 """
 
+import contextlib
 import json
 import random
 import statistics
 from pathlib import Path
 
-from albert_aie.base.errors import UserError
+from albert_aie.base.errors import WHY, refusing
 
 PRECISIONS = ("fp32", "bf16", "int8", "fp16")
 DEFAULT = "default"  # the precision of what is run by its own defaults
 FIGURES = ("mean", "p50", "p90")  # of sentences that come one at a time
+OF_TEXT = ("as_typed", "end_to_end", "one_at_a_time")  # settings
 SIZE = 2048  # of the square product that is the ceiling
 VARIANT = ("kind", "precision", "sorted", "device", "attention", "compile")  # the rest is searched
 # what reading figures from a file of something else, or from none, can raise
@@ -34,27 +36,21 @@ WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 BASELINE = ("transformers", "fp32", False, "cpu", "eager", False)
 
 
-def read(path, script="peers.py"):
-    """What a file of that script's --output holds. Raises UserError."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise refused(path, error, script) from None
-
-
-def refused(path, error, script="peers.py"):
-    """UserError for a file in which something is missing."""
-    return UserError(f"{path}: no readings of benchmarks/{script} ({error!r}); name its --output")
+@contextlib.contextmanager
+def opened(path, script="peers.py"):
+    """`with opened(path) as report:` what a file of that script's --output holds; UserError where
+    it cannot be read, or what is looked for is not in it."""
+    message = f"{path}: no readings of benchmarks/{script} ({WHY}); name its --output"
+    with refusing(message, OSError, *WRONG, reason=repr):
+        yield json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def interval(ratios, draws=2000):
     """(median, low, high): the median of paired ratios and the 95 % bootstrap interval of that
     median (percentile method, fixed seed). With one round low and high equal the ratio: no spread
     is known."""
-    generator, medians = random.Random(0), []
-    for _ in range(draws):
-        medians.append(statistics.median(generator.choices(ratios, k=len(ratios))))
-    medians.sort()
+    choose = random.Random(0).choices
+    medians = sorted(statistics.median(choose(ratios, k=len(ratios))) for _ in range(draws))
     low, high = medians[int(0.025 * draws)], medians[int(0.975 * draws) - 1]
     return statistics.median(ratios), low, high
 
@@ -70,25 +66,18 @@ def score(engines, labels):
     ran = [
         (engine, engine[setting])
         for engine in engines
-        for setting in ("as_typed", "end_to_end", "one_at_a_time")
+        for setting in OF_TEXT
         if "predictions" in engine.get(setting, {})
     ]
     # a pipeline tokenizes for itself, and its labels may differ for that
     peers = [(e, entry) for e, entry in ran if e["kind"] not in ("ours", "pipeline")]
-    fp32 = [entry for e, entry in peers if e["precision"] == "fp32"]
-    reference = next((entry["predictions"] for entry in fp32 if entry["every"] == 1), None)
+    whole = [entry for e, entry in peers if (e["precision"], entry["every"]) == ("fp32", 1)]
+    reference = whole[0]["predictions"] if whole else None
     for _, entry in ran:
         every, predictions = entry["every"], entry["predictions"]
         entry["correct"] = sum(a == b for a, b in zip(predictions, labels[::every]))
-        entry["flips"] = None
-        if reference is not None:
-            entry["flips"] = sum(a != b for a, b in zip(predictions, reference[::every]))
-
-
-def was_measured(engine):
-    """Whether an engine of bench.json has a reading of any setting."""
-    settings = ("end_to_end", "one_at_a_time", "as_typed")
-    return any(name in engine for name in settings) or bool(engine["dense"])
+        differ = (a != b for a, b in zip(predictions, (reference or ())[::every]))
+        entry["flips"] = None if reference is None else sum(differ)
 
 
 def timed(report, setting="end_to_end", name="seconds", batch=None):

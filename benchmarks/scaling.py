@@ -111,22 +111,18 @@ def run_whole(args, folder, sentences, columns):
 
 
 def write_corpus(folder, sentences, columns, rows):
-    """Parquet files of a key and the columns of a sentence, written a piece at a time."""
+    """Parquet files of a key and the columns of a sentence."""
     import pyarrow
     from pyarrow import parquet
 
     folder.mkdir()
-    for number in range(min(FILES, rows)):
-        first, end = (rows * n // min(FILES, rows) for n in (number, number + 1))
-        writer = None
-        for start in range(first, end, 1 << 16):
-            keys = range(start, min(end, start + (1 << 16)))
-            chosen = [sentences[key % len(sentences)] for key in keys]
-            texts = [chosen] if len(columns) == 1 else map(list, zip(*chosen))
-            table = pyarrow.table({"key": keys, **dict(zip(columns, texts))})
-            writer = writer or parquet.ParquetWriter(folder / f"{number}.parquet", table.schema)
-            writer.write_table(table)
-        writer.close()
+    count = min(FILES, rows)
+    for number in range(count):
+        keys = range(rows * number // count, rows * (number + 1) // count)
+        chosen = [sentences[key % len(sentences)] for key in keys]
+        texts = [chosen] if len(columns) == 1 else map(list, zip(*chosen))
+        table = pyarrow.table({"key": keys, **dict(zip(columns, texts))})
+        parquet.write_table(table, folder / f"{number}.parquet", row_group_size=1 << 16)
 
 
 def command_line(args, file, corpus, output, kind):
@@ -137,7 +133,9 @@ def command_line(args, file, corpus, output, kind):
 
 
 def measure(args, corpus, file, rows, kind):
-    """What a run of the script came to."""
+    """What a run of the script came to. Raises UserError unless each key is in its output once."""
+    from pyarrow import parquet
+
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with tempfile.TemporaryDirectory() as output:
         started = time.monotonic()
@@ -148,21 +146,15 @@ def measure(args, corpus, file, rows, kind):
         if ran.returncode:
             why = host.reason({"exit_code": ran.returncode, "stderr": said})
             raise UserError(f"{file}, {rows} rows: {why}; see the run's own message")
-        check_keys(Path(output), rows)
+        seen = numpy.zeros(rows, numpy.int64)
+        for path in Path(output).glob("*.parquet"):
+            numpy.add.at(seen, parquet.read_table(path, columns=["key"]).column(0).to_numpy(), 1)
+        if (seen != 1).any():
+            key = int((seen != 1).argmax())
+            raise UserError(f"{output}: key {key} is missing or there twice")
         summary = json.loads(Path(output, "_summary.json").read_text("utf-8"))
     run_of = {"file": str(file), "rows": rows, **kind._asdict(), "all_seconds": seconds}
     return {**run_of, "peak_bytes": max(memory, default=None), "summary": summary}
-
-
-def check_keys(folder, rows):
-    """Raises UserError unless each key stands in the output once."""
-    from pyarrow import parquet
-
-    seen = numpy.zeros(rows, numpy.int64)
-    for path in folder.glob("*.parquet"):
-        numpy.add.at(seen, parquet.read_table(path, columns=["key"]).column(0).to_numpy(), 1)
-    if (seen != 1).any():
-        raise UserError(f"{folder}: key {int((seen != 1).argmax())} is missing or there twice")
 
 
 def line(ran):
@@ -214,7 +206,7 @@ def rates_of_turns(args, file, corpus, folder):
         for _ in console.bar(range(args.rounds), desc="rounds", unit="round"):
             for kind in random.sample(kinds, len(kinds)):
                 crews[kind].signal(signal.SIGCONT)
-                rates[kind].append(crews[kind].turn())
+                rates[kind].append(sum(crews[kind].ask(Member.rate)))
                 crews[kind].signal(signal.SIGSTOP)
     finally:
         for crew in crews.values():
@@ -243,10 +235,6 @@ class Crew:
             command = command_line(args, file, corpus, output, kind)
             cores = number * args.threads, 0 if kind.ray else args.threads
             self.members.append(Member(command, output, args, kind, cores))
-
-    def turn(self):
-        """Rows/s of all workers together."""
-        return sum(self.ask(Member.rate))
 
     def ask(self, question):
         """The answers of all members once each has one. Raises UserError where a run has ended."""
@@ -292,8 +280,9 @@ class Member:
     def is_ready(self):
         """Whether each worker runs a part: Ray names a process after what it does."""
         self.note_ended()
-        busy = sum(map(runs_a_part, host.family(self.ran.pid))) if self.workers > 1 else 1
-        return bool(self.ended) and busy >= self.workers
+        commands = [Path(f"/proc/{pid}/cmdline") for pid in host.family(self.ran.pid)]
+        busy = sum(path.exists() and b"ray::Actor.run" in path.read_bytes() for path in commands)
+        return bool(self.ended) and (self.workers == 1 or busy >= self.workers)
 
     def rate(self):
         """Rows/s from the moment when each worker had ended a part to when they had ended --parts
@@ -303,11 +292,6 @@ class Member:
         if len(ended) <= counted:
             return None
         return counted * self.args.part_rows / max(ended[counted] - ended[0], 1e-9)
-
-
-def runs_a_part(pid):
-    command = Path(f"/proc/{pid}/cmdline")
-    return command.exists() and b"ray::Actor.run" in command.read_bytes()
 
 
 def prepare(first, count):

@@ -2,19 +2,17 @@
 second are sought whose time to an answer stays, in its 99th percentile, below a bound."""
 
 import math
-import operator
 import re
 import tempfile
+from operator import eq, itemgetter, ne
 from pathlib import Path
 from types import SimpleNamespace
 
-from albert_aie.artifact import pt_file
 from albert_aie.base.errors import UserError
 from albert_aie.cli import console
-from albert_aie.data import datasets, tasks
 from albert_aie.run.compare import GATES
 from benchmarks import host, plan, readings, servers, traffic, worker
-from benchmarks.plan import SERVER, Engine
+from benchmarks.plan import Engine
 
 STEP = 1.05  # between rates that are told apart
 JUMP = 1.25
@@ -22,10 +20,16 @@ TRIES = 2  # at a rate before it is too high: a shared machine may stand still f
 OUTPUT = "server.json"  # in --output_dir
 
 
-def run(args):
-    """Exit code of the scenario."""
+def run(args, saved=None, examples=None):
+    """Exit code of the scenario: of a file and its sentences, or of what is made of --pth_dir."""
     with tempfile.TemporaryDirectory() as folder:
-        specs, examples, notes = chosen(args, Path(folder))
+        if saved:
+            served = {"server": "shared", "streams": 1, "made_from": {"file": args.aie_model_dir}}
+            name, precision = saved.path.name, saved.manifest["precision"]
+            specs, notes = [Engine("ours", name, precision, plan.SERVED, **served)], []
+        else:
+            examples, given = plan.examples(args), {**vars(args), "settings": plan.SERVED}
+            specs, notes = plan.engines(SimpleNamespace(**given), Path(folder))
         for note in notes:
             console.note(note)
         if not specs:
@@ -46,20 +50,6 @@ def run(args):
     whole = {"machine": host.machine(), "bound": args.target_latency_ms, "servers": results}
     host.save(Path(args.output_dir) / OUTPUT, whole)
     return 0 if all(map(good, results)) else 1
-
-
-def chosen(args, folder):
-    """(list of Engine, Examples, notes on what does not run)"""
-    if args.pth_dir:
-        names = plan.load(args.pth_dir)[0].named(tasks.SST2).config.label_names
-        examples = datasets.read(args.data_dir).for_model(names)
-        specs, notes = plan.engines(SimpleNamespace(**vars(args), settings=[SERVER]), folder)
-        return specs, examples, notes
-    saved = pt_file.open_all([args.aie_model_dir])
-    examples = datasets.read(args.data_dir, "dev", saved.task).for_model(saved.classes())
-    served = {"server": "shared", "streams": 1, "made_from": {"file": args.aie_model_dir}}
-    precision = saved.manifest["precision"]
-    return [Engine("ours", saved.path.name, precision, (SERVER,), **served)], examples, []
 
 
 class Attempt:
@@ -112,8 +102,8 @@ class Attempt:
             predictions = [int(answers[i].argmax()) for i in range(len(texts))]
             together = (self.worker.ask(worker.sentences, texts) or [None, []])[1]
             entry.update(self.best, sentences=len(texts))
-            entry["correct"] = sum(map(operator.eq, predictions, labels))
-            entry["differ"] = sum(map(operator.ne, predictions, together))
+            entry["correct"] = sum(map(eq, predictions, labels))
+            entry["differ"] = sum(map(ne, predictions, together))
             if spec.kind == "ours":
                 entry["callers"] = self.ask(servers.callers, texts[:256])
         error = self.worker.error or (None if self.best else "no run was valid")
@@ -141,20 +131,15 @@ def tell(entry, results):
     )
     if entry["kind"] == "ours":
         text += f", {entry['differ']} labels not those of one call with all texts"
-        peer = best_peer(results, entry["precision"])
-        if peer:
+        same = [e for e in results if e["precision"] == entry["precision"] and not e["error"]]
+        peers = [e for e in same if e["kind"] != "ours"]
+        if peer := max(peers, key=itemgetter("completed"), default=None):
             ratio = entry["completed"] / peer["completed"]
             text += f"; {ratio:.2f} of the best peer's queries/s ({peer['label']})"
         middle, low, high = readings.interval(entry["callers"])
-        text += (
-            f"; {servers.CALLERS} callers: {middle:.2f} [{low:.2f}, {high:.2f}] of one call's rate"
-        )
+        ratio = f"{middle:.2f} [{low:.2f}, {high:.2f}] of one call's rate"
+        text += f"; {servers.CALLERS} callers: {ratio}"
     console.say("server", text)
-
-
-def best_peer(results, precision):
-    peers = [e for e in results if e["kind"] != "ours" and e["precision"] == precision]
-    return max((e for e in peers if not e["error"]), key=lambda e: e["completed"], default=None)
 
 
 def good(entry):

@@ -138,7 +138,7 @@ def probe(engine, texts, folder, rate, seconds, bound, accuracy=False):
 
     def issue(samples):
         for sample in samples:
-            answer = functools.partial(respond_one, sample)
+            answer = functools.partial(traffic.respond, [sample])
             server.send(texts[sample.index], answer)
 
     settings = {
@@ -154,17 +154,14 @@ def probe(engine, texts, folder, rate, seconds, bound, accuracy=False):
         server.close()
     if accuracy:
         return {}
-    percentiles = {
-        name: float(summary[f"{share} percentile latency (ns)"]) / 1e6
-        for name, share in (("p50", "50.00"), ("p99", "99.00"))
+    return {
+        "rate": rate,
+        "seconds": seconds,
+        "valid": summary["Result is"] == "VALID",
+        "completed": float(summary["Completed samples per second"]),
+        "p50": float(summary["50.00 percentile latency (ns)"]) / 1e6,
+        "p99": float(summary["99.00 percentile latency (ns)"]) / 1e6,
     }
-    valid = summary["Result is"] == "VALID"
-    completed = float(summary["Completed samples per second"])
-    return dict(rate=rate, seconds=seconds, valid=valid, completed=completed, **percentiles)
-
-
-def respond_one(sample, row):
-    traffic.respond([sample], row[None])
 
 
 def callers(engine, texts, rounds=6):

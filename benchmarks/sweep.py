@@ -14,17 +14,18 @@ the same.
 
 import itertools
 import json
+import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from albert_aie.base import files
-from albert_aie.base.errors import UserError
+from albert_aie.base.errors import UserError, refusing
 from albert_aie.cli import arguments, console, parsing
 from albert_aie.report import page
 from albert_aie.run import compare
-from benchmarks import cells, host, sweep_page
+from benchmarks import cells, host, readings, sweep_page
 from benchmarks.cells import Cell, verdict
 
 SIZES = [1, 4, 8, 16, 32, 64]
@@ -61,11 +62,11 @@ def parse_args(argv):
 
 def run(args):
     page.check(args.report)
-    arguments.check_outputs(args.report)
+    arguments.check_outputs(args.report, args.output)
     keeps = args.output and not files.is_stream(args.output)  # else it is written once, at the end
     combined = itertools.product(args.precision, args.rows, args.max_seq_length, args.batch_size)
     wanted = [Cell(*values) for values in dict.fromkeys(combined)]
-    everything, results = begin(args)
+    everything, results = begin(args, keeps)
     waiting = [cell for cell in wanted if cell not in results or "error" in results[cell]]
     check_export(args, waiting)
     if len(waiting) < len(wanted):
@@ -73,31 +74,36 @@ def run(args):
     started = time.monotonic()
     for count, cell in enumerate(waiting, 1):
         with tempfile.TemporaryDirectory() as folder:
-            results[cell] = {"cell": list(cell), **measure(cell, Path(folder), args)}
+            result = results[cell] = {"cell": list(cell), **measure(cell, Path(folder), args)}
         cells.check_inputs(results.items(), args.output)
         everything["results"] = list(results.values())
         if keeps:  # what was measured is kept if the next cell hangs
             host.save(args.output, everything)
-        left = (time.monotonic() - started) / count * (len(waiting) - count)
-        said = f"{cell} {cells.describe(results[cell])}, {minutes(left)}"
-        console.note(f"{count} of {len(waiting)}: {said}")
+        left = (time.monotonic() - started) / count * (len(waiting) - count) / 60
+        left = f"{max(1, round(left))} min left" if left > 0 else "none left"
+        if "error" in result:
+            said = f"failed ({result['error']})"
+        else:
+            rate = statistics.median(cells.rates(result, "end_to_end"))
+            said = f"{rate:.1f} sentences/s end to end"
+        console.note(f"{count} of {len(waiting)}: {cell} {said}, {left}")
     done = [(cell, results[cell]) for cell in wanted]
     whole = cells.table(done, cells.WHOLE)
     terminal = cells.aligned(*cells.table(done, cells.TERMINAL))
-    print("\n".join(cells.markdown(*whole) if args.markdown else terminal), flush=True)
-    for line in (*cells.errors(done), *cells.summary(done)):
-        print(line)
+    lines = cells.markdown(*whole) if args.markdown else terminal
+    errors = [f"{cell}: error: {each['error']}" for cell, each in done if "error" in each]
+    print(*lines, *errors, *cells.summary(done), sep="\n", flush=True)
     if args.output and not keeps:
         host.save(args.output, everything)
     if args.report:
         shown = {**everything, "results": [result for _, result in done]}
         files.write_text(args.report, sweep_page.of_sweep(shown, whole))
-    failed = any("error" in result or verdict(result) == "FAIL" for _, result in done)
-    differing = any(precision == "fp32" for precision, _ in cells.disagreements(done))
-    return 1 if failed or differing else 0
+    failed = errors or any(verdict(result) == "FAIL" for _, result in done)
+    differing = [n for (name, _), n in cells.disagreements(done).items() if name == "fp32"]
+    return 1 if failed or any(differing) else 0
 
 
-def begin(args):
+def begin(args, keeps):
     """(what --output will hold, {Cell: result} of what it holds already). Raises UserError where
     that is of another sweep."""
     settings = {
@@ -110,23 +116,17 @@ def begin(args):
         "export_flags": args.export_flags,
     }
     fresh = {"machine": host.machine(), "command": args.command, "settings": settings}
-    fresh["results"] = []
-    arguments.check_outputs(args.output)
-    if not args.output or files.is_stream(args.output) or not Path(args.output).is_file():
+    if not keeps or not Path(args.output).is_file():
         return fresh, {}
-    try:
+    with refusing(f"{args.output}: holds no sweep; name another file", *readings.WRONG):
         held = json.loads(Path(args.output).read_text(encoding="utf-8"))
-        held_settings = {**held["settings"], "packages": held["machine"]["packages"]}
-        held_settings["cpu"] = held["machine"]["cpu"]
+        before, now = (
+            {**each["settings"], **{key: each["machine"][key] for key in ("packages", "cpu")}}
+            for each in (held, fresh)
+        )
         results = {Cell(*result["cell"]): result for result in held["results"]}
         cells.check_inputs(results.items(), args.output)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise UserError(f"{args.output}: holds no sweep; name another file") from None
-    machine = {key: fresh["machine"][key] for key in ("packages", "cpu")}
-    other = [
-        key for key, value in {**settings, **machine}.items() if held_settings.get(key) != value
-    ]
-    if other:
+    if other := [key for key, value in now.items() if before.get(key) != value]:
         raise UserError(
             f"{args.output}: holds a sweep with another {' and '.join(other)}; name another file, "
             "or remove this one"
@@ -137,9 +137,10 @@ def begin(args):
 def check_export(args, waiting):
     """Raises UserError for what export_albert_aie.py refuses in every cell: a flag, an engine or a
     checkout that is not there. It says so before it misses the checkpoint."""
-    errors = []
-    for precision, rows in dict.fromkeys((cell.precision, cell.rows) for cell in waiting):
-        first = next(cell for cell in waiting if (cell.precision, cell.rows) == (precision, rows))
+    errors, firsts = [], {}
+    for cell in waiting:
+        firsts.setdefault((cell.precision, cell.rows), cell)
+    for first in firsts.values():
         with tempfile.TemporaryDirectory() as empty:
             flags = *export_flags(first, args), f"--pth_dir={empty}"
             reason = host.reason(host.script("export_albert_aie.py", *flags))
@@ -152,10 +153,10 @@ def check_export(args, waiting):
 
 def export_flags(cell, args):
     """Of a cell's export, but for what it writes and compares."""
-    flags = [*args.export_flags, *cell.flags]
-    for name in ("pth_dir", "backend"):
-        flags += [f"--{name}={getattr(args, name)}"] if getattr(args, name) else []
-    return flags
+    given = {"batch_size": cell.batch_size, "max_seq_length": cell.max_seq_length}
+    given.update(precision=cell.precision, pth_dir=args.pth_dir, backend=args.backend)
+    flags = [f"--{name}={value}" for name, value in given.items() if value]
+    return [*args.export_flags, *["--pack"] * (cell.rows == "packed"), *flags]
 
 
 def stamp(folder):
@@ -164,8 +165,7 @@ def stamp(folder):
     if folder is None or not Path(folder).is_dir():
         return folder
     folder = Path(folder).resolve()
-    inside = sorted(path for path in folder.rglob("*") if path.is_file())
-    stats = [(path, path.stat()) for path in inside]
+    stats = [(p, p.stat()) for p in sorted(folder.rglob("*")) if p.is_file()]
     stamps = [[str(path.relative_to(folder)), s.st_size, s.st_mtime_ns] for path, s in stats]
     return [str(folder), stamps]
 
@@ -174,12 +174,12 @@ def measure(cell, folder, args):
     """{"export" and "evaluate": what the scripts said, "comparison", "evaluations": eval.json of
     each repetition, "predictions": of the last (None: of a regression), "error"}; what did not come
     to be is missing."""
-    result, compared = {}, folder / "comparison.json"
+    compared, both = folder / "comparison.json", [f"--data_dir={args.data_dir}"]
+    both += [] if args.device_id is None else [f"--device_id={args.device_id}"]
     flags = [f"--save_dir={folder}", *export_flags(cell, args)]
     flags += [] if args.no_compare_cpu else ["--compare_cpu", f"--compare_output={compared}"]
-    both = [f"--data_dir={args.data_dir}"]
-    both += [] if args.device_id is None else [f"--device_id={args.device_id}"]
-    result["export"] = done = host.script("export_albert_aie.py", *flags, *both)
+    done = host.script("export_albert_aie.py", *flags, *both)
+    result = {"export": done}
     if compared.is_file():
         result["comparison"] = json.loads(compared.read_text(encoding="utf-8"))
     # 1 is the exit code of a failed comparison and of a crash: the file tells them apart
@@ -188,23 +188,18 @@ def measure(cell, folder, args):
     if not args.no_compare_cpu and "comparison" not in result:
         return {**result, "error": "export_albert_aie.py wrote no comparison"}
     file = next(folder.glob("*.pt"), folder / "missing.pt")
-    flags = [f"--aie_model_dir={file}", f"--output_dir={folder}"]
+    flags = [f"--aie_model_dir={file}", f"--output_dir={folder}", *both]
+    flags += ["--padded"] * (cell.rows == "padded")
     result["evaluations"] = []
     for _ in range(args.rounds):
-        padded = ["--padded"] if cell.rows == "padded" else []
-        result["evaluate"] = done = host.script("run_aie_eval.py", *flags, *padded, *both)
+        result["evaluate"] = done = host.script("run_aie_eval.py", *flags)
         if done["exit_code"]:
             return {**result, "error": host.reason(done)}
-        evaluation = (folder / "eval.json").read_text(encoding="utf-8")
-        result["evaluations"].append(json.loads(evaluation))
+        result["evaluations"].append(files.read_json(folder / "eval.json"))
     rows = (folder / "predictions.tsv").read_text(encoding="utf-8").split("\n")[1:-1]
     predictions = "\t".join(row.split("\t")[1] for row in rows)
     several = len(result["evaluations"][-1]["classes"]) > 1
     return {**result, "predictions": predictions if several else None}
-
-
-def minutes(seconds):
-    return "none left" if seconds <= 0 else f"{max(1, round(seconds / 60))} min left"
 
 
 if __name__ == "__main__":

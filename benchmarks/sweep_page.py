@@ -19,41 +19,37 @@ GATE = (
 def of_sweep(everything, table):
     """HTML text of what sweep.py --output holds; `table`: its heads and its rows of texts."""
     done = [result for result in everything["results"] if "error" not in result]
-    failed = [
-        (" ".join(map(str, filter(None, result["cell"]))), result["error"])
-        for result in everything["results"]
-        if "error" in result
-    ]
-    machine = everything["machine"]
-    summary = [("machine", f"{machine['cpu']}, {machine['cores']} core(s)\n{machine['platform']}")]
-    versions = machine["packages"].items()
-    summary.append(("versions", ", ".join(f"{name} {v}" for name, v in versions if v)))
-    summary.append(("command", " ".join(everything["command"])))
+    broken = [result for result in everything["results"] if "error" in result]
+    failed = [(" ".join(map(str, filter(None, each["cell"]))), each["error"]) for each in broken]
+    machine, versions = everything["machine"], everything["machine"]["packages"].items()
+    summary = (
+        ("machine", f"{machine['cpu']}, {machine['cores']} core(s)\n{machine['platform']}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions if version)),
+        ("command", " ".join(everything["command"])),
+    )
+    rows = {}  # an evaluation of each kind: padding depends on neither engine nor precision
+    for result in done:
+        _, kind, length, _ = result["cell"]
+        rows.setdefault(f"{kind} {length}", result["evaluations"][0])
     range_ = "end to end, the median of repetitions; band: their range"
     pictures = (
         ("Throughput", range_, throughput, done),
         ("Latency", "p50 of a batch's forward", latency, done),
         ("Accuracy and speed", GATE, tradeoff, done),
-        ("Tokens in a row", page.ROWS, plots.padding, series_of_padding(done)),
+        ("Tokens in a row", page.ROWS, plots.padding, list(rows.items())),
     )
     pictures = [plots.picture(*each) for each in pictures if done]
     return page.render(title="Sweep", summary=summary, table=table, failed=failed, plots=pictures)
 
 
-def kinds(done):
-    """{(precision, rows, length): its cells by batch size}."""
-    cells_of = {}
-    for result in sorted(done, key=lambda result: result["cell"][3]):
-        _, rows, length, _ = result["cell"]
-        precision = result["evaluations"][0]["precision"]
-        cells_of.setdefault((precision, rows, length), []).append(result)
-    return cells_of
-
-
 def by_batch(axes, done, value, label):
     """A line of each kind: its colour tells the precision, its mark the length, dashes rows
     of several sentences."""
-    several = kinds(done)
+    several = {}
+    for result in sorted(done, key=lambda result: result["cell"][3]):
+        _, rows, length, _ = result["cell"]
+        precision = result["evaluations"][0]["precision"]
+        several.setdefault((precision, rows, length), []).append(result)
     precisions, _, lengths = zip(*several)
     colours = dict(zip(dict.fromkeys(precisions), itertools.cycle(plots.COLOURS)))
     marks = dict(zip(dict.fromkeys(lengths), itertools.cycle(MARKS)))
@@ -125,12 +121,3 @@ def _least(result, own):
         return None
     value = compared["reference_value"] if compared else own.get(result["cell"][2])
     return None if value is None else value - GATES[evaluated["precision"]].loss
-
-
-def series_of_padding(done):
-    """One evaluation of each kind of row: padding depends on neither engine nor precision."""
-    series = {}
-    for result in done:
-        _, rows, length, _ = result["cell"]
-        series.setdefault(f"{rows} {length}", result["evaluations"][0])
-    return list(series.items())

@@ -9,6 +9,7 @@ Of several files, such as those of two runs, a row of the READMEs is that of the
 
 import statistics
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 from albert_aie.base.errors import UserError
@@ -44,13 +45,11 @@ def parse_args(argv):
 def run(args):
     texts, blocks = [], [{} for _ in README]
     for path in args.readings:
-        report = readings.read(path)
-        try:
+        with readings.opened(path) as report:
             texts.append(tables(report))
             for block, rows in zip(blocks, (typed_rows(report), readme_rows(report))):
-                keep_slower(block, rows)
-        except readings.WRONG as error:
-            raise readings.refused(path, error) from None
+                for name, row in rows.items():  # of two the slower one
+                    block[name] = min(block.get(name, row), row, key=itemgetter(0))
     if not args.readme:
         print("\n".join(texts))
     elif any(blocks):
@@ -60,13 +59,6 @@ def run(args):
         why = "nothing was measured end to end or as typed; run all settings"
         raise UserError(f"{' '.join(args.readings)}: {why}")
     return 0
-
-
-def keep_slower(block, rows):
-    """Adds rows {title: (sentences/s, line)} to a block, which keeps the slower of two."""
-    for name, row in rows.items():
-        if name not in block or row[0] < block[name][0]:
-            block[name] = row
 
 
 def tables(report):
@@ -82,28 +74,24 @@ def as_typed(report):
     if rows:
         yield "\nAs typed: SST-2 dev, text to label, each by its own defaults\n"
         yield from head([*README[next(iter(README))]["en"], "load s", "peak MB"])
-        for engine, (_, line) in zip(typed(report), rows.values()):
+        for (engine, _), (_, line) in zip(timed(report, "as_typed")[::-1], rows.values()):
             yield f"{line} {' | '.join(cost(engine))} |"
 
 
-def typed(report):
-    """The engines that were run by their own defaults, the slowest first."""
-    return [engine for engine, _ in timed(report, "as_typed")[::-1]]
-
-
 def typed_rows(report):
-    """{label: (sentences/s, line)} of those."""
-    rows = {}
-    ours = next((engine["as_typed"] for engine in typed(report) if engine["kind"] == "ours"), {})
-    for engine in typed(report):
-        entry = engine["as_typed"]
+    """{label: (sentences/s, line)} of the engines that were run by their own defaults, the slowest
+    first."""
+    rows, engines = {}, [engine for engine, _ in timed(report, "as_typed")[::-1]]
+    ours = next((engine["as_typed"] for engine in engines if engine["kind"] == "ours"), {})
+    for engine in engines:
+        entry, label = engine["as_typed"], engine["label"]
         rate = statistics.median(entry["sentences"] / seconds for seconds in entry["seconds"])
-        is_ours = engine["kind"] == "ours"
-        cells = [f"**{engine['label']}**" if is_ours else engine["label"], f"{rate:.1f}"]
         milliseconds = f"{1000 * statistics.median(entry['single']):.1f}"
-        for name, middle in (("seconds", []), ("single", [milliseconds])):
-            cells += [*middle, "-" if is_ours else ratio(ours.get(name), entry[name], 2)]
-        rows[engine["label"]] = rate, row(*cells, *correct(entry))
+        whole, single = (ratio(ours.get(key), entry[key], 2) for key in ("seconds", "single"))
+        if engine["kind"] == "ours":
+            label, whole, single = f"**{label}**", "-", "-"
+        cells = label, f"{rate:.1f}", whole, milliseconds, single, *correct(entry)
+        rows[engine["label"]] = rate, row(*cells)
     return rows
 
 
@@ -150,12 +138,13 @@ def dense(report):
     for batch in batches(report):
         yield f"\nDense: batch {batch} of full rows of 128 tokens\n"
         yield from head(["engine", "rows/s (range)", EXECUTED, per_row])
-        for engine, seconds in timed(report, "dense", batch=batch):
+        pairs = timed(report, "dense", batch=batch)
+        for engine, seconds in pairs:
             middle, peak = statistics.median(seconds), peaks.get(engine["precision"])
             counts = engine["dense"][str(batch)]["flops"], batch * nominal
             speeds = [share(count / middle, peak) for count in counts]
             yield row(engine["label"], rates([batch / s for s in seconds], 2), *speeds)
-        yield from verdicts(f"dense batch {batch}", plain(timed(report, "dense", batch=batch)))
+        yield from verdicts(f"dense batch {batch}", [p for p in pairs if not p[0]["packed"]])
 
 
 def summary(report):
@@ -171,7 +160,9 @@ def summary(report):
     for batch in batches(report):
         pairs = timed(report, "dense", batch=batch)
         for precision in PRECISIONS:
-            (_, ours), (_, peer) = readings.rivals(plain(pairs), precision)
+            # peers are compared with on rows of one sentence
+            plain = [p for p in pairs if not p[0]["packed"]]
+            (_, ours), (_, peer) = readings.rivals(plain, precision)
             (_, packed), _ = readings.rivals([p for p in pairs if p[0]["packed"]], precision)
             if ours:
                 rate = statistics.median(batch / s for s in ours)
@@ -181,11 +172,6 @@ def summary(report):
 
 def batches(report):
     return sorted({int(batch) for engine in report["engines"] for batch in engine["dense"]})
-
-
-def plain(pairs):
-    """Dense work is compared with peers on rows of one sentence."""
-    return [pair for pair in pairs if not pair[0]["packed"]]
 
 
 def verdicts(setting, pairs):

@@ -34,11 +34,11 @@ def drive(scenario, issue, count, folder, accuracy=False, **settings):
 
 
 def respond(samples, logits):
-    """Answers samples with the float32 [samples, class] logits."""
+    """Answers samples with the logits, float32 [samples, class], or [class] of a single one."""
     import mlperf_loadgen as lg
 
     logits = numpy.ascontiguousarray(logits, numpy.float32)  # lives until LoadGen has copied it
-    size = logits[0].nbytes
+    size = logits.nbytes // len(samples)
     answers = [
         lg.QuerySampleResponse(sample.id, logits.ctypes.data + i * size, size)
         for i, sample in enumerate(samples)

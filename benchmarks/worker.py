@@ -12,8 +12,6 @@ from albert_aie.base import machine, process
 from albert_aie.base.errors import first_line
 from benchmarks.readings import FIGURES
 
-PER_ROUND = ("seconds", "single", *FIGURES)
-
 # for every engine's process, before it loads torch: idle threads must not take time from others
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -21,10 +19,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 class Worker:
     """Makes the engine of a plan.Engine; `ask` has one of the functions below run beside it.
-    `readings` are collected as bench.json has them, by setting."""
+    `readings`, lists with a figure a round, and `predictions` are collected by setting."""
 
     def __init__(self, spec):
-        self.spec, self.error = spec, None
+        self.spec, self.error, self.predictions = spec, None, {}
         self.readings = {
             "dense": {},
             "end_to_end": {"seconds": []},
@@ -36,14 +34,10 @@ class Worker:
         self.load = self.ask(make, spec)
 
     def lists(self, setting):
-        """The lists of a setting that have an entry a round."""
+        """The lists of a setting; all are empty where it has no round."""
         readings = self.readings[setting]
         entries = readings.values() if setting == "dense" else [readings]
-        return [entry[name] for entry in entries for name in PER_ROUND if name in entry]
-
-    def has(self, setting):
-        """Whether there is a round of it."""
-        return any(self.lists(setting))
+        return [rounds for entry in entries for rounds in entry.values()]
 
     def ask(self, job, *given):
         """What job(*given) answers, or None with `error` set for good."""
@@ -94,12 +88,8 @@ def dense(batch_size, seconds):
 
 
 def served(job, *given):
-    """What a function of servers.py answers of this engine."""
+    """What a function answers of this engine, as those of servers.py."""
     return job(engine, *given)
-
-
-def set_batch_size(batch_size):
-    engine.batch_size = batch_size
 
 
 def flops(lengths):

@@ -19,8 +19,9 @@ import math
 import random
 import sys
 import time
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
+from itertools import chain, combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,28 +91,20 @@ def run(args):
     print(f"{len(train)} phrases to train on, {len(held_out)} held out, on {device}", flush=True)
     folder = teacher_folder(args.teacher)
     wordpiece = AutoTokenizer.from_pretrained(folder)
-    vocabulary = sorted(wordpiece.get_vocab())
-    words = [w for w in vocabulary if w.isascii() and w.isalpha() and len(w) > 1]
+    words = [w for w in sorted(wordpiece.get_vocab()) if w.isascii() and w.isalpha() and len(w) > 1]
     spm = work / "spm.model"
     if not spm.exists():
         train_spm([text for text, _ in train] + words, spm, args.vocab_size)
     tokenizer = SentencePiece(spm.read_bytes())
     if tokenizer.vocab_size != args.vocab_size:
-        raise UserError(
-            f"{spm}: has {tokenizer.vocab_size} pieces, not --vocab_size {args.vocab_size}; take "
-            "another --work_dir"
-        )
+        sizes = f"{tokenizer.vocab_size} pieces, not --vocab_size {args.vocab_size}"
+        raise UserError(f"{spm}: has {sizes}; take another --work_dir")
     setup = Setup(Words(tokenizer, wordpiece, words), train, held_out, args.seed, device)
     teacher = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).to(device)
     tune = partial(tune_teacher, teacher, setup, args.teacher_tokens)
     teacher.load_state_dict(stage(work / "teacher.pt", tune))
-
-    def narrow():
-        student = new_student(384, args.vocab_size).to(device)
-        start_from_teacher(student, teacher, setup.text)
-        return distil(student, teacher, setup, args.narrow_tokens, work / "narrow_state.pt")
-
-    write_checkpoint(widened(stage(work / "narrow.pt", narrow)), spm, out, args.vocab_size)
+    learn = partial(distil, teacher, setup, args.narrow_tokens, work / "narrow_state.pt")
+    write_checkpoint(widened(stage(work / "narrow.pt", learn)), spm, out, args.vocab_size)
     print(f"wrote {out}")
     return 0
 
@@ -140,8 +133,8 @@ def save(state, path):
 
 
 def spans(words):
-    ends = range(1, len(words) + 1)
-    return {hash(tuple(words[start:end])) for end in ends for start in range(end)}
+    """The hash of each phrase in a sentence."""
+    return {hash(tuple(words[start:end])) for start, end in combinations(range(len(words) + 1), 2)}
 
 
 def split(rows, held_out, seed):
@@ -167,22 +160,15 @@ def split(rows, held_out, seed):
 def train_spm(texts, path, vocab_size):
     """A unigram vocabulary with ALBERT's special ids and normalisation, over text cleaned as the
     tokenizer cleans it."""
+    ids = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1}
+    pieces = {"pad_piece": "<pad>", "unk_piece": "<unk>", "control_symbols": list(SPECIAL[2:])}
+    pieces["user_defined_symbols"] = ["(", ")", '"', "-", ".", "–", "£", "€"]
+    how = {"character_coverage": 1.0, "normalization_rule_name": "nmt_nfkc", "minloglevel": 2}
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([clean(text) for text in texts]),
         model_prefix=str(path.with_suffix("")),
-        model_type="unigram",
         vocab_size=vocab_size,
-        character_coverage=1.0,
-        normalization_rule_name="nmt_nfkc",
-        pad_id=0,
-        unk_id=1,
-        bos_id=-1,
-        eos_id=-1,
-        pad_piece="<pad>",
-        unk_piece="<unk>",
-        control_symbols=list(SPECIAL[2:]),
-        user_defined_symbols=["(", ")", '"', "-", ".", "–", "£", "€"],
-        minloglevel=2,
+        **{**ids, **pieces, **how},
     )
 
 
@@ -192,22 +178,20 @@ class Words:
 
     def __init__(self, ours, theirs, words):
         self.ours, self.theirs, self.words = ours, theirs, words
-        self._pieces = {}
+        self.pieces = cache(self.pieces)
 
     def pieces(self, word):
         """(ids of ours, ids of the teacher's)"""
-        if word not in self._pieces:
-            ours, theirs = self.ours.encode(word).ids[1:-1], self.teacher_pieces(word)
-            self._pieces[word] = ours or [SPECIAL.index("[UNK]")], theirs
-        return self._pieces[word]
+        ours = self.ours.encode(word).ids[1:-1]
+        return ours or [SPECIAL.index("[UNK]")], self.teacher_pieces(word)
 
     def teacher_pieces(self, text):
         ids = self.theirs.encode(text, add_special_tokens=False)
         return ids or [self.theirs.unk_token_id]
 
     def rows(self, sentences, which):
-        """(ids, number of the word that each piece belongs to, words): [CLS] is word 0 of its
-        sentence, [SEP] its last; numbers go on from sentence to sentence. `which`: OURS or
+        """(ids of each sentence, the word that each piece of all belongs to, words): [CLS] is word
+        0 of its sentence, [SEP] its last; numbers go on from sentence to sentence. `which`: OURS or
         TEACHER."""
         ends = [SPECIAL.index("[CLS]")], [SPECIAL.index("[SEP]")]
         if which == TEACHER:
@@ -215,31 +199,10 @@ class Words:
         rows, owners, count = [], [], 0
         for sentence in sentences:
             parts = [ends[0], *(self.pieces(word)[which] for word in sentence), ends[1]]
-            rows.append([piece for part in parts for piece in part])
-            owners.append([n for n, part in enumerate(parts, count) for _ in part])
+            rows.append([*chain(*parts)])
+            owners += [n for n, part in enumerate(parts, count) for _ in part]
             count += len(parts)
         return rows, owners, count
-
-    def vary(self, sentence, generator, share):
-        """The sentence with some words exchanged for any of the teacher's words: its answer to that
-        is a lesson too."""
-        return [
-            generator.choice(self.words) if generator.random() < share else word
-            for word in sentence
-        ]
-
-
-def batches_by_length(lengths, generator):
-    """Lists of row numbers of about BATCH_TOKENS tokens each, of like length, in random order."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i] + generator.random())
-    groups = [[]]
-    for i in order:
-        group = groups[-1]
-        if group and (len(group) + 1) * max(lengths[i], lengths[group[-1]]) > BATCH_TOKENS:
-            groups.append([])
-        groups[-1].append(i)
-    generator.shuffle(groups)
-    return groups
 
 
 def pad(rows, device):
@@ -251,13 +214,21 @@ def pad(rows, device):
 
 
 def draw_batches(rows, total, generator):
-    """Batches until `total` tokens are spent, as (sentences, labels, spent). Longer phrases come
-    more often: dev is whole sentences, and a two-word phrase teaches little."""
+    """Batches of about BATCH_TOKENS, of like length, in random order, until `total` tokens are
+    spent, as (sentences, labels, spent). Longer phrases come more often: dev is whole sentences,
+    and a two-word phrase teaches little."""
     rows, spent = [(sentence.split(), label) for sentence, label in rows], 0
     while spent < total:
         kept = [row for row in rows if generator.random() < min(1.0, len(row[0]) / 14)]
-        for numbers in batches_by_length([len(words) + 2 for words, _ in kept], generator):
-            sentences, labels = zip(*(kept[number] for number in numbers))
+        batches = [[]]
+        for row in sorted(kept, key=lambda row: len(row[0]) + 2 + generator.random()):
+            longest = max(len(words) + 2 for words, _ in (row, *batches[-1][-1:]))
+            if batches[-1] and (len(batches[-1]) + 1) * longest > BATCH_TOKENS:
+                batches.append([])
+            batches[-1].append(row)
+        generator.shuffle(batches)
+        for batch in batches:
+            sentences, labels = zip(*batch)
             spent += sum(len(words) + 2 for words in sentences)
             yield list(sentences), list(labels), spent
             if spent >= total:
@@ -311,28 +282,22 @@ def report(name, model, setup, which):
         ids, mask = pad(setup.text.rows(group, which)[0], setup.device)
         predicted.append(model(input_ids=ids, attention_mask=mask).logits.cpu().argmax(1))
     correct = (torch.cat(predicted) == torch.tensor([label for _, label in rows])).float()
-    long = torch.tensor([len(words) > 12 for words, _ in rows])
-    print(
-        f"{name}: held out {correct.mean():.4f} ({len(rows)}), "
-        f"long {correct[long].mean():.4f} ({int(long.sum())})",
-        flush=True,
-    )
-
-
-def new_student(width, vocab_size):
-    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "vocab_size": vocab_size}
-    dropout = {"classifier_dropout_prob": 0.1}
-    return AlbertForSequenceClassification(AlbertConfig(**{**CONFIG, **sizes, **dropout}))
+    long = correct[torch.tensor([len(words) > 12 for words, _ in rows])]
+    shown = f"held out {correct.mean():.4f} ({len(rows)}), long {long.mean():.4f} ({len(long)})"
+    print(f"{name}: {shown}", flush=True)
 
 
 @torch.no_grad()
-def start_from_teacher(student, teacher, text):
-    """The shared layer, pooler and classifier are the teacher's (one layer of it); its piece
-    embeddings, after their LayerNorm, are reduced to 128 principal components, and the map back to
-    384 takes the components' place."""
+def start_from_teacher(teacher, text):
+    """A student of width 384. The shared layer, pooler and classifier are the teacher's (one layer
+    of it); its piece embeddings, after their LayerNorm, are reduced to 128 principal components,
+    and the map back to 384 takes the components' place."""
+    own = {"hidden_size": 384, "intermediate_size": 1536, "classifier_dropout_prob": 0.1}
+    own["vocab_size"] = text.ours.vocab_size
+    student = AlbertForSequenceClassification(AlbertConfig(**{**CONFIG, **own})).to(teacher.device)
     bert, albert = teacher.bert, student.albert
-    layer, shared = bert.encoder.layer[FIRST_LAYER], albert.encoder.albert_layer_groups[0]
-    shared = shared.albert_layers[0]
+    layer = bert.encoder.layer[FIRST_LAYER]
+    shared = albert.encoder.albert_layer_groups[0].albert_layers[0]
     for mine, its in (
         (shared.attention.query, layer.attention.self.query),
         (shared.attention.key, layer.attention.self.key),
@@ -363,6 +328,7 @@ def start_from_teacher(student, teacher, text):
     embeddings.token_type_embeddings.weight.zero_()
     back.weight.copy_(directions * reduced.std(1).mean())
     back.bias.copy_(mean)
+    return student
 
 
 def teacher_embeddings(table, text):
@@ -403,10 +369,9 @@ def widened(state):
     return wide
 
 
-def by_word(hidden, owners, words):
+def by_word(hidden, mask, owners, words):
     """float [words, 384]: the mean over each word's pieces."""
-    owners, mask = pad(owners, hidden.device)
-    owners, flat = owners[mask.bool()], hidden[mask.bool()]
+    owners, flat = torch.tensor(owners, device=hidden.device), hidden[mask.bool()]
     total = torch.zeros(words, flat.shape[1], device=flat.device).index_add(0, owners, flat)
     return total / torch.bincount(owners, minlength=words).unsqueeze(1)
 
@@ -414,10 +379,12 @@ def by_word(hidden, owners, words):
 def losses(student, teacher, sentences, labels, setup):
     """(of the logits, of the word vectors): how far the student is from the teacher on a batch, and
     from `labels` where there are any."""
-    ids, mask = pad((its := setup.text.rows(sentences, TEACHER))[0], setup.device)
+    ids, *its = setup.text.rows(sentences, TEACHER)
+    ids, its_mask = pad(ids, setup.device)
     with torch.no_grad():
-        wanted = teacher(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-    ids, mask = pad((mine := setup.text.rows(sentences, OURS))[0], setup.device)
+        wanted = teacher(input_ids=ids, attention_mask=its_mask, output_hidden_states=True)
+    ids, *mine = setup.text.rows(sentences, OURS)
+    ids, mask = pad(ids, setup.device)
     got = student.train()(input_ids=ids, attention_mask=mask, output_hidden_states=True)
     loss = F.cross_entropy(got.logits, wanted.logits.softmax(-1))
     loss = loss + 0.1 * F.mse_loss(got.logits, wanted.logits)
@@ -426,24 +393,26 @@ def losses(student, teacher, sentences, labels, setup):
         loss = loss + 0.3 * F.cross_entropy(got.logits, labels)
     of_words = 0.0
     for passes, layers, weight in ALIKE:
-        target = by_word(wanted.hidden_states[layers], *its[1:])
-        vectors = by_word(got.hidden_states[passes], *mine[1:])
+        target = by_word(wanted.hidden_states[layers], its_mask, *its)
+        vectors = by_word(got.hidden_states[passes], mask, *mine)
         of_words = of_words + weight * F.mse_loss(vectors, target) / target.var()
     return loss, of_words
 
 
-def distil(student, teacher, setup, tokens, state_path, peak=6e-4):
-    """Train the student on the teacher's logits and word vectors; the state dict of the weights'
+def distil(teacher, setup, tokens, state_path, peak=6e-4):
+    """Train a student on the teacher's logits and word vectors; the state dict of the weights'
     moving average."""
-    generator, name = random.Random(setup.seed), state_path.stem
+    student = start_from_teacher(teacher, setup.text)
+    generator, name, others = random.Random(setup.seed), state_path.stem, setup.text.words
     optimizer = torch.optim.AdamW(student.parameters(), weight_decay=0.01, betas=(0.9, 0.98))
-    average = {key: tensor.clone() for key, tensor in student.state_dict().items()}
+    average = copy.deepcopy(student)
     done = steps = 0
     if state_path.exists():
         state = torch.load(state_path, map_location=setup.device, weights_only=True)
         student.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
-        average, done, steps = state["average"], state["done"], state["steps"]
+        average.load_state_dict(state["average"])
+        done, steps = state["done"], state["steps"]
         generator.seed(setup.seed + done)
     report(f"{name} start", student, setup, OURS)
     teacher.eval()
@@ -451,29 +420,29 @@ def distil(student, teacher, setup, tokens, state_path, peak=6e-4):
     bar = tqdm(total=tokens, initial=done, desc=name, unit="token", mininterval=30)
     for sentences, labels, spent in draw_batches(setup.train, tokens - done, generator):
         if generator.random() < 0.6:  # the rest as they stand, with their labels
-            sentences = [setup.text.vary(words, generator, 0.2) for words in sentences]
+            # some words exchanged for any of the teacher's: its answer to that is a lesson too
+            sentences = [
+                [generator.choice(others) if generator.random() < 0.2 else word for word in words]
+                for words in sentences
+            ]
             labels = None
         parts = losses(student, teacher, sentences, labels, setup)
         step(student, optimizer, sum(parts), peak * schedule((done + spent) / tokens))
         steps += 1
         bar.update(done + spent - bar.n)
         decay = min(0.995, steps / (steps + 10))
-        for key, tensor in student.state_dict().items():
-            if tensor.is_floating_point():
-                average[key].lerp_(tensor, 1 - decay)
+        for mean, tensor in zip(average.parameters(), student.parameters()):
+            mean.data.lerp_(tensor.data, 1 - decay)
         if time.time() - saved > SAVE_SECONDS:
             state = {"student": student.state_dict(), "optimizer": optimizer.state_dict()}
-            state.update(average=average, done=done + spent, steps=steps)
+            state.update(average=average.state_dict(), done=done + spent, steps=steps)
             save(state, state_path)
-            shown = copy.deepcopy(student)
-            shown.load_state_dict(average)
             loss = " + ".join(f"{part.item():.3f}" for part in parts)
-            report(f"{name} {done + spent} tokens, loss {loss}", shown, setup, OURS)
+            report(f"{name} {done + spent} tokens, loss {loss}", average, setup, OURS)
             saved = time.time()
     bar.close()
-    student.load_state_dict(average)
-    report(f"{name} final", student, setup, OURS)
-    return {key: tensor.cpu() for key, tensor in average.items()}
+    report(f"{name} final", average, setup, OURS)
+    return {key: tensor.cpu() for key, tensor in average.state_dict().items()}
 
 
 def write_checkpoint(state, spm, folder, vocab_size):

@@ -50,33 +50,30 @@ def test_what_is_read_from_a_summary(tmp_path):
     }
 
 
+def run(file, data_dir, output_dir, *scenarios):
+    """Exit code of loadgen.py."""
+    flags = ["--aie_model_dir", file, "--data_dir", data_dir, "--seconds", 1]
+    flags += ["--output_dir", output_dir, "--scenarios", *scenarios]
+    return console.main(loadgen.parse_args, loadgen.run, [*map(str, flags)])
+
+
 def test_a_short_run_of_loadgen(tmp_path, tiny, sst2, sentences, export, capfd, monkeypatch):
     """Every scenario through one file. One second is short, but each must be valid, and its log
     must count what run_aie_eval.py counts."""
     given = {"pth_dir": tiny, "data_dir": sst2, "save_dir": tmp_path, "backend": "torchscript"}
     assert export(batch_size=4, max_seq_length=32, **given).code == 0
-    flags = [
-        "--aie_model_dir",
-        tmp_path / "albert_seq32_bs4.pt",
-        "--data_dir",
-        sentences,
-        "--seconds",
-        1,
-    ]
-    flags += ["--scenarios", "SingleStream", "MultiStream", "Offline"]
-    flags = [*map(str, [*flags, "--output_dir", tmp_path / "logs"])]
     capfd.readouterr()
-    few = loadgen.SCENARIOS["SingleStream"]._replace(queries=100)  # its 90 % needs no more
-    monkeypatch.setitem(loadgen.SCENARIOS, "SingleStream", few)
-    twice = loadgen.SCENARIOS["Offline"]._replace(rounds=2)
-    monkeypatch.setitem(loadgen.SCENARIOS, "Offline", twice)
+    # single: its 90 % needs no more queries
+    for name, change in (("SingleStream", {"queries": 100}), ("Offline", {"rounds": 2})):
+        changed = loadgen.SCENARIOS[name]._replace(**change)
+        monkeypatch.setitem(loadgen.SCENARIOS, name, changed)
     monkeypatch.setattr(loadgen, "RATE", 5)  # a busy machine may be slow when the rate is guessed
-    code = console.main(loadgen.parse_args, loadgen.run, flags)
+    code = run(tmp_path / "albert_seq32_bs4.pt", sentences, tmp_path / "logs", *loadgen.SCENARIOS)
     out = " ".join(capfd.readouterr().out.split())
     assert code == 0, out
     assert out.count("Result is : VALID") == 3 and out.count("as run_aie_eval.py counts") == 3
     assert "Offline over our own sentences/s" in out and "in 2 turns" in out
-    for name in ("SingleStream", "MultiStream", "Offline"):
+    for name in loadgen.SCENARIOS:
         assert (tmp_path / "logs" / name / "accuracy" / "mlperf_log_accuracy.json").stat().st_size
 
 
@@ -97,12 +94,9 @@ def test_an_accuracy_log_that_counts_otherwise_fails(
     given = {"pth_dir": tiny, "save_dir": tmp_path, "backend": "torchscript"}
     assert export(batch_size=1, max_seq_length=32, **given).code == 0
     monkeypatch.setattr(traffic, "correct", lambda *given: (0, 11))
-    flags = ["--aie_model_dir", tmp_path, "--data_dir", sentences, "--seconds", 1]
-    flags += ["--scenarios", "SingleStream", "--output_dir", tmp_path / "logs"]
-    assert console.main(loadgen.parse_args, loadgen.run, [*map(str, flags)]) == 1
+    assert run(tmp_path, sentences, tmp_path / "logs", "SingleStream") == 1
 
 
 def test_wrong_input_of_loadgen_is_one_sentence(tmp_path, capsys):
-    flags = ["--aie_model_dir", str(tmp_path / "no.pt"), "--data_dir", str(tmp_path)]
-    code = console.main(loadgen.parse_args, loadgen.run, flags)
+    code = run(tmp_path / "no.pt", tmp_path, tmp_path, "Offline")
     assert refused(Run(code, *capsys.readouterr()), "no.pt: no such file")

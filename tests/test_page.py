@@ -158,12 +158,8 @@ def swept():
                 comparison = {"passed": True, "reference_value": 0.8, "sentences": 10}
                 results.append({"cell": cell, "evaluations": each, "comparison": comparison})
     results[-1] = {"cell": ["int8", "chosen", 64, 8], "error": f"no memory {EVIL}"}
-    machine = {
-        "cpu": "EPYC",
-        "cores": 2,
-        "platform": "Linux",
-        "packages": {"torch": "2", "x": None},
-    }
+    machine = {"cpu": "EPYC", "cores": 2, "platform": "Linux"}
+    machine["packages"] = {"torch": "2", "x": None}
     return {"machine": machine, "command": ["sweep.py", EVIL], "settings": {}, "results": results}
 
 
@@ -185,10 +181,8 @@ def test_the_page_of_a_sweep():
 
 def test_what_the_plots_of_a_sweep_show():
     """Medians of repetitions against the batch size; the gates at 0.8 less what each may lose."""
-    from matplotlib import pyplot
-
+    axes = pytest.importorskip("matplotlib.figure").Figure().subplots(1, 2)
     done = [result for result in swept()["results"] if "error" not in result]
-    figure, axes = pyplot.subplots(1, 2)
     sweep_page.throughput(axes[0], done)
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes[0].get_lines()}
     assert drawn["fp32 padded 64"] == [[1, 21], [8, 21]] and drawn["int8 chosen 64"] == [[1, 31]]
@@ -202,20 +196,17 @@ def test_what_the_plots_of_a_sweep_show():
     assert gates == pytest.approx([0.8 - 0.005, 0.8 - 1e-4])
     points = [tuple(xy) for mark in axes[1].collections for xy in mark.get_offsets().tolist()]
     assert (20.0, 0.8) in points and (32.0, 0.79) in points and len(points) == 14
-    pyplot.close(figure)
 
 
 def test_a_gate_is_drawn_of_each_reference_and_of_the_same_sentences_only():
     """Two lengths can have two references. One of fewer sentences (--compare_rows) says nothing of
     these points; one of 0 is a value. Without a comparison the sweep's own fp32 of that length is
     the reference."""
-    from matplotlib import pyplot
-
+    axes = pytest.importorskip("matplotlib.figure").Figure().subplots(1, 2)
     done = [result for result in swept()["results"] if result["cell"][0] == "fp32"]
     changes = {"reference_value": 0.7}, {"reference_value": 0}, {"sentences": 9}
     for result, change in zip(done, changes):
         result["comparison"].update(change)
-    figure, axes = pyplot.subplots(1, 2)
     sweep_page.tradeoff(axes[0], done[:3])
     gates = sorted(line.get_ydata()[0] for line in axes[0].get_lines())
     assert gates == pytest.approx([-1e-4, 0.7 - 1e-4])
@@ -230,17 +221,13 @@ def test_a_gate_is_drawn_of_each_reference_and_of_the_same_sentences_only():
     int8[0]["cell"][2] = int8[1]["cell"][2] = 256
     sweep_page.tradeoff(axes[1], int8)
     assert len(axes[1].get_lines()) == len(gates)
-    pyplot.close(figure)
 
 
 def test_the_bars_of_padding_add_up_to_the_row():
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots()
+    axes = pytest.importorskip("matplotlib.figure").Figure().subplots()
     plots.padding(axes, [("padded", evaluation("fp32", 1, 64, 1, 1, padding=0.75))])
     tokens, empty = (bars.patches[0] for bars in axes.containers)
     assert (tokens.get_width(), empty.get_x(), empty.get_width()) == (16, 16, 48)
-    pyplot.close(figure)
 
 
 @pytest.mark.slow

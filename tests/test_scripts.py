@@ -12,6 +12,7 @@ from helpers import ROOT, flags, python, read_results, write_checkpoint
 from albert_aie import backends
 from albert_aie.albert import fused, graph
 from albert_aie.base.errors import UserError
+from albert_aie.cli import console
 from albert_aie.run.evaluate import logits_in_fresh_process
 from benchmarks import random_weights
 
@@ -71,7 +72,8 @@ def test_the_test_split_gives_predictions_without_accuracy(tmp_path, compiled, e
 
 def test_random_weights_measure_speed_only(tmp_path, tiny, sentences, export, evaluate):
     folder = tmp_path / "random"
-    assert random_weights.main(["--architecture", str(tiny), "--output_dir", str(folder)]) == 0
+    given = ["--architecture", str(tiny), "--output_dir", str(folder)]
+    assert console.main(random_weights.parse_args, random_weights.run, given) == 0
     given = {"pth_dir": folder, "compare_cpu": True}
     run = export(data_dir=sentences, save_dir=tmp_path, **given, **SMALL)
     assert run.code == 0 and "compare_cpu PASS" in run.out

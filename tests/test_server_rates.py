@@ -1,6 +1,7 @@
 """LoadGen's Server scenario: how the highest rate is found, and what each server answers."""
 
 import json
+import queue
 import threading
 import time
 from types import SimpleNamespace
@@ -39,11 +40,8 @@ class Numbers:
     """An engine whose row of a text is its number; `calls` are what it was given at a time."""
 
     def __init__(self, server):
-        self.spec, self.calls, self.start = (
-            Engine("", "", "", (), server=server),
-            [],
-            threading.Event(),
-        )
+        self.spec = Engine("", "", "", (), server=server)
+        self.calls, self.start = [], threading.Event()
 
     def sentences(self, texts):
         self.start.wait(10)
@@ -51,42 +49,32 @@ class Numbers:
         return numpy.array([[float(text.split()[-1])] for text in texts], numpy.float32)
 
 
-def answered(server, texts):
-    """The row of each text, by the place at which it was sent."""
-    rows, done = {}, threading.Semaphore(0)
-
-    def answer(place, row):
-        rows[place] = float(row[0])
-        done.release()
-
-    for place, text in enumerate(texts):
-        server.send(text, lambda row, place=place: answer(place, row))
-    return rows, done
+def answered(server, texts, begin=lambda: None):
+    """The first number of the row of each text; begin() is called when all were sent."""
+    rows = [queue.SimpleQueue() for _ in texts]
+    for text, row in zip(texts, rows):
+        server.send(text, row.put)
+    begin()
+    numbers = [float(row.get(timeout=30)[0]) for row in rows]
+    server.close()
+    assert all(row.empty() for row in rows)
+    return numbers
 
 
 @pytest.mark.parametrize("name, most", [("lock", 1), ("threads", 1), ("batcher", servers.TOGETHER)])
 def test_turns_answer_each_text_with_its_own_row(name, most):
     engine = Numbers(name)
-    server = servers.SERVERS[name](engine)
-    rows, done = answered(server, TEXTS)
-    engine.start.set()
-    for _ in TEXTS:
-        assert done.acquire(timeout=10)
-    server.close()
-    assert rows == {i: float(i) for i in range(len(TEXTS))}
+    rows = answered(servers.SERVERS[name](engine), TEXTS, engine.start.set)
+    assert rows == [float(i) for i in range(len(TEXTS))]
     assert max(map(len, engine.calls)) == most and sum(map(len, engine.calls)) == len(TEXTS)
 
 
 def test_a_server_of_ours_gives_what_classifier_gives(made_by):
     with Classifier(made_by["openvino"], streams=1) as classify:
         engine = SimpleNamespace(classify=classify, spec=Engine("", "", "", (), server="shared"))
-        server = servers.SERVERS["shared"](engine)
-        rows, done = answered(server, TEXTS)
-        for _ in TEXTS:
-            assert done.acquire(timeout=30)
-        server.close()
-        for place, answer in enumerate(classify(TEXTS)):
-            assert rows[place] == pytest.approx(list(answer.probabilities.values())[0], abs=1e-5)
+        rows = answered(servers.SERVERS["shared"](engine), TEXTS)
+        wanted = [list(answer.probabilities.values())[0] for answer in classify(TEXTS)]
+        assert rows == pytest.approx(wanted, abs=1e-5)
         ratios = servers.callers(engine, TEXTS, rounds=2)
     assert len(ratios) == 2 and min(ratios) > 0
 
@@ -154,25 +142,18 @@ def test_a_rate_is_sought_in_short_runs_and_confirmed_in_a_long_one(monkeypatch,
 
 
 RESULT = {"precision": "fp32", "error": None, "sentences": 200, "correct": 150, "p50": 9, "p99": 99}
-OURS = {
-    **RESULT,
-    "kind": "ours",
-    "label": "o",
-    "completed": 60.0,
-    "callers": [0.9, 0.9],
-    "differ": 0,
-}
+OURS = {**RESULT, "kind": "ours", "label": "o", "completed": 60.0, "differ": 0}
+OURS["callers"] = [0.9, 0.9]
 
 
 def test_the_best_peer_of_the_precision_is_what_ours_is_compared_with(capsys):
-    peer = {**RESULT, "kind": "openvino", "label": "slow", "completed": 30.0}
-    results = [
-        peer,
-        {**peer, "label": "best", "completed": 40.0},
-        {**peer, "label": "other", "completed": 99.0, "precision": "int8"},
-        {**peer, "label": "failed", "completed": 99.0, "error": "no run was valid"},
-        OURS,
-    ]
+    changes = (
+        {"label": "slow", "completed": 30.0},
+        {"label": "best", "completed": 40.0},
+        {"label": "other", "completed": 99.0, "precision": "int8"},
+        {"label": "failed", "completed": 99.0, "error": "no run was valid"},
+    )
+    results = [*({**RESULT, "kind": "openvino", **change} for change in changes), OURS]
     for entry in results:
         server_rates.tell(entry, results)
     out = " ".join(capsys.readouterr().out.split())
