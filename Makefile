@@ -51,11 +51,11 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready-test
 	$(PY) -m ruff check .
-	$(PY) -m pytest -q -n $(JOBS)
+	$(PY) -m pytest -q -n $(JOBS) --dist worksteal
 
 test-all: $(VENV)/.ready-test
 	$(PY) -m ruff check .
-	$(PY) -m pytest -q -n $(JOBS) -m "slow or not slow"
+	$(PY) -m pytest -q -n $(JOBS) --dist worksteal -m "slow or not slow"
 
 bench: $(VENV)/.ready-test
 	$(PIP) -c $(VENV)/pins.txt -e .[bench]
