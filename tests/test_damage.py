@@ -226,12 +226,12 @@ def test_files_that_are_used_together_are_alike(tmp_path, compiled, change, word
 
 def test_files_of_two_tokenizers_are_not_used_together(tmp_path, compiled):
     other = SPM.read_bytes().replace("\u2581film".encode(), "\u2581qxzj".encode())
-    source = pt_file.open_pt(compiled["torchscript"]).manifest["source"]
+    source = pt_file.open_pt(compiled).manifest["source"]
     source = {**source, "tokenizer_sha256": hashlib.sha256(other).hexdigest()}
-    one = rewrite(compiled["torchscript"], tmp_path / "1.pt", {"free_sizes": False})
+    one = rewrite(compiled, tmp_path / "1.pt", {"free_sizes": False})
     change = {"extra/albert_aie/tokenizer.model": other}
     given = {"free_sizes": False, "batch_size": 1, "source": source}
-    two = rewrite(compiled["torchscript"], tmp_path / "2.pt", given, change=change)
+    two = rewrite(compiled, tmp_path / "2.pt", given, change=change)
     with pytest.raises(UserError, match="not of one model, tokenizer"):
         pt_file.open_all([one, two])
 
@@ -239,10 +239,7 @@ def test_files_of_two_tokenizers_are_not_used_together(tmp_path, compiled):
 def test_of_files_that_are_used_together_the_longest_row_comes_first(tmp_path, compiled):
     """It says where a sentence is cut; their order says nothing."""
     shapes = (Shape(8, 16), Shape(1, 32))
-    paths = [
-        static(compiled["torchscript"], tmp_path / f"{shape.batch_size}.pt", shape)
-        for shape in shapes
-    ]
+    paths = [static(compiled, tmp_path / f"{shape.batch_size}.pt", shape) for shape in shapes]
     for given in (paths, paths[::-1]):
         saved = pt_file.open_all(given)
         assert (saved.path, saved.shape, saved.shapes) == (paths[1], shapes[1], shapes)
@@ -250,7 +247,7 @@ def test_of_files_that_are_used_together_the_longest_row_comes_first(tmp_path, c
 
 def test_a_tokenizer_with_an_option_of_a_later_version_is_refused(tmp_path, compiled):
     later = {"kind": "spm", "options": {"do_lower_case": True, "from_2030": True}}
-    path = rewrite(compiled["torchscript"], tmp_path / NAME, {"tokenizer": later})
+    path = rewrite(compiled, tmp_path / NAME, {"tokenizer": later})
     with pytest.raises(UserError, match="names a tokenizer that this program does not have"):
         pt_file.open_pt(path)
 
