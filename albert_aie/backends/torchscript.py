@@ -156,6 +156,8 @@ def prepare(program, device, precision):
     at each call in bf16. torch 2.0.1 lacks the operators and goes on as before."""
     import torch
 
+    if device == "cpu":  # of torch 2.0.1: it takes 0.3 s a shape, and its kernels win nothing
+        torch.jit.set_fusion_strategy([("STATIC", 0)])
     mkldnn = torch.ops.mkldnn
     if device != "cpu" or not hasattr(mkldnn, "_reorder_linear_weight"):
         return
