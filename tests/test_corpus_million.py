@@ -64,7 +64,7 @@ def write_jsonl(path, count):
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    shape = {"batch_size": 4, "max_seq_length": 64, "pack": True}
+    shape = {"batch_size": 4, "max_seq_length": 64}
     folder = tmp_path_factory.mktemp("million")
     return write_file(folder, "SST-2", **shape)
 
