@@ -53,7 +53,6 @@ def test_the_demo_checkpoint_has_learnt(tmp_path, export, evaluate):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize(
     "engine, precision",
     [
@@ -64,12 +63,12 @@ def test_the_demo_checkpoint_has_learnt(tmp_path, export, evaluate):
         ("openvino", "int8"),
     ],
 )
-def test_every_precision_passes_its_gate_on_dev(tmp_path, sst2, export, engine, precision, pack):
+def test_every_precision_passes_its_gate_on_dev(tmp_path, sst2, export, engine, precision):
     if precision == "int8":
         needs_nncf()
     if precision == "bf16" and "BF16" not in openvino.capabilities():
         pytest.skip("without bf16 instructions OpenVINO refuses, and torch emulates them: minutes")
-    target = {"backend": engine, "precision": precision, "pack": pack}
+    target = {"backend": engine, "precision": precision}
     shape = {"batch_size": 8, "max_seq_length": 64}
     given = {"pth_dir": CHECKPOINT, "data_dir": sst2, "save_dir": tmp_path, "compare_cpu": True}
     run = export(**given, **target, **shape)

@@ -37,9 +37,10 @@ class Runner:
     """An engine whose logit of a sentence is its first token; it waits for `gate`, and notes its
     calls. Token 13 is an error, 7 a NaN for all of its row."""
 
-    grid, streams = Grid(4, compiles=False), 1
+    grid = Grid(4, compiles=False)
 
-    def __init__(self):
+    def __init__(self, streams):
+        self.streams = streams
         self.gate, self.calls, self.entered = threading.Event(), [], threading.Semaphore(0)
 
     def run(self, batch):
@@ -59,9 +60,9 @@ class Runner:
         return SimpleNamespace(logits=logits if slots else logits[:, 0], forward=1e-6)
 
 
-def batcher(limit=100):
+def batcher(limit=100, streams=1):
     saved = SimpleNamespace(path="a.pt", num_labels=1, shapes=(Shape(8, 64),))
-    return Batcher(Runner(), saved, lambda: UserError("closed"), limit)
+    return Batcher(Runner(streams), saved, lambda: UserError("closed"), limit)
 
 
 def text(token, length=20):
@@ -172,6 +173,73 @@ def test_the_engine_is_one_callers_when_its_turn_comes():
     assert after.result(20) == 5
 
 
+def two_streams():
+    """A Batcher of an engine with two streams, which it knows from its first call."""
+    one = batcher(1000, streams=2)
+    one._runner.gate.set()
+    assert one.submit([text(9)]).result(20) == 9
+    one._runner.gate.clear()
+    return one
+
+
+def begun(one, calls):
+    """Whether so many calls begin in all, and no more."""
+    until = time.monotonic() + 20
+    while len(one._runner.calls) < calls and time.monotonic() < until:
+        time.sleep(0.001)
+    time.sleep(0.1)
+    return len(one._runner.calls) == calls
+
+
+def test_a_sentence_in_a_row_of_its_own_has_all_streams():
+    one = two_streams()
+    first = one.submit([text(100)])
+    assert begun(one, 2)
+    others = [one.submit([text(20 + i, 60)]) for i in range(4)]
+    assert begun(one, 2) and one._runner.calls[-1].shape == Shape(1, 20)
+    one._runner.gate.set()
+    assert [future.result(20) for future in (first, *others)] == [100, 20, 21, 22, 23]
+
+
+@pytest.mark.parametrize("lists", [1, 9])
+def test_every_stream_computes_what_waits(lists):
+    """Of one caller's list or of several; each answer is its own text's, whoever computed it."""
+    one = two_streams()
+    tokens = [list(range(20 + i, 90 + i)) for i in range(lists)]
+    futures = [one.submit([text(token, 30) for token in row]) for row in tokens]
+    assert begun(one, 3)
+    one._runner.gate.set()
+    assert [future.result(20).ravel().tolist() for future in futures] == tokens
+
+
+@pytest.mark.parametrize("way", ["engine", "close"])
+def test_who_takes_the_engine_or_closes_it_waits_for_every_stream(way):
+    one, done, order = two_streams(), threading.Event(), []
+    tokens = list(range(20, 52))
+    asked = one.submit([text(token, 30) for token in tokens])
+    assert begun(one, 3)
+
+    def take():
+        if way == "close":
+            one.close()
+        else:
+            with one.engine():
+                order.append("taken")
+        done.set()
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    time.sleep(0.1)
+    if way == "engine":
+        late = one.submit([text(5)])
+        late.add_done_callback(lambda future: order.append("late"))
+    assert not done.is_set()
+    one._runner.gate.set()
+    taker.join(20)
+    assert done.is_set() and asked.result(20).ravel().tolist() == tokens
+    assert way == "close" or (late.result(20) == 5 and order == ["taken", "late"])
+
+
 def test_what_was_cancelled_is_not_computed():
     one = batcher()
     running(one)
@@ -250,7 +318,7 @@ def serve(file, requests, threads):
         assert sorted(killed) == list(range(0, threads, 8))
         assert next(answered) > requests * (1 - 1 / 8)
         quarter = len(memory) // 4
-        assert max(memory[-quarter:]) < max(memory[quarter : 2 * quarter]) + 20e6
+        assert max(memory[-quarter:]) < max(memory[quarter:-quarter]) + 20e6
         assert classify(texts[0]).probability == pytest.approx(wanted[texts[0]], abs=1e-5)
 
 

@@ -1,15 +1,15 @@
 """Dynamic batching: what several threads ask for while the engine is busy shares its next call.
 
-What waits is a window. A step takes the sentence whose turn it is, packs others of the window with
-it (batching.next_batch), and computes that one call. Callers take turns, so a long list goes in
-slices. The steps are those of a thread that lives as long as something waits; a caller who finds
-the engine idle computes its one sentence itself."""
+What waits is a window. A call takes the sentence whose turn it is, and packs others of the window
+with it (batching.next_batch). Callers take turns, so a long list goes in slices. Each stream of the
+engine has a thread that computes calls as long as something waits; a sentence in a row of its own
+length has all streams. A caller who finds the engine idle computes its one sentence itself."""
 
 import contextlib
 import itertools
 import threading
 from collections import deque
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError
 
 import numpy
 
@@ -35,14 +35,17 @@ class Request:
 
     def __init__(self, sentences=(), num_labels=0, caller=None):
         self.caller = self if caller is None else caller
+        self._lock = threading.Lock()  # of `left`: two streams may answer at once
         self.waiting, self.left = dict(enumerate(sentences)), len(sentences)
         self.logits = numpy.full((len(sentences), num_labels), numpy.nan, numpy.float32)
         self.future = Future()
 
     def answer(self, number, logits):
         self.logits[number] = logits
-        self.left -= 1
-        if not self.left:
+        with self._lock:
+            self.left -= 1
+            last = not self.left
+        if last:
             with contextlib.suppress(InvalidStateError):  # its caller has left
                 self.future.set_result(self.logits)
 
@@ -53,15 +56,17 @@ class Request:
 
 
 class Batcher:
-    """Gives the engine of a runner, which has loaded the Artifact `saved`, to one thread at a time.
-    What waits gets the exception `closed()` when it is closed."""
+    """Gives the engine of a runner, which has loaded the Artifact `saved`, its calls: as many at a
+    time as it has streams. What waits gets the exception `closed()` when it is closed."""
 
     def __init__(self, runner, saved, closed, limit=LIMIT):
         self._runner, self._saved, self._closed_error, self._limit = runner, saved, closed, limit
         self._lock = threading.Lock()  # of all below
         self._idle = threading.Condition(self._lock)
         self._queue = deque()  # of Request, the next in turn first; without sentences: for engine()
-        self._busy = self._closed = False  # busy: somebody has the engine
+        self._threads, self._streams = 0, 1  # that compute; at most, read when a call is planned
+        self._calls, self._whole = 0, False  # under way; whether the one has all streams
+        self._closed = False
         self._answered = 0  # sentences
         self._seconds = STEP  # that a token of a packed row took last
 
@@ -87,8 +92,8 @@ class Batcher:
         try:
             with self._lock:
                 self._check_open()
-                mine = not self._busy
-                self._busy = True
+                if not self._calls and not self._queue:
+                    mine, self._calls, self._whole = True, 1, True
             if mine:
                 return run_alone(self._runner, sentence, self._singles())[2]
         finally:
@@ -117,7 +122,7 @@ class Batcher:
         for request in waiting:
             request.fail(self._closed_error())
         with self._lock:
-            self._idle.wait_for(lambda: not self._busy)
+            self._idle.wait_for(lambda: not self._calls and not self._threads)
         return was_open
 
     def _check_open(self):
@@ -127,110 +132,123 @@ class Batcher:
     def _enqueue(self, request):
         """With the lock."""
         self._check_open()
-        if self._busy or request.left:
+        if request.left or self._calls or self._queue:
             self._queue.append(request)
+            self._start()
         else:
+            self._calls, self._whole = 1, True
             request.future.set_result(None)
-        if not self._busy:
-            self._busy = True
-            if request.left:
-                self._start()
 
     def _release(self):
         """What who has the engine does when it needs it no more."""
         with self._lock:
-            self._busy = bool(self._queue)
-            self._start() if self._busy else self._idle.notify_all()
+            self._calls, self._whole = self._calls - 1, False
+            self._start()
+            self._idle.notify_all()
+
+    def _next_may_begin(self):
+        """With the lock: whether something waits, and the engine is free for it. Who asks for the
+        whole engine waits for the end of all calls, and so does what comes later."""
+        return self._queue and not self._whole and (self._queue[0].left or not self._calls)
 
     def _start(self):
+        """With the lock: a thread for what waits, if a stream is idle."""
+        if not self._next_may_begin() or self._threads >= self._streams:
+            return
+        self._threads += 1
         try:
             threading.Thread(target=self._work, name="albert_aie batcher").start()
-        except BaseException as error:  # no more threads
-            self._give_up(error)
-            raise
+        except Exception as error:  # no more threads: those that are there go on
+            self._threads -= 1
+            if not self._threads:
+                self._give_up(error)
+                raise
 
     def _give_up(self, error):
         """With the lock: nobody is left waiting."""
         for request in self._queue:
             request.fail(error)
         self._queue.clear()
-        self._busy = False
-        self._idle.notify_all()
 
     def _work(self):
-        """Steps until nothing waits, or a caller's turn has come to have the engine."""
+        """Calls until nothing waits, or a caller's turn has come to have the engine."""
         try:
-            while step := self._take():
-                self._compute(*step)
+            while call := self._take():
+                self._compute(*call)
         except BaseException as error:
             with self._lock:
                 self._give_up(error)
             raise
+        finally:
+            with self._lock:
+                self._threads -= 1
+                self._start()
+                self._idle.notify_all()
 
     def _take(self):
-        """(Batches of the next step, {its sentences' number: (Request, number there, Encoded)}), or
+        """(Batch of the next call, {its sentences' number: (Request, number there, Encoded)}), or
         None."""
         with self._lock:
             waiting = (request for request in self._queue if not request.future.done())
             self._queue = deque(waiting)  # the others' callers have left
-            while self._queue:
+            while self._next_may_begin():
                 if self._queue[0].left:
-                    return self._plan()
+                    call = self._plan()
+                    self._calls += 1
+                    self._start()
+                    return call
                 with contextlib.suppress(InvalidStateError):
                     self._queue.popleft().future.set_result(None)
-                    return None
-            self._busy = False
-            self._idle.notify_all()
+                    self._calls, self._whole = 1, True
 
     def _plan(self):
-        """What _take gives. A list that nobody waits beside fills every stream."""
+        """What _take gives."""
         requests = list(itertools.takewhile(lambda request: request.left, self._queue))
-        lone, streams = len({id(one.caller) for one in self._queue}) == 1, self._runner.streams
+        self._streams = self._runner.streams
+        lone = len({id(one.caller) for one in self._queue}) == 1
         window = _in_turns(requests, 4 * WINDOW if lone else WINDOW)
         few = self._answered + len(window) < FEW
-        rows = CHOSEN if lone else SHARED
-        shapes = choose(self._saved.shapes, self._runner.grid, rows, few)
-        # of several streams each has a part of the machine; a row by itself has all of it
-        tokens = None if lone else STEP / self._seconds if streams == 1 else 1
-        left, batches = {key: one[2] for key, one in enumerate(window)}, []
-        while left and len(batches) < (streams if lone else 1):
-            batches.append(next_batch(list(left.items()), shapes, self._singles(), tokens))
-            for key in batches[-1].sentences:
-                request, number, _ = window[key]
-                del left[key], request.waiting[number]
-        step = {key: window[key] for batch in batches for key in batch.sentences}
-        served = {id(request) for request, *_ in step.values()}
+        shapes = choose(self._saved.shapes, self._runner.grid, CHOSEN if lone else SHARED, few)
+        singles = None if self._calls else self._singles()
+        tokens = None if lone else STEP / self._seconds
+        sentences = [(key, one[2]) for key, one in enumerate(window)]
+        batch = next_batch(sentences, shapes, singles, tokens)
+        self._whole = bool(self._runner.grid) and batch.slots is None
+        taken = {key: window[key] for key in batch.sentences}
+        for request, number, _ in taken.values():
+            del request.waiting[number]
+        served = {id(request) for request, *_ in taken.values()}
         rest = [request for request in requests if request.waiting]
         rest.sort(key=lambda request: id(request) in served)  # who got nothing is next
         self._queue = deque([*itertools.islice(self._queue, len(requests), None), *rest])
-        return batches, step
+        return batch, taken
 
     def _singles(self):
         return choose(self._saved.shapes, self._runner.grid, SINGLE)
 
-    def _compute(self, batches, step):
-        """Answers the sentences of a step. An error is its own text's: each is tried alone."""
+    def _compute(self, batch, taken):
+        """Answers the sentences of a call."""
+        answers = {}
         try:
-            if len(batches) == 1:
-                outputs = [self._runner.run(batches[0])]
-            else:
-                with ThreadPoolExecutor(len(batches)) as pool:
-                    outputs = list(pool.map(self._runner.run, batches))
-        except Exception:
-            self._compute_alone(step.values())
-            return
-        for batch, output in zip(batches, outputs):
-            places = (batch.rows,) if batch.slots is None else (batch.rows, batch.slots)
-            logits = output.logits[places]
-            scored = finite(logits) | (batch.slots is None)
-            for key, row, good in zip(batch.sentences, logits, scored):
-                if good:
-                    step[key][0].answer(step[key][1], row)
-            # weights of 0 times NaN are NaN: what shared its row may have an answer
-            self._compute_alone(step[key] for key, good in zip(batch.sentences, scored) if not good)
-            if batch.slots:
-                self._seconds = output.forward / (batch.shape[0] * batch.shape[1])
-        self._answered += len(step)
+            with contextlib.suppress(Exception):  # it is one text's: each is tried alone
+                answers = self._run(batch)
+            self._compute_alone([taken[key] for key in taken if key not in answers])
+        finally:
+            self._release()
+        for key, row in answers.items():
+            taken[key][0].answer(taken[key][1], row)
+        self._answered += len(taken)
+
+    def _run(self, batch):
+        """{number of a sentence: its logits}; without those that shared a row with a NaN, for
+        weights of 0 times NaN are NaN."""
+        output = self._runner.run(batch)
+        if batch.slots is None:
+            return dict(zip(batch.sentences, output.logits[batch.rows]))
+        self._seconds = output.forward / (batch.shape[0] * batch.shape[1])
+        logits = output.logits[batch.rows, batch.slots]
+        scored = zip(batch.sentences, logits, finite(logits))
+        return {key: row for key, row, good in scored if good}
 
     def _compute_alone(self, sentences):
         for request, number, sentence in sentences:
