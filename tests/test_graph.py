@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy
 import pytest
 import torch
-from helpers import BASE, TINY, change_weights, fused_logits, tokens, traced, write_checkpoint
+from helpers import BASE, ROOT, TINY, change_weights, fused_logits, tokens, traced, write_checkpoint
 
 from albert_aie.albert import flops, graph, references
 from albert_aie.albert.checkpoint import load
@@ -22,6 +22,16 @@ def test_fused_graph_equals_transformers(tmp_path, sentences, activation):
     for shape in (Shape(1, 24), Shape(4, 24), Shape(4, 128)):
         got = fused_logits(checkpoint, encoded, shape)
         torch.testing.assert_close(got, reference, rtol=0, atol=1e-5)
+
+
+def test_weights_mean_in_albert_pytorch_what_they_mean_in_transformers(tiny, sentences):
+    """In the plain code that has its names: two that were exchanged would be so in every other
+    test."""
+    checkpoint = load(tiny)
+    encoded = tokens(checkpoint.tokenizer, sentences)
+    stub = ROOT / "tests" / "stub_upstream"
+    theirs, ours = (references.logits(checkpoint, encoded, tree)[0] for tree in (stub, None))
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
 
 
 def write_base(folder, layout, data):

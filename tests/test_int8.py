@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy
@@ -12,7 +13,9 @@ from glue_sets import write_model, write_set
 from helpers import ROOT, TINY, needs_nncf, refused
 from test_equalise import twin
 
+import export_albert_aie
 from albert_aie import backends
+from albert_aie.albert import equalise, graph
 from albert_aie.albert.checkpoint import load
 from albert_aie.albert.layouts import to_upstream
 from albert_aie.artifact import pt_file
@@ -20,6 +23,7 @@ from albert_aie.backends import Target
 from albert_aie.backends.openvino import int8 as quantised
 from albert_aie.backends.openvino import ir, smoothing
 from albert_aie.base.choose_shapes import SINGLE, choose
+from albert_aie.base.shapes import Shape
 from albert_aie.data.datasets import Examples
 from albert_aie.data.tasks import SST2
 from albert_aie.run import calibration, compare, recipes
@@ -127,6 +131,21 @@ def test_held_out_sentences_are_never_those_of_the_ranges(tmp_path):
     assert all(len(sentence.split()) >= calibration.WORDS for sentence in ranges)
     assert len(held_out) == 160 and not set(ranges) & set(held_out)
     assert calibration.read(tmp_path, SST2, path) == (ranges, [], "")
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_what_is_compiled(tiny, monkeypatch, precision):
+    """int8 has balanced weights; its ranges are of the calibration sentences alone."""
+    given, plain = [], load(tiny)
+    monkeypatch.setattr(equalise, "equalise", lambda one: "balanced" if one is plain else None)
+    monkeypatch.setattr(graph, "build", lambda source, *_: given.append(source))
+    monkeypatch.setattr(backends.get("openvino"), "compile", lambda *each: given.append(each[-1]()))
+    model = export_albert_aie.Model(plain, "fused", True, ["a fine film"], ["dull", "no"], "")
+    export_albert_aie.compile_model(model, Target("openvino", "cpu", precision), Shape(4, 32))
+    assert given[0] == ("balanced" if precision == "int8" else plain)
+    (batch,) = given[1]
+    ids = plain.tokenizer.load().encode("a fine film").ids
+    assert batch.input_ids[batch.attention_mask > 0].tolist() == ids
 
 
 @pytest.mark.parametrize(
@@ -313,6 +332,44 @@ def test_what_a_recipe_leaves_in_floating_point():
         "ffn_output, half ffn": [*out, ffn[0], ffn[2]],
         "ffn, ffn_output": [*out, *ffn],
     }
+
+
+def test_what_nncf_is_asked_for(made_by, monkeypatch):
+    """Ranges of all that was seen in all sentences, of a model that was smoothed before; what is no
+    product of several layers, and what the recipe names, stays in floating point."""
+    needs_nncf()
+    import nncf
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
+
+    saved, asked = pt_file.open_pt(made_by["openvino"]), []
+    model = ir.read(saved.blob("ir.xml"), saved.blob("ir.bin"))
+    monkeypatch.setattr(smoothing, "smooth", lambda *given: asked.append(given))
+    monkeypatch.setattr(nncf, "quantize", lambda *given, **named: asked.append((given, named)))
+    inputs, left = [{"x": 1}, {"x": 2}, {"x": 3}], {}
+    for recipe in ("all", "half ffn_output"):
+        asked.clear()
+        quantised.quantise(model, inputs, recipe)
+        smoothed, ((of, data), named) = asked
+        assert smoothed == (model, inputs) and of is model and [*data.get_data()] == inputs
+        assert named["subset_size"] == 3 and named["preset"] == nncf.QuantizationPreset.MIXED
+        ranges = named["advanced_parameters"].activations_range_estimator_params
+        assert ranges == Ranges.MINMAX
+        left[recipe] = set(named["ignored_scope"].names)
+    others, weights, shapes = set(), {}, {}
+    for node in model.get_ordered_ops():
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        if kind in ("ScaledDotProductAttention", "Gather"):
+            others.add(name)
+        elif kind == "MatMul":
+            weight = node.input_value(1).get_node()
+            constant = weight.get_type_name() == "Constant"
+            weights[name] = weight.get_data().tobytes() if constant else name
+            shapes[name] = weight.output(0).get_partial_shape().to_string()
+    times = Counter(weights.values())
+    single = {name for name, weight in weights.items() if times[weight] == 1}
+    assert left["all"] == others | single and others and single and len(weights) > len(single)
+    more = left["half ffn_output"] - left["all"]
+    assert [shapes[name] for name in more] == ["[64,96]"] * 2
 
 
 def test_smoothing_moves_outlier_channels_and_changes_no_result():

@@ -117,6 +117,18 @@ def test_what_export_takes_it_says_and_writes_down(
     assert len(calls) >= 8 and set(calls) == {(p, Shape(16, 16, 4)) for p in ("fp32", "bf16")}
 
 
+def test_files_that_belong_together_have_one_precision(tmp_path, tiny, export, speed, monkeypatch):
+    """The first is timed, and those with other shapes follow it."""
+    calls = speed(fp32=0.1, bf16=0.05)
+    form = torchscript_backend.form("fp32")._replace(free_sizes=False)
+    monkeypatch.setattr(torchscript_backend, "form", lambda precision: form)
+    given = {"backend": "torchscript", "batch_size": [2, 4], "max_seq_length": 16}
+    assert export(pth_dir=tiny, save_dir=tmp_path, **given).code == 0
+    made = [pt_file.open_pt(tmp_path / f"albert_seq16_bs{size}.pt").manifest for size in (2, 4)]
+    assert [one["precision"] for one in made] == ["bf16", "bf16"]
+    assert {shape for _, shape in calls} == {Shape(2, 16)} and made[1]["measured"] is None
+
+
 def test_what_is_asked_for_is_not_timed(tmp_path, tiny, export, speed):
     calls = speed(fp32=0.1, bf16=0.01)
     given = {"backend": "torchscript", "batch_size": 2, "max_seq_length": 16}

@@ -151,6 +151,23 @@ def test_rows_that_would_repeat_another_take_shorter_sentences():
     ]
 
 
+@pytest.mark.parametrize(
+    "lengths, shapes, wanted",
+    [
+        (
+            (5, 12, 6),
+            (Shape(2, 8), Shape(4, 16)),
+            [(2, 8, [[0], [2]]), (4, 16, [[1], [], [], []])],
+        ),
+        ((10,), (Shape(8, 16), Shape(1, 32)), [(1, 32, [[0]])]),
+    ],
+)
+def test_no_batch_is_larger_than_it_has_to_be(lengths, shapes, wanted):
+    """A whole batch of short rows does not wait for what one of longer rows would hold; the last
+    sentence takes 1 x 32 positions instead of 8 x 16."""
+    assert taken(encoded(*lengths), *shapes) == wanted
+
+
 def test_packed_rows_for_many_and_plain_ones_for_the_last():
     """Two whole packed batches; what is left computes 8 x 8 positions alone, 2 x 64 packed."""
     shapes = Shape(1, 8), Shape(2, 64, 8)
