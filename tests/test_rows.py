@@ -150,6 +150,18 @@ def test_a_sentence_alone_has_all_threads_and_many_have_streams(files):
     assert asked == {"own": [1, "AUTO", "AUTO"], "two": [2, 2, 2]}
 
 
+def test_streams_are_those_of_many_whichever_came_first(files):
+    """A sentence alone, whose program has one stream, once left the others idle for good."""
+    streams = []
+    for first in ("a fine film", ["a fine film", "dull"] * 10):
+        with Classifier(files["openvino"]) as classify:
+            classify(first)
+            streams.append(classify.runner.streams)
+            model, _ = classify.runner._program(packed(1, 64))
+            assert classify.runner.streams == model.get_property("NUM_STREAMS")
+    assert streams[0] == streams[1]
+
+
 def test_what_many_calls_compile_stays_little(files):
     """150 calls of random length and number: at most four programs of packed rows, and of a
     sentence alone no more than the lengths of the grid. Few texts compile none for whole calls."""

@@ -82,8 +82,7 @@ class OpenVinoRunner(Runner):
         if self._programs.keys() >= set(shapes):
             return
         # a sentence alone has all threads, and does not wait for a second one
-        one = self.grid is not None and not shapes[0].slots and shapes[0].batch_size == 1
-        streams = self._streams or (1 if one else "AUTO")
+        streams = self._streams or (1 if self._is_alone(shapes[0]) else "AUTO")
         with self._errors():
             model = ir.branches([_specialised(self._model, s, self._artifact) for s in shapes])
             options = {**self._options, "NUM_STREAMS": streams}
@@ -93,11 +92,16 @@ class OpenVinoRunner(Runner):
             idle.put(compiled.create_infer_request())
         self._programs.update(dict.fromkeys(shapes, (compiled, idle)))
 
-    def _any(self):
-        """A compiled model: what they have in common is read back from it, once, for the engine
-        answers when no batch is being computed."""
-        program = next(iter(self._programs.values()), None)
-        return (program or self._program(choose([self._artifact.own_shape], self.grid)[0]))[0]
+    def _is_alone(self, shape):
+        """Whether a Shape is that of a sentence in a row of its own length."""
+        return self.grid is not None and not shape.slots and shape.batch_size == 1
+
+    def _any(self, but=lambda shape: False):
+        """A compiled model, not of shapes `but`: what they have in common is read back from it,
+        once, for the engine answers when no batch is being computed."""
+        programs = (program for shape, program in self._programs.items() if not but(shape))
+        rows = choose([self._artifact.own_shape], self.grid)
+        return (next(programs, None) or self._program(rows[0]))[0]
 
     @cached_property
     def precision(self):
@@ -109,7 +113,7 @@ class OpenVinoRunner(Runner):
 
     @cached_property
     def streams(self):
-        return int(self._any().get_property("NUM_STREAMS"))
+        return int(self._any(but=self._is_alone).get_property("NUM_STREAMS"))
 
     def _run(self, batch):
         _, idle = self._program(batch.shape)
