@@ -34,19 +34,20 @@ def test_a_window_takes_one_sentence_of_each_caller_and_then_a_second():
 
 
 class Runner:
-    """An engine whose logit of a sentence is its first token; it waits for `gate`, and notes its
-    calls. Token 13 is an error, 7 a NaN for all of its row."""
+    """An engine whose logit of a sentence is its first token; it waits for `gate`, with token 99
+    for `late`, and notes its calls. Token 13 is an error, 7 a NaN for all of its row."""
 
     grid = Grid(4, compiles=False)
 
     def __init__(self, streams):
         self.streams = streams
-        self.gate, self.calls, self.entered = threading.Event(), [], threading.Semaphore(0)
+        self.gate, self.late, self.calls = threading.Event(), threading.Event(), []
+        self.entered = threading.Semaphore(0)
 
     def run(self, batch):
         self.calls.append(batch)
         self.entered.release()
-        assert self.gate.wait(20)
+        assert (self.late if 99 in batch.input_ids else self.gate).wait(20)
         ids, mask = batch.input_ids, batch.attention_mask
         if 13 in ids:
             raise RuntimeError("token 13")
@@ -212,12 +213,23 @@ def test_every_stream_computes_what_waits(lists):
     assert [future.result(20).ravel().tolist() for future in futures] == tokens
 
 
+def test_beside_another_call_a_sentence_has_a_stream_and_not_all():
+    one = two_streams()
+    asked = [one.submit([text(20, 30), text(21, 30)])]
+    assert begun(one, 2)
+    asked.append(one.submit([text(22)]))
+    assert begun(one, 3) and all(batch.slots for batch in one._runner.calls[1:])
+    one._runner.gate.set()
+    assert [future.result(20).ravel().tolist() for future in asked] == [[20, 21], [22]]
+
+
 @pytest.mark.parametrize("way", ["engine", "close"])
 def test_who_takes_the_engine_or_closes_it_waits_for_every_stream(way):
     one, done, order = two_streams(), threading.Event(), []
-    tokens = list(range(20, 52))
-    asked = one.submit([text(token, 30) for token in tokens])
-    assert begun(one, 3)
+    asked = []
+    for token in (20, 99):
+        asked.append(one.submit([text(token, 30)] * 2))
+        assert begun(one, len(asked) + 1)
 
     def take():
         if way == "close":
@@ -233,11 +245,21 @@ def test_who_takes_the_engine_or_closes_it_waits_for_every_stream(way):
     if way == "engine":
         late = one.submit([text(5)])
         late.add_done_callback(lambda future: order.append("late"))
-    assert not done.is_set()
     one._runner.gate.set()
+    assert asked[0].result(20)[1] == 20 and not done.wait(0.1)
+    one._runner.late.set()
     taker.join(20)
-    assert done.is_set() and asked.result(20).ravel().tolist() == tokens
+    assert done.is_set() and asked[1].result(20)[1] == 99
     assert way == "close" or (late.result(20) == 5 and order == ["taken", "late"])
+
+
+def test_nobody_is_served_before_what_waits():
+    one = batcher()
+    one._runner.gate.set()
+    one._queue.append(dynamic_batching.Request([text(5)], 1))  # as between two calls
+    assert one.compute_now(text(9)) is None
+    with one.engine():
+        assert len(one._runner.calls) == 1
 
 
 def test_what_was_cancelled_is_not_computed():
@@ -371,3 +393,19 @@ def test_no_thread_can_be_started(monkeypatch):
     monkeypatch.undo()
     one._runner.gate.set()
     assert one.submit([text(5)]).result(20) == 5
+
+
+def test_where_no_second_thread_can_be_started_the_first_goes_on(monkeypatch):
+    one, start = two_streams(), threading.Thread.start
+    tokens, started = list(range(20, 90)), []
+
+    def start_one(self):
+        started.append(self)
+        if len(started) > 1:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(dynamic_batching.threading.Thread, "start", start_one)
+    one._runner.gate.set()
+    found = one.submit([text(token, 60) for token in tokens]).result(20)
+    assert found.ravel().tolist() == tokens and len(started) > 1
