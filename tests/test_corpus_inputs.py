@@ -361,6 +361,15 @@ def test_folders_within_a_pattern_and_links_in_a_circle(tmp_path, run):
         assert sorted(texts(out, "text")) == names
 
 
+def test_two_stars_are_any_number_of_folders(tmp_path, run):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    wanted = ["a.txt", "in/b.txt", "in/deep/c.txt"]
+    for place in wanted:
+        (tmp_path / place).write_text(f"{place}\n")
+    assert run(input=tmp_path / "**" / "*.txt").code == 0
+    assert sorted(texts(tmp_path / "out", "text")) == wanted
+
+
 def test_a_file_of_several_names_is_read_once(tmp_path, run):
     """Through a link, as a URL, by a pattern, twice; a note says so."""
     path = write_rows(tmp_path / "a.csv", [{"sentence": "a"}, {"sentence": "b"}])
