@@ -162,6 +162,19 @@ def test_streams_are_those_of_many_whichever_came_first(files):
     assert streams[0] == streams[1]
 
 
+def test_a_call_that_fails_gives_its_stream_back(files):
+    def fail():
+        raise RuntimeError("no memory")
+
+    with Classifier(files["openvino"]) as classify:
+        classify("a fine film")
+        _, idle = next(iter(classify.runner._programs.values()))
+        idle.put(SimpleNamespace(set_tensor=idle.get().set_tensor, infer=fail))
+        with pytest.raises(RuntimeError, match="no memory"):
+            classify("a fine film")
+        assert idle.get(timeout=1).infer is fail
+
+
 def test_what_many_calls_compile_stays_little(files):
     """150 calls of random length and number: at most four programs of packed rows, and of a
     sentence alone no more than the lengths of the grid. Few texts compile none for whole calls."""

@@ -64,8 +64,8 @@ class Batcher:
         self._lock = threading.Lock()  # of all below
         self._idle = threading.Condition(self._lock)
         self._queue = deque()  # of Request, the next in turn first; without sentences: for engine()
-        self._threads, self._streams = 0, 1  # that compute; at most, read when a call is planned
-        self._calls, self._whole = 0, False  # under way; whether the one has all streams
+        self._threads, self._streams = set(), 1  # of calls; at most, read when a call is planned
+        self._calls, self._whole = set(), False  # whose are under way; whether one has all streams
         self._closed = False
         self._answered = 0  # sentences
         self._seconds = STEP  # that a token of a packed row took last
@@ -88,17 +88,16 @@ class Batcher:
     def compute_now(self, sentence):
         """float32 logits [class] of an Encoded, computed by this thread at once; None where the
         engine is busy."""
-        mine = False
+        owner = object()
         try:
             with self._lock:
                 self._check_open()
-                if not self._calls and not self._queue:
-                    mine, self._calls, self._whole = True, 1, True
-            if mine:
-                return run_alone(self._runner, sentence, self._singles())[2]
+                if self._calls or self._queue:
+                    return None
+                self._begin(owner, whole=True)
+            return run_alone(self._runner, sentence, self._singles())[2]
         finally:
-            if mine:
-                self._release()
+            self._release(owner)
 
     @contextlib.contextmanager
     def engine(self):
@@ -110,8 +109,8 @@ class Batcher:
             request.future.result()
             yield self._runner
         finally:
-            if not request.future.cancel() and request.future.exception() is None:
-                self._release()
+            request.future.cancel()
+            self._release(request)
 
     def close(self):
         """Refuses what waits, and returns when what is computed is done: whether it was open."""
@@ -136,13 +135,27 @@ class Batcher:
             self._queue.append(request)
             self._start()
         else:
-            self._calls, self._whole = 1, True
+            self._begin(request, whole=True)
             request.future.set_result(None)
 
-    def _release(self):
-        """What who has the engine does when it needs it no more."""
+    def _begin(self, owner, whole):
+        """With the lock: a call of the owner's, or all streams, are under way."""
+        self._calls.add(owner)
+        self._whole = whole
+
+    def _release(self, owner):
+        """What who may have begun does in the end, also where its thread is being stopped."""
+        try:
+            self._end(owner)
+        except BaseException:
+            self._end(owner)
+            raise
+
+    def _end(self, owner):
         with self._lock:
-            self._calls, self._whole = self._calls - 1, False
+            if owner in self._calls:
+                self._whole = False
+                self._calls.discard(owner)
             self._start()
             self._idle.notify_all()
 
@@ -153,13 +166,14 @@ class Batcher:
 
     def _start(self):
         """With the lock: a thread for what waits, if a stream is idle."""
-        if not self._next_may_begin() or self._threads >= self._streams:
+        if not self._next_may_begin() or len(self._threads) >= self._streams:
             return
-        self._threads += 1
+        thread = threading.Thread(target=self._work, name="albert_aie batcher")
+        self._threads.add(thread)
         try:
-            threading.Thread(target=self._work, name="albert_aie batcher").start()
-        except Exception as error:  # no more threads: those that are there go on
-            self._threads -= 1
+            thread.start()
+        except (RuntimeError, MemoryError) as error:  # no more threads: those that are there go on
+            self._threads.discard(thread)
             if not self._threads:
                 self._give_up(error)
                 raise
@@ -180,10 +194,8 @@ class Batcher:
                 self._give_up(error)
             raise
         finally:
-            with self._lock:
-                self._threads -= 1
-                self._start()
-                self._idle.notify_all()
+            self._threads.discard(threading.current_thread())
+            self._end(threading.current_thread())
 
     def _take(self):
         """(Batch of the next call, {its sentences' number: (Request, number there, Encoded)}), or
@@ -194,12 +206,12 @@ class Batcher:
             while self._next_may_begin():
                 if self._queue[0].left:
                     call = self._plan()
-                    self._calls += 1
                     self._start()
                     return call
                 with contextlib.suppress(InvalidStateError):
-                    self._queue.popleft().future.set_result(None)
-                    self._calls, self._whole = 1, True
+                    request = self._queue.popleft()
+                    request.future.set_result(None)
+                    self._begin(request, whole=True)
 
     def _plan(self):
         """What _take gives."""
@@ -213,7 +225,8 @@ class Batcher:
         tokens = None if lone else STEP / self._seconds
         sentences = [(key, one[2]) for key, one in enumerate(window)]
         batch = next_batch(sentences, shapes, singles, tokens)
-        self._whole = bool(self._runner.grid) and batch.slots is None
+        whole = bool(self._runner.grid) and batch.slots is None
+        self._begin(threading.current_thread(), whole)
         taken = {key: window[key] for key in batch.sentences}
         for request, number, _ in taken.values():
             del request.waiting[number]
@@ -234,7 +247,7 @@ class Batcher:
                 answers = self._run(batch)
             self._compute_alone([taken[key] for key in taken if key not in answers])
         finally:
-            self._release()
+            self._release(threading.current_thread())
         for key, row in answers.items():
             taken[key][0].answer(taken[key][1], row)
         self._answered += len(taken)
