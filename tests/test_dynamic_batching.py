@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import gc
 import itertools
 import os
 import pickle
@@ -63,7 +64,7 @@ class Runner:
 
 def batcher(limit=100, streams=1):
     saved = SimpleNamespace(path="a.pt", num_labels=1, shapes=(Shape(8, 64),))
-    return Batcher(Runner(streams), saved, lambda: UserError("closed"), limit)
+    return Batcher(Runner(streams), saved, limit)
 
 
 def text(token, length=20):
@@ -91,8 +92,7 @@ def test_what_waits_shares_the_next_call_and_each_gets_its_own_answer():
 def test_a_lone_caller_starts_at_once_at_its_own_length():
     one = batcher()
     one._runner.gate.set()
-    before = threading.active_count()
-    assert one.compute_now(text(9, 21)) == 9 and threading.active_count() == before
+    assert one.submit([text(9, 21)]).result(20) == 9
     assert [batch.shape for batch in one._runner.calls] == [Shape(1, 24)]
 
 
@@ -159,7 +159,7 @@ def test_close_answers_what_runs_and_refuses_what_waits():
     ended.join(20)
     assert first.result(0) == 100 and not ended.is_alive()
     with pytest.raises(UserError, match="closed"):
-        one.submit([text(5)])
+        one.submit([text(5)]).result(20)
 
 
 def test_the_engine_is_one_callers_when_its_turn_comes():
@@ -169,7 +169,7 @@ def test_the_engine_is_one_callers_when_its_turn_comes():
         one._runner.gate.set()
         stack.enter_context(one.engine())
         after = one.submit([text(5)])
-        assert first.done() and not after.done()
+        assert not first.is_open and after.is_open
         raise KeyboardInterrupt
     assert after.result(20) == 5
 
@@ -178,7 +178,7 @@ def two_streams():
     """A Batcher of an engine with two streams, which it knows from its first call."""
     one = batcher(1000, streams=2)
     one._runner.gate.set()
-    assert one.submit([text(9)]).result(20) == 9
+    assert one.submit([text(9, 30), text(9, 30)]).result(20)[1] == 9
     one._runner.gate.clear()
     return one
 
@@ -243,8 +243,7 @@ def test_who_takes_the_engine_or_closes_it_waits_for_every_stream(way):
     taker.start()
     time.sleep(0.1)
     if way == "engine":
-        late = one.submit([text(5)])
-        late.add_done_callback(lambda future: order.append("late"))
+        late = one.submit([text(5)], notify=lambda: order.append("late"))
     one._runner.gate.set()
     assert asked[0].result(20)[1] == 20 and not done.wait(0.1)
     one._runner.late.set()
@@ -256,8 +255,7 @@ def test_who_takes_the_engine_or_closes_it_waits_for_every_stream(way):
 def test_nobody_is_served_before_what_waits():
     one = batcher()
     one._runner.gate.set()
-    one._queue.append(dynamic_batching.Request([text(5)], 1))  # as between two calls
-    assert one.compute_now(text(9)) is None
+    one._inbox.append(dynamic_batching.Request([text(5)], 1))  # as between two calls
     with one.engine():
         assert len(one._runner.calls) == 1
 
@@ -266,7 +264,7 @@ def test_what_was_cancelled_is_not_computed():
     one = batcher()
     running(one)
     left, stays = one.submit([text(33, 60)]), one.submit([text(5, 60)])
-    assert left.cancel()
+    left.cancelled = True
     one._runner.gate.set()
     assert stays.result(20) == 5
     assert not any(33 in batch.input_ids for batch in one._runner.calls)
@@ -277,6 +275,45 @@ def test_the_next_in_turn_is_first_and_the_longest_that_fit_share_its_row():
     batch = next_batch(waiting, [packed(1, 64)])
     assert batch.sentences == [0, 2, 4] and batch.shape == packed(1, 64)
     assert next_batch(waiting[:2], [packed(1, 64)], (Shape(1, 12),)).shape == Shape(1, 12)
+
+
+def test_callers_may_be_killed_anywhere(made_by):
+    """Again and again, in the midst of asking, waiting and leaving: all others are answered."""
+    with Classifier(made_by["openvino"]) as classify:
+        wanted, wrong, died = classify("dull").probability, [], itertools.count()
+        until = time.monotonic() + 3
+
+        def work():
+            while time.monotonic() < until:
+                with contextlib.suppress(TimeoutError):
+                    try:
+                        ask()
+                    except TimeoutError:
+                        next(died)
+                        raise
+
+        def ask():
+            while time.monotonic() < until:
+                found = classify(["dull"] * random.choice([1, 1, 3]))
+                if any(one.probability != pytest.approx(wanted, abs=1e-5) for one in found):
+                    wrong.append(found)
+
+        callers = [threading.Thread(target=work, daemon=True) for _ in range(8)]
+        for caller in callers:
+            caller.start()
+        while time.monotonic() < until - 0.5:
+            kill(random.choice(callers))
+            time.sleep(0.001)
+        for caller in callers:
+            caller.join(20)
+        assert not any(caller.is_alive() for caller in callers) and not wrong
+        assert next(died) > 100 and classify("dull").probability == pytest.approx(wanted, abs=1e-5)
+
+
+def kill(thread):
+    """TimeoutError at the next bytecode of a thread that runs."""
+    error, number = ctypes.py_object(TimeoutError), ctypes.c_ulong(thread.ident)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(number, error)
 
 
 def test_many_threads_each_get_the_answers_of_their_own_texts(overflowing):
@@ -331,8 +368,7 @@ def serve(file, requests, threads):
             worker.start()
         half.wait(200)
         for worker in workers[::8]:
-            kill = ctypes.pythonapi.PyThreadState_SetAsyncExc
-            kill(ctypes.c_ulong(worker.ident), ctypes.py_object(TimeoutError))
+            kill(worker)
         deadline = time.monotonic() + 200
         for worker in workers:
             worker.join(max(0, deadline - time.monotonic()))
@@ -381,31 +417,33 @@ def test_a_pickled_one_says_what_to_do(made_by):
             pickle.dumps(classify)
 
 
-def test_no_thread_can_be_started(monkeypatch):
-    one = batcher()
+def test_one_that_nobody_closes_ends_its_threads(made_by):
+    before = threading.active_count()
+    classify = Classifier(made_by["openvino"])
+    assert len(classify(["dull"] * 40)) == 40 and threading.active_count() > before
+    threads = classify._batcher._threads
+    del classify
+    gc.collect()
+    assert not any(thread.is_alive() for thread in threads)
 
+
+def test_no_thread_can_be_started(monkeypatch):
     def start(self):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(dynamic_batching.threading.Thread, "start", start)
     with pytest.raises(RuntimeError, match="new thread"):
-        one.submit([text(5)])
-    monkeypatch.undo()
-    one._runner.gate.set()
-    assert one.submit([text(5)]).result(20) == 5
+        batcher()
 
 
 def test_where_no_second_thread_can_be_started_the_first_goes_on(monkeypatch):
-    one, start = two_streams(), threading.Thread.start
-    tokens, started = list(range(20, 90)), []
+    one, tokens, refused = batcher(1000, streams=2), list(range(20, 90)), []
 
-    def start_one(self):
-        started.append(self)
-        if len(started) > 1:
-            raise RuntimeError("can't start new thread")
-        start(self)
+    def start(self):
+        refused.append(self)
+        raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(dynamic_batching.threading.Thread, "start", start_one)
+    monkeypatch.setattr(dynamic_batching.threading.Thread, "start", start)
     one._runner.gate.set()
     found = one.submit([text(token, 60) for token in tokens]).result(20)
-    assert found.ravel().tolist() == tokens and len(started) > 1
+    assert found.ravel().tolist() == tokens and refused

@@ -7,9 +7,11 @@ with Classifier("albert_seq128_bs32.pt") as classify:
 
 import asyncio
 import contextlib
+import functools
 import os
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
@@ -62,7 +64,9 @@ class Classifier:
         self._process = os.getpid()
         self._tokenizer = self.saved.tokenizer.load()
         self.runner = runner or backends.load(self.saved, target)
-        self._batcher = Batcher(self.runner, self.saved, self._closed)
+        self._batcher = Batcher(self.runner, self.saved)
+        # also where nobody closes it, and at the end of the process
+        weakref.finalize(self, _close, self._batcher, self._process)
 
     def __call__(self, sentences):
         """The Answer of one text: a str, {"text": ...} or, of a file for pairs, a tuple of two or
@@ -77,10 +81,14 @@ class Classifier:
         """The same for asyncio, without a thread of each caller. What is cancelled is not
         computed."""
         sentences, one = self._sentences(sentences)
-        with contextlib.closing(self._submitted(sentences)) as slices:
-            found = [
-                a for f, _ in slices for a in answers(await asyncio.wrap_future(f), self.names)
-            ]
+        found, ended = [], asyncio.Event()
+        notify = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, ended.set)
+        with contextlib.closing(self._submitted(sentences, notify)) as slices:
+            for request, _ in slices:
+                while request.is_open:
+                    await ended.wait()
+                    ended.clear()
+                found += answers(request.result(), self.names)
         return found[0] if one else found
 
     def _sentences(self, given):
@@ -120,29 +128,24 @@ class Classifier:
 
     def answers(self, sentences):
         """(list of Answer, how many sentences were cut to the file's length)."""
-        if len(sentences) == 1:
-            self._check(sentences)
-            encoded = self._encode(sentences[0])
-            logits = self._batcher.compute_now(encoded)
-            if logits is not None:
-                return answers(logits[None], self.names), int(encoded.truncated)
         found, truncated = [], 0
         with contextlib.closing(self._submitted(sentences)) as slices:
-            for future, cut in slices:
-                found += answers(future.result(), self.names)
+            for request, cut in slices:
+                found += answers(request.result(), self.names)
                 truncated += cut
         return found, truncated
 
-    def _submitted(self, sentences):
-        """Yields (future of the logits, how many were cut) of each SLICE of the sentences, when the
-        next is tokenised and waits too. What was not asked for is cancelled at the end."""
+    def _submitted(self, sentences, notify=None):
+        """Yields (Request, how many were cut) of each SLICE of the sentences, when the next is
+        tokenised and waits too; `notify()` is called when one has ended. What was not asked for is
+        cancelled at the end."""
         self._check(sentences)
         waiting = deque()
         try:
             for start in range(0, len(sentences), SLICE):
                 encoded = [self._encode(one) for one in sentences[start : start + SLICE]]
-                future = self._batcher.submit(encoded, waiting, more=start > 0)
-                waiting.append((future, sum(one.truncated for one in encoded)))
+                request = self._batcher.submit(encoded, waiting, start > 0, notify)
+                waiting.append((request, sum(one.truncated for one in encoded)))
                 if start:
                     yield waiting[0]
                     waiting.popleft()
@@ -150,8 +153,8 @@ class Classifier:
                 yield waiting[0]
                 waiting.popleft()
         finally:
-            for future, _ in waiting:
-                future.cancel()
+            for request, _ in waiting:
+                request.cancelled = True
 
     def _encode(self, sentence):
         return self._tokenizer.encode(sentence, self.saved.shape.max_seq_length)
@@ -183,9 +186,6 @@ class Classifier:
                 "make the Classifier here"
             )
 
-    def _closed(self):
-        return UserError(f"{self.saved.path}: this Classifier is closed; make a new one")
-
     def __reduce__(self):
         raise UserError(
             f"{self.saved.path}: a Classifier cannot be pickled or copied; send the file's path, "
@@ -195,7 +195,7 @@ class Classifier:
     def close(self):
         """Gives the device back, when what is computed is done; what waits is refused, and it
         cannot be called any more. A fork closes nothing."""
-        if self._process == os.getpid() and self._batcher.close():
+        if _close(self._batcher, self._process):
             self.runner.close()
 
     def __enter__(self):
@@ -203,6 +203,11 @@ class Classifier:
 
     def __exit__(self, *error):
         self.close()
+
+
+def _close(batcher, process):
+    """Whether it is closed now, and was not before, by the process that made it."""
+    return process == os.getpid() and batcher.close()
 
 
 def answers(logits, names):

@@ -3,13 +3,17 @@
 What waits is a window. A call takes the sentence whose turn it is, and packs others of the window
 with it (batching.next_batch). Callers take turns, so a long list goes in slices. Each stream of the
 engine has a thread that computes calls as long as something waits; a sentence in a row of its own
-length has all streams. A caller who finds the engine idle computes its one sentence itself."""
+length has all streams.
+
+A caller leaves its Request in `_inbox`, rings, and waits for the Request's own lock: it holds no
+lock that another thread waits for, and changes nothing that is theirs. So it may be killed
+anywhere. All else belongs to the threads of the engine, which nobody kills."""
 
 import contextlib
 import itertools
+import queue
 import threading
 from collections import deque
-from concurrent.futures import Future, InvalidStateError
 
 import numpy
 
@@ -31,192 +35,167 @@ class Busy(UserError):
 
 class Request:
     """A slice of a `caller`'s sentences: those that wait, {their number: Encoded}, and where its
-    answer goes, float32 logits [sentences, class]."""
+    answer goes. Without sentences it asks for the engine. `cancelled` is set by a caller who does
+    not wait any longer. `notify()` is called when it has ended."""
 
-    def __init__(self, sentences=(), num_labels=0, caller=None):
+    def __init__(self, sentences=(), num_labels=0, caller=None, notify=None):
         self.caller = self if caller is None else caller
-        self._lock = threading.Lock()  # of `left`: two streams may answer at once
         self.waiting, self.left = dict(enumerate(sentences)), len(sentences)
-        self.logits = numpy.full((len(sentences), num_labels), numpy.nan, numpy.float32)
-        self.future = Future()
+        self.cancelled = False
+        self._notify, self._error = notify, None
+        self._logits = numpy.full((len(sentences), num_labels), numpy.nan, numpy.float32)
+        self._count = threading.Lock()  # of `left`: two streams may answer at once
+        self._open = threading.Lock()  # until it has ended
+        self._open.acquire()
+
+    @property
+    def is_open(self):
+        """Whether somebody waits for it, and it has not ended."""
+        return self._open.locked() and not self.cancelled
+
+    def result(self, timeout=-1):
+        """Its float32 logits [sentences, class], or its error, raised, when it has ended."""
+        if not self._open.acquire(timeout=timeout):
+            raise TimeoutError
+        self._open.release()
+        if self._error is not None:
+            raise self._error
+        return self._logits
 
     def answer(self, number, logits):
-        self.logits[number] = logits
-        with self._lock:
+        self._logits[number] = logits
+        with self._count:
             self.left -= 1
             last = not self.left
         if last:
-            with contextlib.suppress(InvalidStateError):  # its caller has left
-                self.future.set_result(self.logits)
+            self.end()
 
-    def fail(self, error):
-        self.waiting.clear()
-        with contextlib.suppress(InvalidStateError):
-            self.future.set_exception(error)
+    def end(self, error=None):
+        if self._open.locked():
+            self._error = self._error or error
+            with contextlib.suppress(RuntimeError):  # it has ended meanwhile; no event loop is left
+                self._open.release()
+                if self._notify:
+                    self._notify()
 
 
 class Batcher:
     """Gives the engine of a runner, which has loaded the Artifact `saved`, its calls: as many at a
-    time as it has streams. What waits gets the exception `closed()` when it is closed."""
+    time as it has streams."""
 
-    def __init__(self, runner, saved, closed, limit=LIMIT):
-        self._runner, self._saved, self._closed_error, self._limit = runner, saved, closed, limit
-        self._lock = threading.Lock()  # of all below
-        self._idle = threading.Condition(self._lock)
-        self._queue = deque()  # of Request, the next in turn first; without sentences: for engine()
-        self._threads, self._streams = set(), 1  # of calls; at most, read when a call is planned
-        self._calls, self._whole = set(), False  # whose are under way; whether one has all streams
-        self._closed = False
+    def __init__(self, runner, saved, limit=LIMIT):
+        self._runner, self._saved, self._limit = runner, saved, limit
+        self._inbox, self._bell = deque(), queue.SimpleQueue()
+        self._closed, self._closing = False, threading.Lock()
+        self._lock = threading.Lock()  # of what follows, between the threads of the engine
+        self._queue = []  # Requests in the order of their turns; replaced, never changed
+        self._calls, self._whole = 0, False  # that are under way; whether one has all streams
+        self._owner = None  # the Request whose caller has the engine
         self._answered = 0  # sentences
         self._seconds = STEP  # that a token of a packed row took last
+        self._threads = []
+        self._add_thread()
 
-    def submit(self, sentences, caller=None, more=False):
-        """Future of the float32 logits [sentences, class] of a list of Encoded, a slice of what
-        `caller` asks for. Raises Busy if too many wait; not for `more` slices than the
-        first."""
-        request = Request(sentences, self._saved.num_labels, caller)
-        with self._lock:
-            waiting = sum(len(other.waiting) for other in self._queue)
-            if waiting + len(sentences) > self._limit and not more:
-                raise Busy(
-                    f"{self._saved.path}: {waiting} sentences wait already, of {self._limit} at "
-                    "most; call again later"
-                )
-            self._enqueue(request)
-        return request.future
-
-    def compute_now(self, sentence):
-        """float32 logits [class] of an Encoded, computed by this thread at once; None where the
-        engine is busy."""
-        owner = object()
-        try:
-            with self._lock:
-                self._check_open()
-                if self._calls or self._queue:
-                    return None
-                self._begin(owner, whole=True)
-            return run_alone(self._runner, sentence, self._singles())[2]
-        finally:
-            self._release(owner)
+    def submit(self, sentences, caller=None, more=False, notify=None):
+        """The Request of a list of Encoded, a slice of what `caller` asks for. Raises Busy if too
+        many wait; not for `more` slices than the first."""
+        waiting = sum(len(other.waiting) for other in self._waiting())
+        if waiting + len(sentences) > self._limit and not more:
+            raise Busy(
+                f"{self._saved.path}: {waiting} sentences wait already, of {self._limit} at "
+                "most; call again later"
+            )
+        return self._put(Request(sentences, self._saved.num_labels, caller, notify))
 
     @contextlib.contextmanager
     def engine(self):
         """The runner, for this thread alone, when its turn has come."""
         request = Request()
         try:
-            with self._lock:
-                self._enqueue(request)
-            request.future.result()
+            self._put(request).result()
             yield self._runner
         finally:
-            request.future.cancel()
-            self._release(request)
+            request.cancelled = True
+            self._ring()
 
     def close(self):
         """Refuses what waits, and returns when what is computed is done: whether it was open."""
-        with self._lock:
-            was_open, self._closed = not self._closed, True
-            waiting = list(self._queue)
-            self._queue.clear()
-        for request in waiting:
-            request.fail(self._closed_error())
-        with self._lock:
-            self._idle.wait_for(lambda: not self._calls and not self._threads)
+        was_open = self._closing.acquire(blocking=False)
+        self._closed = True
+        for request in self._waiting():
+            request.end(self._closed_error())
+        self._ring()
+        if threading.current_thread() not in self._threads:  # where a dropped one is collected
+            for thread in self._threads:
+                thread.join()
         return was_open
 
-    def _check_open(self):
-        if self._closed:
-            raise self._closed_error()
+    def _closed_error(self):
+        return UserError(f"{self._saved.path}: this Classifier is closed; make a new one")
 
-    def _enqueue(self, request):
-        """With the lock."""
-        self._check_open()
-        if request.left or self._calls or self._queue:
-            self._queue.append(request)
-            self._start()
-        else:
-            self._begin(request, whole=True)
-            request.future.set_result(None)
+    def _waiting(self):
+        """The Requests that wait, as far as another thread can see."""
+        return *self._queue, *list(self._inbox)
 
-    def _begin(self, owner, whole):
-        """With the lock: a call of the owner's, or all streams, are under way."""
-        self._calls.add(owner)
-        self._whole = whole
+    def _put(self, request):
+        if not self._closed:
+            self._inbox.append(request)
+            self._ring()
+        if self._closed:  # perhaps since then, and nobody looks any more
+            request.end(self._closed_error())
+        return request
 
-    def _release(self, owner):
-        """What who may have begun does in the end, also where its thread is being stopped."""
-        try:
-            self._end(owner)
-        except BaseException:
-            self._end(owner)
-            raise
+    def _ring(self):
+        """Some thread of the engine will look at what has changed: a bell that still rings is heard
+        after this."""
+        if self._bell.empty():
+            self._bell.put(None)
 
-    def _end(self, owner):
-        with self._lock:
-            if owner in self._calls:
-                self._whole = False
-                self._calls.discard(owner)
-            self._start()
-            self._idle.notify_all()
-
-    def _next_may_begin(self):
-        """With the lock: whether something waits, and the engine is free for it. Who asks for the
-        whole engine waits for the end of all calls, and so does what comes later."""
-        return self._queue and not self._whole and (self._queue[0].left or not self._calls)
-
-    def _start(self):
-        """With the lock: a thread for what waits, if a stream is idle."""
-        if not self._next_may_begin() or len(self._threads) >= self._streams:
-            return
-        thread = threading.Thread(target=self._work, name="albert_aie batcher")
-        self._threads.add(thread)
-        try:
-            thread.start()
-        except (RuntimeError, MemoryError) as error:  # no more threads: those that are there go on
-            self._threads.discard(thread)
-            if not self._threads:
-                self._give_up(error)
-                raise
-
-    def _give_up(self, error):
-        """With the lock: nobody is left waiting."""
-        for request in self._queue:
-            request.fail(error)
-        self._queue.clear()
+    def _add_thread(self):
+        thread = threading.Thread(target=self._work, name="albert_aie batcher", daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _work(self):
-        """Calls until nothing waits, or a caller's turn has come to have the engine."""
-        try:
+        """Calls, until it is closed and nobody has the engine."""
+        while not self._closed or self._owner:
+            self._bell.get()
             while call := self._take():
                 self._compute(*call)
-        except BaseException as error:
-            with self._lock:
-                self._give_up(error)
-            raise
-        finally:
-            self._threads.discard(threading.current_thread())
-            self._end(threading.current_thread())
+        self._ring()  # for the next thread
 
     def _take(self):
-        """(Batch of the next call, {its sentences' number: (Request, number there, Encoded)}), or
-        None."""
+        """(Batch of the next call, {its sentences' number: (Request, number there, Encoded)}); None
+        if nothing waits, or the engine is not free for it."""
         with self._lock:
-            waiting = (request for request in self._queue if not request.future.done())
-            self._queue = deque(waiting)  # the others' callers have left
-            while self._next_may_begin():
-                if self._queue[0].left:
-                    call = self._plan()
-                    self._start()
-                    return call
-                with contextlib.suppress(InvalidStateError):
-                    request = self._queue.popleft()
-                    request.future.set_result(None)
-                    self._begin(request, whole=True)
+            come = [self._inbox.popleft() for _ in range(len(self._inbox))]
+            self._queue = [one for one in (*self._queue, *come) if one.is_open]
+            if self._closed:
+                self._refuse(self._queue, self._closed_error())
+            if self._owner and self._owner.cancelled:
+                self._owner = None
+            if self._owner or self._whole or not self._queue:
+                return None
+            if self._queue[0].left:
+                waiting = self._queue
+                try:
+                    return self._plan()
+                except Exception as error:
+                    self._refuse(waiting, error)
+            elif not self._calls:
+                self._owner, *self._queue = self._queue
+                self._owner.end()
+            return None
+
+    def _refuse(self, requests, error):
+        """With the lock: nobody is left waiting."""
+        for request in requests:
+            request.end(error)
+        self._queue = []
 
     def _plan(self):
-        """What _take gives."""
+        """With the lock: what _take gives."""
         requests = list(itertools.takewhile(lambda request: request.left, self._queue))
-        self._streams = self._runner.streams
         lone = len({id(one.caller) for one in self._queue}) == 1
         window = _in_turns(requests, 4 * WINDOW if lone else WINDOW)
         few = self._answered + len(window) < FEW
@@ -225,15 +204,17 @@ class Batcher:
         tokens = None if lone else STEP / self._seconds
         sentences = [(key, one[2]) for key, one in enumerate(window)]
         batch = next_batch(sentences, shapes, singles, tokens)
-        whole = bool(self._runner.grid) and batch.slots is None
-        self._begin(threading.current_thread(), whole)
         taken = {key: window[key] for key in batch.sentences}
         for request, number, _ in taken.values():
             del request.waiting[number]
         served = {id(request) for request, *_ in taken.values()}
         rest = [request for request in requests if request.waiting]
         rest.sort(key=lambda request: id(request) in served)  # who got nothing is next
-        self._queue = deque([*itertools.islice(self._queue, len(requests), None), *rest])
+        self._queue = [*self._queue[len(requests) :], *rest]
+        self._calls += 1
+        self._whole = bool(self._runner.grid) and batch.slots is None
+        if self._queue:
+            self._ring()  # another stream may take what still waits
         return batch, taken
 
     def _singles(self):
@@ -247,10 +228,21 @@ class Batcher:
                 answers = self._run(batch)
             self._compute_alone([taken[key] for key in taken if key not in answers])
         finally:
-            self._release(threading.current_thread())
+            self._end()
         for key, row in answers.items():
             taken[key][0].answer(taken[key][1], row)
         self._answered += len(taken)
+
+    def _end(self):
+        """A call has ended. The first in shared rows shows how many streams the engine has for
+        them, which it says when it computes nothing."""
+        with self._lock:
+            self._calls -= 1
+            if not self._whole and len(self._threads) == 1:
+                with contextlib.suppress(RuntimeError, MemoryError):  # no more threads
+                    while len(self._threads) < self._runner.streams:
+                        self._add_thread()
+            self._whole = False
 
     def _run(self, batch):
         """{number of a sentence: its logits}; without those that shared a row with a NaN, for
@@ -265,11 +257,11 @@ class Batcher:
 
     def _compute_alone(self, sentences):
         for request, number, sentence in sentences:
-            if not request.future.done():
+            if request.is_open:
                 try:
                     request.answer(number, run_alone(self._runner, sentence, self._singles())[2])
                 except Exception as error:
-                    request.fail(error)
+                    request.end(error)
 
 
 def _in_turns(requests, most):
