@@ -361,6 +361,15 @@ def test_folders_within_a_pattern_and_links_in_a_circle(tmp_path, run):
         assert sorted(texts(out, "text")) == names
 
 
+def test_a_link_to_a_folder_is_read_as_the_folder(tmp_path, run):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.txt").write_text("a fine film\n")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "there").symlink_to(tmp_path / "elsewhere")
+    assert run(input=tmp_path / "c").code == 0
+    assert texts(tmp_path / "out", "text") == ["a fine film"]
+
+
 def test_two_stars_are_any_number_of_folders(tmp_path, run):
     (tmp_path / "in" / "deep").mkdir(parents=True)
     wanted = ["a.txt", "in/b.txt", "in/deep/c.txt"]

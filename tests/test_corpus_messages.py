@@ -69,11 +69,19 @@ def test_patterns_and_urls_that_lead_to_no_file(tmp_path, monkeypatch):
     assert said(urls.status, gone) == f"{gone}: no such file; correct its name"
 
     def no_route(path):
-        raise OSError("no route")
+        raise kinds[0]
 
     there = types.SimpleNamespace(get_file_info=no_route)
     monkeypatch.setattr(urls, "_filesystem", lambda url: (there, "a"))
+    kinds = [OSError("no route")]
     assert said(urls.status, "far://a") == "far://a: cannot be read (no route); correct it"
+    for kinds[0] in (OSError("no route"), ValueError("no route")):
+        wanted = "--input far://a/*: cannot be listed (no route); correct it"
+        assert said(urls.matching, "far://a/*") == wanted
+    monkeypatch.setattr(urls.os, "scandir", no_route)
+    kinds[0] = OSError("no route")
+    with pytest.raises(OSError, match="no route"):
+        urls.matching(str(tmp_path))
 
 
 def test_files_that_are_not_of_one_run(file):
@@ -526,6 +534,9 @@ def test_whole_numbers_are_as_wide_as_they_have_to_be():
         column = pyarrow.array([value], json_types.type_of(kind))
         widest = middle if kind == small else kind  # both are int64
         assert json_types.kind_of(column.type) == widest and column.to_pylist() == [value]
+    for value, kind in (({"b": 1}, "an object"), ([1], "a list"), (1, small)):
+        row, _ = json_types.join({"a": json_types.TEXT}, formats.Record(1, {"a": value}))
+        assert row.why == f"key 'a' is {kind}, but text in lines before"
     row, kinds = json_types.join({"b": small}, formats.Record(1, {"a": 10**38}))
     assert row.why == "key 'a' is a whole number of more than 38 digits"
     assert (row.fix, row.values, kinds) == ("give it one type", None, {"b": small})
@@ -609,6 +620,8 @@ def test_columns_and_labels_that_a_user_s_table_lacks():
         "right one by --text_column"
     )
     assert datasets.columns(table("TEXT", "b"), single) == ["TEXT"]
+    own = ["#1 String", "#2 String"]
+    assert datasets.columns(table(*own), pair) == own
     for known in (("sentence1", "sentence2"), ("premise", "hypothesis"), ("text_a", "text_b"),
                   ("text1", "text2"), ("Text1 ", "TEXT2")):  # fmt: skip
         assert datasets.columns(table(*known), pair) == [*known]
@@ -621,6 +634,11 @@ def test_columns_and_labels_that_a_user_s_table_lacks():
     rows = [("a", "b", "1"), ("a", "b", "good")]
     text = said(datasets.collect, table("a", "b", "y", rows=rows), score, ["a", "b"], "y")
     assert text == "a.csv, line 3: label 'good' is not a number; correct the line"
+    assert datasets.number("inf", score) is datasets.number("nan", score) is None
+    many = pair._replace(name="many", labels=(), classes=tuple(f"class {i}" for i in range(10)))
+    text = said(datasets.collect, table("a", "b", "y", rows=rows), many, ["a", "b"], "y")
+    listed = ", ".join(many.classes[:8])
+    assert f"is not a class of many ({listed} and 2 more); correct the line" in text
     text = said(datasets.collect, table("a"), single, ["a"])
     assert text == "a.csv: holds a header and no sentence; download it again"
 

@@ -185,9 +185,9 @@ def test_no_more_workers_are_made_than_parts_wait_for():
     assert len(group.ray.made) <= 5
     notes = []
     group = crew(ready, 1)
-    group.ray.patience = 2
+    group.ray.patience = 3
     assert len(list(group.results(deque([part(0)]), notes.append))) == 2
-    assert notes == ["waiting for the cluster to start a worker"] * 2
+    assert notes == ["waiting for the cluster to start a worker"] * 3
 
 
 def test_an_actor_keeps_to_its_cores_and_answers_what_became_of_a_call(monkeypatch):

@@ -122,7 +122,7 @@ def _partitions(inputs):
     for key, texts in values.items():
         folders[key] = pyarrow.int32()
         try:
-            pyarrow.array(texts, pyarrow.string()).cast(pyarrow.int32())
+            pyarrow.array(texts).cast(pyarrow.int32())
         except pyarrow.ArrowInvalid:
             folders[key] = pyarrow.string()
     return folders

@@ -152,7 +152,8 @@ class Crew:
         how many are)."""
         while waiting or any(part for _, _, part in self.calls.values()):
             while waiting and self.idle:
-                self._call(self.idle.popleft(), "run", waiting.popleft())
+                part = waiting.popleft()
+                self._call(self.idle.popleft(), "run", part, part)
             while waiting and len(self.calls) + len(self.idle) < self.size:
                 self._call(self.make.remote(), "place")
             ready, _ = self.ray.wait(list(self.calls), timeout=PATIENCE)
@@ -162,7 +163,6 @@ class Crew:
                 yield from self._ended(reference)
 
     def _call(self, actor, what, part=None, *given):
-        given = given or (() if part is None else (part,))
         self.calls[getattr(actor, what).remote(*given)] = actor, what, part
 
     def _ended(self, reference):

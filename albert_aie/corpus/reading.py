@@ -173,12 +173,12 @@ def _read_parquet(file, path, span, schema, columns):
         batches.append(piece)
         if not wanted:
             break
-    table = pyarrow.Table.from_batches(batches, reader.schema_arrow)
+    table = pyarrow.Table.from_batches(batches)
     own_columns = set(table.column_names)
     arrays = [
         table.column(field.name).cast(field.type)
         if field.name in own_columns
-        else pyarrow.nulls(table.num_rows, field.type)
+        else pyarrow.nulls(table.num_rows)
         for field in schema
     ]
     table = pyarrow.Table.from_arrays(arrays, schema=schema)

@@ -104,7 +104,7 @@ def read(data_dir, split="dev", task=SST2, label_names=None):
         if set(header) >= _HUB and not set(header) >= set(needed):
             alike = [text for text in _COMMON[len(task.text)] if set(text) <= set(header)]
             task = task._replace(text=(*alike, task.text)[0], label="label")
-            needed = task.text if split == "test" else (*task.text, task.label)
+            needed = (*task.text, task.label)
         missing = [name for name in needed if header.count(name) != 1]
         missing += [name for name in (task.label, *INDEX) if header.count(name) > 1]
         if missing:

@@ -19,7 +19,7 @@ STDIN = "-"  # standard input, and standard output
 
 class Record(NamedTuple):
     """As it stands in a file: `line` is its first, from 1, and `place` the bytes before it.
-    `values` are {column: value}; None where it cannot be read: `why`, and how to mend it."""
+    `values` are {column: value}, but of one that cannot be read: `why`, and how to mend it."""
 
     line: int
     values: object

@@ -70,7 +70,7 @@ def _named(split_rows, columns, form, broken=None):
     """The rows with their fields as {column: field}."""
     for row in split_rows:
         if row.why or form == "jsonl":
-            yield row._replace(values=None) if row.why else row
+            yield row
         elif len(row.values) == len(columns):
             yield row._replace(values=dict(zip(columns, row.values)))
         elif broken is not None:
@@ -78,7 +78,7 @@ def _named(split_rows, columns, form, broken=None):
         else:
             count, names = len(row.values), ("<TAB>" if form == "tsv" else ",").join(columns)[:100]
             why = f"{count} column{'s'[: count != 1]} instead of {len(columns)} ({names})"
-            yield row._replace(values=None, why=why, fix="correct the line")
+            yield row._replace(why=why, fix="correct the line")
 
 
 @contextlib.contextmanager
