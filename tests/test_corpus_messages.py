@@ -33,6 +33,7 @@ from albert_aie.corpus.reading import Cut, Span
 from albert_aie.corpus.urls import Input
 from albert_aie.data import datasets, formats, records
 from albert_aie.data.tasks import TASKS
+from albert_aie.run.classifier import Classifier
 
 
 @pytest.fixture
@@ -474,6 +475,15 @@ def test_everything_that_a_run_writes(tmp_path, capfd, file, file_of):
     assert beside == f"{hashlib.sha256(part.read_bytes()).hexdigest()}  {part.name}\n"
 
 
+def test_answers_of_a_regression_go_by_names_that_no_column_has(tmp_path, capfd, file, file_of):
+    columns = "sentence1,sentence2,model"
+    path = file("a.csv", f"{columns}\na,b,mine\n")
+    given = {"aie_model_dir": file_of("STS-B"), "input": path, "output_dir": tmp_path / "out"}
+    assert label_corpus(capfd, **given).code == 0
+    (row,) = table_of(tmp_path / "out")
+    assert row["model"] == "mine" and [*row][3:] == ["predicted_score", "predicted_model"]
+
+
 def test_rows_and_labels_that_stop_a_run(tmp_path, capfd, file, file_of):
     def error(name, path, **more):
         given = {"aie_model_dir": file_of(name), "output_dir": f"{path}.out", "input": path}
@@ -528,6 +538,7 @@ def test_whole_numbers_are_as_wide_as_they_have_to_be():
         (2**53, small), (-(2**53), small), (2**53 + 1, middle), (-(2**53) - 1, middle),
         (2**63 - 1, middle), (-(2**63), middle), (2**63, large), (-(2**63) - 1, large),
         (10**38 - 1, large), (True, "true or false"), (0.0, "a fraction"), ([1, 2**63], [large]),
+        ([], ["null"]),
     ):  # fmt: skip
         row, kinds = json_types.join({}, formats.Record(1, {"a": value}))
         assert (row.why, kinds) == ("", {"a": kind})
@@ -535,8 +546,9 @@ def test_whole_numbers_are_as_wide_as_they_have_to_be():
         widest = middle if kind == small else kind  # both are int64
         assert json_types.kind_of(column.type) == widest and column.to_pylist() == [value]
     for value, kind in (({"b": 1}, "an object"), ([1], "a list"), (1, small)):
-        row, _ = json_types.join({"a": json_types.TEXT}, formats.Record(1, {"a": value}))
-        assert row.why == f"key 'a' is {kind}, but text in lines before"
+        key = "a" * 60
+        row, _ = json_types.join({key: json_types.TEXT}, formats.Record(1, {key: value}))
+        assert row.why == f"key {key[:50]!r} is {kind}, but text in lines before"
     row, kinds = json_types.join({"b": small}, formats.Record(1, {"a": 10**38}))
     assert row.why == "key 'a' is a whole number of more than 38 digits"
     assert (row.fix, row.values, kinds) == ("give it one type", None, {"b": small})
@@ -545,7 +557,12 @@ def test_whole_numbers_are_as_wide_as_they_have_to_be():
 def test_the_shortest_rows_are_compiled_before_the_clock_runs(tmp_path, monkeypatch, file, file_of):
     """Those that nearly all sentences take."""
     shapes = [Shape(4, 64), Shape(1, 64), Shape(1, 128)]
-    warmed = []
+    warmed, asked = [], []
+
+    def load(*given, **options):
+        asked.append(options)
+        return Classifier(*given)
+
     monkeypatch.setattr(worker, "choose", lambda given, grid: shapes)
     monkeypatch.setattr(worker, "warm_up", lambda *given, **more: warmed.append((given, more)))
     path = file("a.csv", "sentence\nfine\n")
@@ -553,8 +570,11 @@ def test_the_shortest_rows_are_compiled_before_the_clock_runs(tmp_path, monkeypa
     plan = made(path)._replace(settings={"model": saved.digest})
     planning.save(plan, tmp_path)
     with worker.locked(tmp_path) as token:
-        ready = worker.Worker(worker.Job(str(tmp_path), token, [str(saved.path)]))
+        one = worker.Job(str(tmp_path), token, [str(saved.path)], options={"threads": 1})
+        monkeypatch.setattr(worker, "Classifier", load)
+        ready = worker.Worker(one)
     with ready.classify:
+        assert asked == [{"threads": 1}]
         assert warmed == [((ready.classify.runner, shapes[:2]), {"runs": 1})]
 
 
@@ -639,6 +659,8 @@ def test_columns_and_labels_that_a_user_s_table_lacks():
     text = said(datasets.collect, table("a", "b", "y", rows=rows), many, ["a", "b"], "y")
     listed = ", ".join(many.classes[:8])
     assert f"is not a class of many ({listed} and 2 more); correct the line" in text
+    named, note = datasets.labelled(single, table("a", "y"), "y", {0: "positive", 1: "negative"})
+    assert (datasets.number("0", named), note) == (1, "")
     text = said(datasets.collect, table("a"), single, ["a"])
     assert text == "a.csv: holds a header and no sentence; download it again"
 

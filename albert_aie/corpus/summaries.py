@@ -60,7 +60,7 @@ def measure(folder, plan, task):
     memory does not grow with the corpus; a metric other than accuracy holds 16 bytes a row."""
     if task.regression:
         pairs = [(a, b) for a, b in _scores(folder, plan) if a is not None]
-        columns = numpy.array(pairs, numpy.float64).reshape(-1, 2)
+        columns = numpy.array(pairs).reshape(-1, 2)
         if set(columns[:, 1]) == {float(datasets.NO_LABEL)}:
             return {}
         return {"metrics": _metrics(task.metrics, columns[:, 1], columns[:, 0])}
