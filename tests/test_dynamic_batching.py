@@ -436,6 +436,21 @@ def test_no_thread_can_be_started(monkeypatch):
         batcher()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("where", ["_take", "_compute"])
+def test_a_fault_of_ours_leaves_nobody_waiting(where, monkeypatch):
+    one = batcher()
+    running(one)
+    waits = one.submit([text(5)])
+    monkeypatch.setattr(one, where, lambda *given: 1 / 0)
+    one._runner.gate.set()
+    with pytest.raises(ZeroDivisionError):
+        waits.result(20)
+    one._threads[0].join(20)
+    with pytest.raises(UserError, match="closed"):
+        one.submit([text(5)]).result(20)
+
+
 def test_where_no_second_thread_can_be_started_the_first_goes_on(monkeypatch):
     one, tokens, refused = batcher(1000, streams=2), list(range(20, 90)), []
 

@@ -158,11 +158,20 @@ class Batcher:
 
     def _work(self):
         """Calls, until it is closed and nobody has the engine."""
-        while not self._closed or self._owner:
-            self._bell.get()
-            while call := self._take():
-                self._compute(*call)
-        self._ring()  # for the next thread
+        call = None
+        try:
+            while not self._closed or self._owner:
+                self._bell.get()
+                while call := self._take():
+                    self._compute(*call)
+        except BaseException as error:  # a fault of ours: nobody is to wait for good
+            self._closed = True
+            served = [request for request, *_ in call[1].values()] if call else []
+            for request in (*self._waiting(), *served):
+                request.end(error)
+            raise
+        finally:
+            self._ring()  # for the next thread
 
     def _take(self):
         """(Batch of the next call, {its sentences' number: (Request, number there, Encoded)}); None
@@ -239,7 +248,7 @@ class Batcher:
         with self._lock:
             self._calls -= 1
             if not self._whole and len(self._threads) == 1:
-                with contextlib.suppress(RuntimeError, MemoryError):  # no more threads
+                with contextlib.suppress(Exception):  # no more threads: those that are there go on
                     while len(self._threads) < self._runner.streams:
                         self._add_thread()
             self._whole = False
