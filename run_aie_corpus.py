@@ -62,6 +62,7 @@ def run(args):
     console.note(speed.note_speed(saved, timed=False))
     for shape in saved.shapes:
         machine.check_memory(shape, target.device, saved.manifest["config"]["intermediate_size"])
+    planning.check_not_read(args.output_dir, args.input)
     inputs, form = reading.find(args.input, args.input_format, console.note)
     planning.check_outside(inputs, args.output_dir)
     plain = ("label_map", "part_rows", "text_column", "label_column", "label_names")

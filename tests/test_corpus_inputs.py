@@ -370,6 +370,52 @@ def test_a_link_to_a_folder_is_read_as_the_folder(tmp_path, run):
     assert texts(tmp_path / "out", "text") == ["a fine film"]
 
 
+def test_a_folders_key_that_is_a_column_too_is_refused(tmp_path, run):
+    """Of the same file or of another: one of the two values would be lost."""
+    for place, text in (("label=0/a.csv", "text,label\na,1\n"), ("b=1/a.csv", "text\na\n")):
+        (tmp_path / "in" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / place).write_text(text)
+    words = "has a column 'label', and folders are called label=..."
+    assert refused(run(input=tmp_path / "in" / "label=0"), words)
+    (tmp_path / "in" / "c.csv").write_text("text,b\na,7\n")
+    both = [tmp_path / "in" / "b=1", tmp_path / "in" / "c.csv"]
+    assert refused(run(input=both), "has a column 'b', and folders are called b=...")
+
+
+@pytest.mark.parametrize("form, text", [("csv", "text\n{}\n"), ("jsonl", '{{"text": "{}"}}\n')])
+def test_a_file_outside_of_the_folders_has_no_value_of_their_key(tmp_path, run, form, text):
+    (tmp_path / "in" / "year=2020").mkdir(parents=True)
+    for place in ("year=2020/a", "b"):
+        (tmp_path / "in" / f"{place}.{form}").write_text(text.format(place))
+    done = run(input=tmp_path / "in")
+    assert done.code == 0, done.err
+    found = {row["text"]: row["year"] for row in table_of(tmp_path / "out")}
+    assert found == {"year=2020/a": 2020, "b": None}
+
+
+def test_what_can_never_be_read_is_refused_before_the_work(tmp_path, run):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("fine\n")
+    for place in (tmp_path / "in", f"file://{tmp_path}/in", f"{tmp_path}/*"):
+        done = run(input=place, output_dir=tmp_path / "in" / "out")
+        assert refused(done, f"lies in {place}, whose files are all read")
+    assert run(input=tmp_path / "in", output_dir=tmp_path / "in" / "_out").code == 0
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert refused(run(input=tmp_path / "pipe.txt"), "pipe.txt: is no regular file")
+    deep = tmp_path / "deep.jsonl"
+    deep.write_text('{"text": "a", "m": ' + "[" * 130 + "]" * 130 + "}\n")
+    assert refused(run(input=deep), "deep.jsonl, line 1: key 'm' is nested more than 100 deep")
+    assert refused(run(input=deep, on_bad_row="skip"), "deep.jsonl: no row can be read")
+    for name, value, kind in (("a", 2**63 + 5, "uint64"), ("b", -5, "int64")):
+        column = pyarrow.array([value], kind)
+        parquet.write_table(
+            pyarrow.table({"text": ["a"], "n": column}), tmp_path / f"{name}.parquet"
+        )
+    for pair in ("ab", "ba"):
+        done = run(input=[tmp_path / f"{name}.parquet" for name in pair])
+        assert refused(done, "give files of the same columns and types to a run")
+
+
 def test_two_stars_are_any_number_of_folders(tmp_path, run):
     (tmp_path / "in" / "deep").mkdir(parents=True)
     wanted = ["a.txt", "in/b.txt", "in/deep/c.txt"]

@@ -15,7 +15,8 @@ from glue_sets import write_model, write_names, write_set
 from helpers import ROOT, export_file, python, read_results, refused
 
 from albert_aie.base.errors import UserError
-from albert_aie.data import formats, records
+from albert_aie.data import datasets, formats, records
+from albert_aie.data.tasks import TASKS
 from albert_aie.run import classifier
 from albert_aie.run.classifier import Answer, Classifier, chunks
 from benchmarks import random_weights
@@ -199,6 +200,49 @@ def test_a_models_own_classes_need_no_task(evaluate, tmp_path):
     assert refused(
         evaluate(aie_model_dir=file), "--task_name text: has no files of its own", "--input"
     )
+
+
+@pytest.mark.parametrize(
+    "task, header, row",
+    [
+        ("CoLA", "id\ttext\tlang\tnote", "1\t{}\ten\tx"),
+        ("LCQMC", "text_a\ttext_b\tgrade", "{}\tb\t1"),
+    ],
+)
+def test_a_header_of_a_users_own_is_a_header(tmp_path, task, header, row):
+    """Also where the task's own files have none: any known name of a column shows it."""
+    path = tmp_path / "own.tsv"
+    path.write_text("\n".join([header, row.format("fine"), row.format("dull")]) + "\n")
+    with records.reading(path, "tsv", datasets.layout(TASKS[task])) as table:
+        assert table.columns == header.split("\t") and len(list(table.records)) == 2
+    path.write_text(row.format("fine") + "\n")
+    with records.reading(path, "tsv", datasets.layout(TASKS[task], "lang", None)) as table:
+        assert len(list(table.records)) == (len(table.columns) == len(row.split("\t")))
+
+
+def test_a_class_may_be_called_minus_one():
+    task = TASKS["text"].of(("-1", "1"))
+    assert not datasets.is_missing("-1", task) and datasets.is_missing("-1", TASKS["SST-2"])
+
+
+def test_empty_values_and_outputs_of_one_name_are_refused(tmp_path, exported, evaluate):
+    own = tmp_path / "own.csv"
+    own.write_text("text,y\nfine,1\n")
+    given = {"aie_model_dir": exported, "input": own, "label_column": "y"}
+    for flag in ("input", "output_dir", "report", "label_column", "tokenizer"):
+        done = evaluate(**{**given, flag: ""})
+        assert refused(done, f"--{flag}: is given an empty value"), done.err
+    out = tmp_path / "out"
+    for more in (
+        {"output_dir": out, "output": out / "predictions.tsv"},
+        {"report": tmp_path / "a.html", "output": tmp_path / "a.html"},
+        {"output": exported},
+    ):
+        assert refused(evaluate(**given, **more), "which is also needed; take another name")
+    assert refused(evaluate(aie_model_dir=exported, input=own, output=exported), "also needed")
+    assert own.read_text() == "text,y\nfine,1\n"
+    names = {**given, "label_names": "1=negative,2=negative,5=positive"}
+    assert refused(evaluate(**names), "--label_names: two numbers are negative")
 
 
 # Pipes

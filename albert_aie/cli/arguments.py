@@ -1,6 +1,7 @@
 """The flags that scripts share, and what they come to: folders, options, the file to measure. What
 contradicts itself or the file is refused here, before the work."""
 
+import os
 from pathlib import Path
 
 from .. import backends
@@ -194,7 +195,15 @@ def target(args, saved):
     return target
 
 
-def check_outputs(*paths):
-    """Raises UserError if one of these files could not be written; None is no file."""
+def check_outputs(*paths, inputs=()):
+    """Raises UserError if one of these files could not be written, two are one, or one is an input;
+    None is no file."""
+    taken = {os.path.realpath(path): path for path in filter(None, inputs)}
     for path in filter(None, paths):
         check_writable(path)
+        real = os.path.realpath(path)
+        if real in taken and (os.path.isfile(real) or not os.path.exists(real)):
+            raise UserError(
+                f"{path}: is {taken[real]} too, which is also needed; take another name"
+            )
+        taken[real] = path

@@ -82,7 +82,7 @@ def reading(args, task):
         yield records.Table("--text", names, [record]), "lines", names
         return
     form = formats.format_of(args.input, args.input_format)
-    layout = records.Layout(task.columns, args.text_column or task.text)
+    layout = datasets.layout(task, *args.text_column or (), args.label_column)
     with records.reading(args.input, form, layout) as table:
         yield table, form, datasets.columns(table, task, args.text_column)
 

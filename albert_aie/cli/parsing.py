@@ -14,6 +14,15 @@ class Parser(argparse.ArgumentParser):
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=form, allow_abbrev=False)
 
+    def parse_args(self, args=None, namespace=None):
+        given = super().parse_args(args, namespace)
+        for name, value in vars(given).items():
+            if name != "text" and "" in (value if isinstance(value, list) else [value]):
+                raise UserError(
+                    f"--{name}: is given an empty value; name one, or leave the flag out"
+                )
+        return given
+
     def error(self, message):
         message = re.sub(r"^argument (\S+): ", r"\1 ", message)
         for flag, reason in RETIRED.items():

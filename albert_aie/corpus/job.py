@@ -31,9 +31,13 @@ def make_plan(job, saved, inputs, form, note):
     if earlier:
         planning.check_inputs(earlier, inputs)
     else:
-        layout = records.Layout(task.columns, job.text_column or task.text)
+        layout = datasets.layout(task, *job.text_column or (), job.label_column)
         cut = reading.Cut(job.part_rows, layout, job.skip_bad_rows)
         plan = planning.make(inputs, form, cut)
+    if not plan.schema.names:
+        raise UserError(
+            f"{inputs[0].path}: no row can be read; leave --on_bad_row skip out to see why"
+        )
     table = records.Table(inputs[0].path, plan.schema.names, (), "")
     text = datasets.columns(table, task, job.text_column)
     label = job.label_column and records.column(table, [job.label_column], "--label_column")

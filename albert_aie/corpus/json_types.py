@@ -8,14 +8,17 @@ from ..base.errors import first_line
 NULL, BOOLEAN, TEXT, FLOAT = "null", "true or false", "text", "a fraction"
 # as long as a float can hold, int64, and 38 digits
 WHOLE = ("a whole number", "a whole number over 2^53", "a whole number over 2^63")
+DEPTH = 100  # of lists and objects in each other: a schema of pyarrow's holds little more
 _PLAIN = {type(None): NULL, bool: BOOLEAN, str: TEXT, float: FLOAT}
 
 
-def _kind(value):
+def _kind(value, depth=0):
+    if depth > DEPTH:
+        raise ValueError(f"nested more than {DEPTH} deep")
     if isinstance(value, list):
-        return [functools.reduce(_widen, map(_kind, value), NULL)]
+        return [functools.reduce(_widen, (_kind(one, depth + 1) for one in value), NULL)]
     if isinstance(value, dict):
-        return {name: _kind(one) for name, one in value.items()}
+        return {name: _kind(one, depth + 1) for name, one in value.items()}
     if type(value) is int:
         if abs(value) >= 10**38:
             raise ValueError("a whole number of more than 38 digits")
@@ -79,4 +82,5 @@ def kind_of(column):
         return [kind_of(column.value_type)]
     if types.is_struct(column):
         return {field.name: kind_of(field.type) for field in column}
-    return next(kind for kind in (*reversed(WHOLE), *_PLAIN.values()) if type_of(kind) == column)
+    kinds = (*reversed(WHOLE), *_PLAIN.values())
+    return next((kind for kind in kinds if type_of(kind) == column), NULL)  # of a folder's key

@@ -2,6 +2,7 @@
 that every row stands in exactly one part whatever becomes of the run."""
 
 import base64
+import fnmatch
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from ..base.errors import WHY, UserError, refusing
 from ..base.files import read_json, write_text
 from . import reading
 from .reading import Span
-from .urls import Input, identity, partition
+from .urls import Input, hidden, identity, partition
 
 # Readers of a folder of Parquet pass over names that begin with _.
 NAME = "_plan.json"
@@ -90,6 +91,11 @@ def make(inputs, form, cut):
     for number, source in enumerate(inputs):
         whole, spans = reading.scan(source, form, cut, kinds)
         columns.append(whole.names)
+        for name in folders.keys() & set(whole.names):
+            raise UserError(
+                f"{source.path}: has a column {name!r}, and folders are called {name}=... ; rename "
+                "one of them"
+            )
         added = pyarrow.schema([field for field in whole if field.name not in folders])
         joined = added if schema is None or form == "jsonl" else _joined(schema, added)
         if joined is None:
@@ -143,7 +149,10 @@ def _joined(schema, added):
     pairs = [(one.field(field.name).type, field.type) for field in both for one in (schema, added)]
     bytes_ = (pyarrow.binary(), pyarrow.large_binary())
     changed = (
-        types.is_integer(one) and types.is_floating(other) or one != other and other in bytes_
+        types.is_integer(one)
+        and types.is_floating(other)
+        or one != other
+        and (other in bytes_ or types.is_uint64(one))
         for one, other in pairs
         if not types.is_null(one)
     )
@@ -207,9 +216,23 @@ def check_settings(plan, settings):
             )
 
 
+def check_not_read(folder, patterns):
+    """Raises UserError for an output folder that lies in one that is an input: the next run would
+    take what this one wrote for more of it."""
+    out = Path(os.path.realpath(folder))
+    for pattern in patterns:
+        local = identity(pattern if "://" in pattern else os.path.abspath(pattern))
+        for parent in (out, *out.parents) if "://" not in local else ():
+            below = out.relative_to(parent).parts
+            if fnmatch.fnmatchcase(str(parent), local) and not any(map(hidden, below)):
+                raise UserError(
+                    f"--output_dir {folder}: lies in {pattern}, whose files are all read; take "
+                    "another folder"
+                )
+
+
 def check_outside(inputs, folder):
-    """Raises UserError for an input that lies in the output folder: the next run would take what
-    this one wrote for more of it."""
+    """Raises UserError for an input that lies in the output folder."""
     inside = os.path.realpath(folder) + os.sep
     for source in inputs:
         if identity(source.path).startswith(inside):

@@ -6,6 +6,7 @@ import glob
 import io
 import itertools
 import os
+import stat
 import urllib.parse
 from typing import NamedTuple
 
@@ -32,14 +33,14 @@ def matching(pattern):
     else:
         named = [pattern := os.path.abspath(pattern)]
         if glob.has_magic(pattern) and not os.path.exists(pattern):
-            named = [path for path in glob.glob(pattern, recursive=True) if not _hidden(path)]
+            named = [path for path in glob.glob(pattern, recursive=True) if not hidden(path)]
         paths = [path for name in named for path in _below(name)]
     if not paths:
         raise UserError(f"--input {pattern}: no file goes by that; correct the pattern")
     return sorted(paths)
 
 
-def _hidden(path):
+def hidden(path):
     """Whether readers of a folder pass over that name."""
     return os.path.basename(path).startswith((".", "_"))
 
@@ -51,10 +52,10 @@ def _below(path):
         return [path]
     paths, seen = [], set()
     for folder, folders, names in os.walk(path, onerror=_raise, followlinks=True):
-        kept = [name for name in folders if not _hidden(name)]
+        kept = [name for name in folders if not hidden(name)]
         folders[:] = [] if os.path.realpath(folder) in seen else kept  # a link may be a circle
         seen.add(os.path.realpath(folder))
-        paths += [os.path.join(folder, name) for name in names if not _hidden(name)]
+        paths += [os.path.join(folder, name) for name in names if not hidden(name)]
     return paths
 
 
@@ -101,7 +102,7 @@ def _matching_url(pattern):
         for tail in tails
         if len(tail) >= len(wanted)
         and all(map(fnmatch.fnmatchcase, tail, wanted))
-        and not any(map(_hidden, tail))
+        and not any(map(hidden, tail))
     ]
 
 
@@ -118,6 +119,10 @@ def status(path):
     if "://" not in path:
         check_readable(path)
         info = os.stat(path)
+        if not stat.S_ISREG(info.st_mode):
+            raise UserError(
+                f"{path}: is no regular file, and parts are read from their places; save it as one"
+            )
         return Input(path, info.st_size, info.st_mtime_ns)
     where, inner = _filesystem(path)
     with refusing(f"{path}: cannot be read ({WHY}); correct it", OSError):

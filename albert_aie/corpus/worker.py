@@ -133,7 +133,7 @@ def _sentences(table, settings, task):
         for i, value in enumerate(_values(table.column(label))):
             key = value if isinstance(value, str) else repr(value)
             if key not in numbers:
-                numbers[key] = datasets.is_missing(value) or datasets.number(value, task)
+                numbers[key] = datasets.is_missing(value, task) or datasets.number(value, task)
             if numbers[key] is None:
                 what = "a number" if task.regression else f"a class of {task.name}"
                 wrong.setdefault(i, f"label {value!r} is not {what}")

@@ -3,6 +3,7 @@ name."""
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -99,7 +100,7 @@ def read(data_dir, split="dev", task=SST2, label_names=None):
     _check_there(path, task)
     broken = [] if task.broken_lines else None
     needed = task.text if split == "test" else (*task.text, task.label)
-    with records.reading(path, "tsv", records.Layout(task.columns, needed, broken)) as table:
+    with records.reading(path, "tsv", layout(task, broken=broken)) as table:
         header = [name.strip().lower() for name in table.columns]
         if set(header) >= _HUB and not set(header) >= set(needed):
             alike = [text for text in _COMMON[len(task.text)] if set(text) <= set(header)]
@@ -124,6 +125,18 @@ def read(data_dir, split="dev", task=SST2, label_names=None):
             f"{broken[0]}; they are passed over"
         )
     return replace(examples, note=" ".join(filter(None, notes)))
+
+
+def layout(task, *asked, broken=None):
+    """The records.Layout of a Task's TSV files, and of a user's own, whose columns may be called as
+    it was `asked` for too."""
+    names = (
+        *task.text,
+        task.label,
+        *itertools.chain(*_COMMON[len(task.text)]),
+        *filter(None, asked),
+    )
+    return records.Layout(task.columns, frozenset(name.strip().lower() for name in names), broken)
 
 
 def labelled(task, table, label, names=None):
@@ -154,7 +167,7 @@ def collect(table, task, text, label=None, indices=()):
         numbered.append(_label(record.values[index]) if index in record.values else len(numbered))
     if not lines:
         raise UserError(f"{table.path}: holds a header and no sentence; download it again")
-    unlabelled = label is None or all(map(is_missing, labels))
+    unlabelled = label is None or all(is_missing(one, task) for one in labels)
     numbers = None if unlabelled else _labels(labels, lines, table.path, task)
     classes = (SCORE,) if task.regression else task.classes
     note = _quoted(sentences, lines, table.path)
@@ -233,9 +246,11 @@ def number(value, task):
     return None
 
 
-def is_missing(value):
-    """Whether a value of a label column says that there is no label, as in a test file."""
-    return _as_number(_label(value)) == NO_LABEL
+def is_missing(value, task):
+    """Whether a value of a label column says that there is no label, as in a test file. No class of
+    the Task is called so."""
+    missing = _as_number(_label(value)) == NO_LABEL
+    return missing and (task.regression or number(value, task) is None)
 
 
 def _label(value):

@@ -23,12 +23,12 @@ class Table(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Of TSV files. `columns` are those of files without a header: of all whose first line does not
-    name all of `wanted`, in any case. Lines of another number of fields are added to `broken` and
-    passed over, or an error where it is None."""
+    """Of TSV files. `columns` are those of files without a header: of all whose first line has
+    none of the `names` of columns, in any case. Lines of another number of fields are added to
+    `broken` and passed over, or an error where it is None."""
 
     columns: tuple = ()
-    wanted: tuple = ()
+    names: frozenset = frozenset()
     broken: list = None
 
 
@@ -49,7 +49,7 @@ def rows(file, path, form, layout=PLAIN):
         if first.why:
             raise UserError(f"{path}, line {first.line}: {first.why}; {first.fix}")
         columns, named = first.values, {name.strip().lower() for name in first.values}
-        if form == "tsv" and layout.columns and not named >= set(layout.wanted):
+        if form == "tsv" and layout.columns and not named & layout.names:
             columns, split_rows = list(layout.columns), itertools.chain([first], split_rows)
         doubled = [name for name in columns if columns.count(name) > 1]
         if doubled:

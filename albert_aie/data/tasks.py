@@ -65,6 +65,13 @@ class Task(NamedTuple):
                 f"--label_names {numbers[None]}={names[int(numbers[None])]}: is no class of "
                 f"{self.name}, which are {', '.join(self.classes)}; name one of them"
             )
+        if len(numbers) < len(names):
+            of = [self.number(name) for name in names.values()]
+            twice = next(number for number in of if of.count(number) > 1)
+            raise UserError(
+                f"--label_names: two numbers are {self.classes[twice]}; name one a class, and "
+                "write the names of the others into the label column"
+            )
         labels = tuple(numbers.get(number, "") for number in range(len(self.classes)))
         return self._replace(labels=labels)
 

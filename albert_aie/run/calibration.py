@@ -56,8 +56,7 @@ def _own(path, task):
     """The texts, or pairs, of a file of lines or of the task's columns: not the empty ones."""
     suffixes = (suffix for each in formats.FORMATS.values() for suffix in each.suffixes)
     form = formats.by_suffix(path, formats.FORMATS, f"--calibration takes {', '.join(suffixes)}")
-    layout = records.Layout(task.columns, task.text)
-    with records.reading(path, form, layout) as table:
+    with records.reading(path, form, datasets.layout(task)) as table:
         columns = datasets.columns(table, task)
         sentences = [datasets.sentence(record, columns, table.path) for record in table.records]
     sentences = [one for one in sentences if words(one)]
