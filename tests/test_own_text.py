@@ -225,18 +225,19 @@ def test_a_class_may_be_called_minus_one():
     assert not datasets.is_missing("-1", task) and datasets.is_missing("-1", TASKS["SST-2"])
 
 
-def test_empty_values_and_outputs_of_one_name_are_refused(tmp_path, exported, evaluate):
+def test_empty_values_and_outputs_of_one_name_are_refused(tmp_path, exported, evaluate, tiny):
     own = tmp_path / "own.csv"
     own.write_text("text,y\nfine,1\n")
     given = {"aie_model_dir": exported, "input": own, "label_column": "y"}
     for flag in ("input", "output_dir", "report", "label_column", "tokenizer"):
         done = evaluate(**{**given, flag: ""})
         assert refused(done, f"--{flag}: is given an empty value"), done.err
-    out = tmp_path / "out"
+    out, page = tmp_path / "out", tmp_path / "a.html"
     for more in (
         {"output_dir": out, "output": out / "predictions.tsv"},
-        {"report": tmp_path / "a.html", "output": tmp_path / "a.html"},
+        {"report": page, "output": page},
         {"output": exported},
+        {"report": page, "compare_output": page, "compare_cpu": True, "pth_dir": tiny},
     ):
         assert refused(evaluate(**given, **more), "which is also needed; take another name")
     assert refused(evaluate(aie_model_dir=exported, input=own, output=exported), "also needed")
