@@ -127,6 +127,7 @@ def test_too_many_that_wait_are_refused():
     two = one.submit([text(1), text(2)])
     with pytest.raises(dynamic_batching.Busy, match="2 sentences wait already, of 3 at most"):
         one.submit([text(3), text(4)])
+    assert len(one.submit([text(3), text(4)], more=True).waiting) == 2  # of a list that was begun
     one._runner.gate.set()
     assert len(two.result(20)) == 2 and len(one.submit([text(3), text(4)]).result(20)) == 2
 
@@ -449,6 +450,26 @@ def test_a_fault_of_ours_leaves_nobody_waiting(where, monkeypatch):
     one._threads[0].join(20)
     with pytest.raises(UserError, match="closed"):
         one.submit([text(5)]).result(20)
+
+
+def test_a_call_that_cannot_be_planned_fails_and_the_next_does_not(monkeypatch):
+    one = batcher()
+    one._runner.gate.set()
+    monkeypatch.setattr(one, "_plan", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        one.submit([text(5)]).result(20)
+    monkeypatch.undo()
+    assert one.submit([text(5)]).result(20) == 5
+
+
+def test_what_its_caller_leaves_is_not_computed(made_by):
+    with Classifier(made_by["torchscript"]) as classify:
+        with contextlib.closing(classify._submitted(["dull"] * 700)) as slices:
+            asked = [next(slices)[0]]
+            submit = classify._batcher.submit
+            classify._batcher.submit = lambda *given: asked.append(submit(*given)) or asked[-1]
+            next(slices)
+        assert all(one.cancelled for one in asked[1:]) and len(asked) > 1
 
 
 def test_where_no_second_thread_can_be_started_the_first_goes_on(monkeypatch):
