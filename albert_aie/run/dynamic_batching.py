@@ -7,7 +7,8 @@ length has all streams.
 
 A caller leaves its Request in `_inbox`, rings, and waits for the Request's own lock: it holds no
 lock that another thread waits for, and changes nothing that is theirs. So it may be killed
-anywhere. All else belongs to the threads of the engine, which nobody kills."""
+anywhere; but not who has the whole engine (`engine`), where a kill at the wrong instruction may
+keep it. All else belongs to the threads of the engine, which nobody kills."""
 
 import contextlib
 import itertools
