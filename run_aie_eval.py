@@ -71,12 +71,9 @@ def measure(args, own, saved, target, task):
     checkpoint = read_checkpoint(args, saved, examples) if args.compare_cpu else None
     outputs = results.paths(args.output_dir)
     page.check(args.report)
-    to_file = args.output if args.output != "-" else None
-    paths = [file.path for file in saved.files]
     asked = *outputs, args.compare_output, args.report
-    inputs = [*paths, args.input if args.input != "-" else None, examples.path]
-    arguments.check_outputs(*asked, inputs=inputs)
-    arguments.check_outputs(to_file, inputs=[*paths, *asked])
+    arguments.check_outputs(saved, *asked, inputs=[examples.path])
+    arguments.check_outputs(saved, args.output, inputs=asked)  # it may replace --input
 
     started = time.perf_counter()
     runner = args.om_results and om_kit.Outputs(args.om_results, saved, examples)
@@ -152,9 +149,7 @@ def read_checkpoint(args, saved, examples):
 def answer(args, saved, target):
     """Labels of a user's own text, each as soon as it is known."""
     to_file = args.output not in (None, "-")
-    arguments.check_outputs(
-        args.output if to_file else None, inputs=[file.path for file in saved.files]
-    )
+    arguments.check_outputs(saved, args.output if to_file else None)
     started = time.perf_counter()
     with Classifier(saved, args.label_map, **target.options) as classify:
         counts = own_text.answer(classify, args)

@@ -69,18 +69,19 @@ def test_patterns_and_urls_that_lead_to_no_file(tmp_path, monkeypatch):
     gone = f"file://{tmp_path}/gone"
     assert said(urls.status, gone) == f"{gone}: no such file; correct its name"
 
-    def no_route(path):
-        raise kinds[0]
+    def failing(error):
+        def fail(path):
+            raise error("no route")
 
-    there = types.SimpleNamespace(get_file_info=no_route)
-    monkeypatch.setattr(urls, "_filesystem", lambda url: (there, "a"))
-    kinds = [OSError("no route")]
-    assert said(urls.status, "far://a") == "far://a: cannot be read (no route); correct it"
-    for kinds[0] in (OSError("no route"), ValueError("no route")):
-        wanted = "--input far://a/*: cannot be listed (no route); correct it"
+        return fail
+
+    wanted = "--input far://a/*: cannot be listed (no route); correct it"
+    for error in (ValueError, OSError):
+        there = types.SimpleNamespace(get_file_info=failing(error))
+        monkeypatch.setattr(urls, "_filesystem", lambda url, there=there: (there, "a"))
         assert said(urls.matching, "far://a/*") == wanted
-    monkeypatch.setattr(urls.os, "scandir", no_route)
-    kinds[0] = OSError("no route")
+    assert said(urls.status, "far://a") == "far://a: cannot be read (no route); correct it"
+    monkeypatch.setattr(urls.os, "scandir", failing(OSError))
     with pytest.raises(OSError, match="no route"):
         urls.matching(str(tmp_path))
 

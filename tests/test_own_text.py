@@ -217,7 +217,7 @@ def test_a_header_of_a_users_own_is_a_header(tmp_path, task, header, row):
         assert table.columns == header.split("\t") and len(list(table.records)) == 2
     path.write_text(row.format("fine") + "\n")
     with records.reading(path, "tsv", datasets.layout(TASKS[task], "lang", None)) as table:
-        assert len(list(table.records)) == (len(table.columns) == len(row.split("\t")))
+        assert table.columns == [*TASKS[task].columns] and len(list(table.records)) == 1
 
 
 def test_a_class_may_be_called_minus_one():

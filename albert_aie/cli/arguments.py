@@ -195,10 +195,11 @@ def target(args, saved):
     return target
 
 
-def check_outputs(*paths, inputs=()):
-    """Raises UserError if one of these files could not be written, two are one, or one is an input;
-    None is no file."""
-    taken = {os.path.realpath(path): path for path in filter(None, inputs)}
+def check_outputs(saved, *paths, inputs=()):
+    """Raises UserError if one of these files could not be written, two are one, or one is an input
+    or of the Artifact `saved`; None is none."""
+    needed = *inputs, *(file.path for file in (saved.files if saved else ()))
+    taken = {os.path.realpath(path): path for path in filter(None, needed)}
     for path in filter(None, paths):
         check_writable(path)
         real = os.path.realpath(path)

@@ -146,17 +146,17 @@ def _joined(schema, added):
         both = pyarrow.unify_schemas([schema, added], promote_options="permissive")
     except pyarrow.ArrowException:
         return None
-    pairs = [(one.field(field.name).type, field.type) for field in both for one in (schema, added)]
     bytes_ = (pyarrow.binary(), pyarrow.large_binary())
-    changed = (
-        types.is_integer(one)
-        and types.is_floating(other)
-        or one != other
-        and (other in bytes_ or types.is_uint64(one))
-        for one, other in pairs
-        if not types.is_null(one)
-    )
-    return None if any(changed) else both
+
+    def is_held(one, other):
+        """Whether values of a type are what they were in the other."""
+        if one == other or types.is_null(one):
+            return True
+        rounded = types.is_integer(one) and types.is_floating(other)
+        return not (rounded or types.is_uint64(one) or other in bytes_)
+
+    pairs = [(one.field(field.name).type, field.type) for field in both for one in (schema, added)]
+    return both if all(is_held(*pair) for pair in pairs) else None
 
 
 def _columns(schema):

@@ -195,7 +195,8 @@ class Classifier:
     def close(self):
         """Gives the device back, when what is computed is done; what waits is refused, and it
         cannot be called any more. A fork closes nothing."""
-        if _close(self._batcher, self._process):
+        if self._process == os.getpid():
+            self._batcher.close()
             self.runner.close()
 
     def __enter__(self):
@@ -206,8 +207,8 @@ class Classifier:
 
 
 def _close(batcher, process):
-    """Whether it is closed now, and was not before, by the process that made it."""
-    return process == os.getpid() and batcher.close()
+    if process == os.getpid():
+        batcher.close()
 
 
 def answers(logits, names):

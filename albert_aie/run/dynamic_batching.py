@@ -46,13 +46,14 @@ class Request:
         self._notify, self._error = notify, None
         self._logits = numpy.full((len(sentences), num_labels), numpy.nan, numpy.float32)
         self._count = threading.Lock()  # of `left`: two streams may answer at once
+        self._once = threading.Lock()  # taken, for good, by who ends it
         self._open = threading.Lock()  # until it has ended
         self._open.acquire()
 
     @property
     def is_open(self):
         """Whether somebody waits for it, and it has not ended."""
-        return self._open.locked() and not self.cancelled
+        return not (self._once.locked() or self.cancelled)
 
     def result(self, timeout=-1):
         """Its float32 logits [sentences, class], or its error, raised, when it has ended."""
@@ -72,11 +73,11 @@ class Request:
             self.end()
 
     def end(self, error=None):
-        if self._open.locked():
-            self._error = self._error or error
-            with contextlib.suppress(RuntimeError):  # it has ended meanwhile; no event loop is left
-                self._open.release()
-                if self._notify:
+        if self._once.acquire(blocking=False):
+            self._error = error
+            self._open.release()
+            if self._notify:
+                with contextlib.suppress(RuntimeError):  # no event loop is left
                     self._notify()
 
 
@@ -87,14 +88,14 @@ class Batcher:
     def __init__(self, runner, saved, limit=LIMIT):
         self._runner, self._saved, self._limit = runner, saved, limit
         self._inbox, self._bell = deque(), queue.SimpleQueue()
-        self._closed, self._closing = False, threading.Lock()
+        self._closed = False
         self._lock = threading.Lock()  # of what follows, between the threads of the engine
         self._queue = []  # Requests in the order of their turns; replaced, never changed
         self._calls, self._whole = 0, False  # that are under way; whether one has all streams
         self._owner = None  # the Request whose caller has the engine
         self._answered = 0  # sentences
         self._seconds = STEP  # that a token of a packed row took last
-        self._threads = []
+        self._threads = {}  # {Thread: the lock that it releases in the end}
         self._add_thread()
 
     def submit(self, sentences, caller=None, more=False, notify=None):
@@ -120,16 +121,17 @@ class Batcher:
             self._ring()
 
     def close(self):
-        """Refuses what waits, and returns when what is computed is done: whether it was open."""
-        was_open = self._closing.acquire(blocking=False)
+        """Refuses what waits, and returns when what is computed is done."""
         self._closed = True
         for request in self._waiting():
             request.end(self._closed_error())
         self._ring()
-        if threading.current_thread() not in self._threads:  # where a dropped one is collected
-            for thread in self._threads:
-                thread.join()
-        return was_open
+        # Not join: a dropped Classifier is collected anywhere, also by a thread of the engine, and
+        # inside of `threading`, whose lock the end of a Thread needs.
+        if threading.current_thread() not in self._threads:
+            for ended in list(self._threads.values()):
+                with ended:
+                    pass
 
     def _closed_error(self):
         return UserError(f"{self._saved.path}: this Classifier is closed; make a new one")
@@ -153,12 +155,15 @@ class Batcher:
             self._bell.put(None)
 
     def _add_thread(self):
-        thread = threading.Thread(target=self._work, name="albert_aie batcher", daemon=True)
+        ended = threading.Lock()
+        ended.acquire()
+        given = {"target": self._work, "args": (ended,), "name": "albert_aie batcher"}
+        thread = threading.Thread(**given, daemon=True)
         thread.start()
-        self._threads.append(thread)
+        self._threads[thread] = ended
 
-    def _work(self):
-        """Calls, until it is closed and nobody has the engine."""
+    def _work(self, ended):
+        """Calls, until it is closed and nobody has the engine; then `ended` is released."""
         call = None
         try:
             while not self._closed or self._owner:
@@ -173,6 +178,7 @@ class Batcher:
             raise
         finally:
             self._ring()  # for the next thread
+            ended.release()
 
     def _take(self):
         """(Batch of the next call, {its sentences' number: (Request, number there, Encoded)}); None
