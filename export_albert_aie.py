@@ -84,7 +84,7 @@ def run(args):
         console.note(examples.note)
         console.note(disagreement(checkpoint.tokenizer, examples.sentences))
     paths = [Path(args.save_dir) / pt_file.file_name(shape) for shape in shapes]
-    arguments.check_outputs(None, *paths, args.compare_output)
+    arguments.check_outputs(*paths, args.compare_output)
     console.note(replaced(paths, target))
 
     model = Model(checkpoint, graph_name, free_sizes, sentences, held_out, args.prefix_dir)

@@ -72,8 +72,8 @@ def measure(args, own, saved, target, task):
     outputs = results.paths(args.output_dir)
     page.check(args.report)
     asked = *outputs, args.compare_output, args.report
-    arguments.check_outputs(saved, *asked, inputs=[examples.path])
-    arguments.check_outputs(saved, args.output, inputs=asked)  # it may replace --input
+    arguments.check_outputs(*asked, inputs=[examples.path], saved=saved)
+    arguments.check_outputs(args.output, inputs=asked, saved=saved)  # it may replace --input
 
     started = time.perf_counter()
     runner = args.om_results and om_kit.Outputs(args.om_results, saved, examples)
@@ -149,7 +149,7 @@ def read_checkpoint(args, saved, examples):
 def answer(args, saved, target):
     """Labels of a user's own text, each as soon as it is known."""
     to_file = args.output not in (None, "-")
-    arguments.check_outputs(saved, args.output if to_file else None)
+    arguments.check_outputs(args.output if to_file else None, saved=saved)
     started = time.perf_counter()
     with Classifier(saved, args.label_map, **target.options) as classify:
         counts = own_text.answer(classify, args)

@@ -195,7 +195,7 @@ def target(args, saved):
     return target
 
 
-def check_outputs(saved, *paths, inputs=()):
+def check_outputs(*paths, inputs=(), saved=None):
     """Raises UserError if one of these files could not be written, two are one, or one is an input
     or of the Artifact `saved`; None is none."""
     needed = *inputs, *(file.path for file in (saved.files if saved else ()))
