@@ -239,8 +239,11 @@ def test_empty_values_and_outputs_of_one_name_are_refused(tmp_path, exported, ev
         {"output": exported},
         {"report": page, "compare_output": page, "compare_cpu": True, "pth_dir": tiny},
     ):
-        assert refused(evaluate(**given, **more), "which is also needed; take another name")
-    assert refused(evaluate(aie_model_dir=exported, input=own, output=exported), "also needed")
+        assert refused(
+            evaluate(**given, **more),
+            "is read or written for something else too; take another name",
+        )
+    assert refused(evaluate(aie_model_dir=exported, input=own, output=exported), "else too")
     assert own.read_text() == "text,y\nfine,1\n"
     names = {**given, "label_names": "1=negative,2=negative,5=positive"}
     assert refused(evaluate(**names), "--label_names: two numbers are negative")

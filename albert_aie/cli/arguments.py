@@ -199,12 +199,10 @@ def check_outputs(*paths, inputs=(), saved=None):
     """Raises UserError if one of these files could not be written, two are one, or one is an input
     or of the Artifact `saved`; None is none."""
     needed = *inputs, *(file.path for file in (saved.files if saved else ()))
-    taken = {os.path.realpath(path): path for path in filter(None, needed)}
+    taken = {os.path.realpath(path) for path in filter(None, needed)}
     for path in filter(None, paths):
         check_writable(path)
         real = os.path.realpath(path)
         if real in taken and (os.path.isfile(real) or not os.path.exists(real)):
-            raise UserError(
-                f"{path}: is {taken[real]} too, which is also needed; take another name"
-            )
-        taken[real] = path
+            raise UserError(f"{path}: is read or written for something else too; take another name")
+        taken.add(real)
