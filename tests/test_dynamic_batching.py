@@ -25,13 +25,17 @@ from albert_aie.run import dynamic_batching
 from albert_aie.run.batching import next_batch
 from albert_aie.run.classifier import Classifier
 from albert_aie.run.dynamic_batching import Batcher
+from albert_aie.run.evaluate import evaluate
 
 
 def test_a_window_takes_one_sentence_of_each_caller_and_then_a_second():
     asked = [dynamic_batching.Request([f"{name}{i}" for i in range(3)]) for name in "abc"]
     asked[1].waiting = {2: "b2"}
-    window = [(number, sentence) for _, number, sentence in dynamic_batching._in_turns(asked, 5)]
-    assert window == [(0, "a0"), (2, "b2"), (0, "c0"), (1, "a1"), (1, "c1")]
+    asked.append(dynamic_batching.Request(["a3"], 1, asked[0]))  # a further slice of a's
+    asked[0].caller = asked[3].caller
+    window = [(number, sentence) for _, number, sentence in dynamic_batching._in_turns(asked, 7)]
+    assert window == [(0, "a0"), (2, "b2"), (0, "c0"), (1, "a1"), (1, "c1"), (2, "a2"), (2, "c2")]
+    assert dynamic_batching._in_turns(asked, 9)[-1][2] == "a3"
 
 
 class Runner:
@@ -121,15 +125,22 @@ def test_callers_take_turns():
     assert max(order.index(20 + i) for i in range(12)) < min(order.index(60 + i) for i in range(12))
 
 
-def test_too_many_that_wait_are_refused():
-    one = batcher(limit=3)
-    running(one)
-    two = one.submit([text(1), text(2)])
-    with pytest.raises(dynamic_batching.Busy, match="2 sentences wait already, of 3 at most"):
-        one.submit([text(3), text(4)])
-    assert len(one.submit([text(3), text(4)], more=True).waiting) == 2  # of a list that was begun
+@pytest.mark.parametrize("arrived", [0, 3])
+def test_too_many_that_wait_are_refused(arrived):
+    """Those that another call has left waiting count, and those that came since."""
+    one = batcher(limit=20)
+    first = running(one)
+    left = one.submit([text(99, 60) for _ in range(18)])  # of which a call takes 8
     one._runner.gate.set()
-    assert len(two.result(20)) == 2 and len(one.submit([text(3), text(4)]).result(20)) == 2
+    assert first.result(20) == 100 and one._runner.entered.acquire(timeout=20)
+    others = [one.submit([text(1)]) for _ in range(arrived)]
+    with pytest.raises(dynamic_batching.Busy, match=f"{10 + arrived} sentences wait already"):
+        one.submit([text(3)] * (11 - arrived))
+    assert one.submit([text(3)] * 20, more=True)  # of a list that was begun
+    one._runner.late.set()
+    assert len(left.result(20)) == 18 and all(other.result(20) == 1 for other in others)
+    one.alone(lambda runner: None)
+    assert len(one.submit([text(3)] * 20).result(20)) == 20
 
 
 @pytest.mark.parametrize("token", [13, 7])
@@ -164,15 +175,164 @@ def test_close_answers_what_runs_and_refuses_what_waits():
 
 
 def test_the_engine_is_one_callers_when_its_turn_comes():
-    one = batcher()
-    first = running(one)
-    with pytest.raises(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        one._runner.gate.set()
-        stack.enter_context(one.engine())
-        after = one.submit([text(5)])
-        assert not first.is_open and after.is_open
+    """What came before is computed before, all of it, and what came later after it."""
+    one, order = batcher(1000), []
+    running(one)
+
+    def asked(tokens):
+        name = f"texts of {len(tokens)}"
+        return one.submit([text(t, 60) for t in tokens], notify=lambda: order.append(name))
+
+    def function(runner):
+        order.append("engine")
+        assert soon(lambda: one._bell.empty()) and later.is_open
         raise KeyboardInterrupt
-    assert after.result(20) == 5
+
+    def take():
+        with pytest.raises(KeyboardInterrupt):
+            one.alone(function)
+
+    before = asked([20] * 99), asked([21])
+    taker = threading.Thread(target=take)
+    taker.start()
+    assert soon(lambda: len(one._inbox) == 101)
+    later = asked([22] * 2)
+    one._runner.gate.set()
+    assert later.result(20).tolist() == [[22], [22]] and not any(b.is_open for b in before)
+    taker.join(20)
+    assert order == ["texts of 1", "texts of 99", "engine", "texts of 2"]
+
+
+@pytest.mark.parametrize("by", ["a signal", "another thread"])
+def test_close_while_one_has_the_engine(by):
+    """It waits for the end of that, but not in the thread that would have to come to it."""
+    one, ended = batcher(), []
+    closer = threading.Thread(target=lambda: (one.close(), ended.append("closed")))
+
+    def function(runner):
+        if by == "a signal":
+            one.close()
+        else:
+            closer.start()
+            assert soon(lambda: one._closed)
+            time.sleep(0.1)
+        ended.append("function")
+
+    one.alone(function)
+    assert ended[0] == "function" and soon(lambda: by == "a signal" or ended[1:] == ["closed"])
+    assert soon(lambda: not any(thread.is_alive() for thread in one._threads))
+
+
+def test_callers_of_compiled_shapes_share_calls_too():
+    one = batcher()
+    one._runner.grid, one._saved.shapes = None, (Shape(1, 64), Shape(8, 64))
+    running(one)
+    asked = [one.submit([text(i)]) for i in range(20, 36)]
+    one._runner.gate.set()
+    assert [request.result(20) for request in asked] == list(range(20, 36))
+    assert [batch.shape for batch in one._runner.calls] == [Shape(1, 64), *[Shape(8, 64)] * 2]
+
+
+def test_who_came_first_is_first_and_who_got_nothing_is_next():
+    one, caller = batcher(), object()
+    running(one)
+    asked = [one.submit([text(i, 60), text(i + 1, 60)], caller) for i in (20, 22)]
+    asked += [one.submit([text(i, 60)]) for i in range(30, 45)]
+    one._runner.gate.set()
+    assert all(request.result(20).size for request in asked)
+    order = [int(ids[0]) for batch in one._runner.calls[1:] for ids in batch.input_ids]
+    assert order == [20, *range(30, 45), 21, 22, 23]
+
+
+def test_a_text_that_fails_holds_up_no_answer_of_its_call(monkeypatch):
+    one, tried, goes_on = batcher(), threading.Event(), threading.Event()
+    run_alone = dynamic_batching.run_alone
+
+    def slow(*given):
+        tried.set()
+        assert goes_on.wait(20)
+        return run_alone(*given)
+
+    monkeypatch.setattr(dynamic_batching, "run_alone", slow)
+    running(one)
+    caller = object()
+    good, bad = (one.submit([text(i, 60)], caller) for i in (5, 7))
+    one._runner.gate.set()
+    assert good.result(20) == 5 and tried.wait(20) and bad.is_open
+    goes_on.set()
+    assert numpy.isnan(bad.result(20)).all()
+
+
+def test_logits_of_a_wrong_shape_are_an_error_of_their_callers_alone():
+    one = batcher()
+    one._runner.gate.set()
+    run = one._runner.run
+    one._runner.run = lambda batch: SimpleNamespace(logits=numpy.zeros((9, 9, 9)), forward=0.0)
+    with pytest.raises(ValueError):
+        one.submit([text(5)] * 3).result(20)
+    one._runner.run = run
+    assert one.submit([text(5)]).result(20) == 5
+
+
+def test_an_event_loop_that_has_ended_holds_up_nobody():
+    one, told = batcher(), []
+
+    def notify():
+        told.append(asked.result(0))
+        raise RuntimeError("Event loop is closed")
+
+    running(one)
+    asked = one.submit([text(5)], notify=notify)
+    one._runner.gate.set()
+    assert one.submit([text(6)]).result(20) == 6 and told == [5]
+
+
+def test_programs_for_whole_calls_are_compiled_for_many_sentences_alone():
+    one = batcher(1000)
+    one._runner.grid = Grid(4, compiles=True)
+    running(one)
+    one._runner.gate.set()
+    for size in (60, 60, 60, 60, 60):
+        one.submit([text(5, 60)] * size).result(20)
+    rows = [batch.shape.batch_size for batch in one._runner.calls]
+    assert rows[:181] == [1] * 181 and 8 in rows[181:]
+
+
+def test_what_comes_while_it_closes_is_refused():
+    one = batcher()
+    one._ring = lambda: setattr(one, "_closed", True)
+    with pytest.raises(UserError, match="closed"):
+        one.submit([text(5)]).result(20)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_an_evaluation_that_was_left_computes_no_more(streams):
+    runner, sentences = Runner(streams), [f"{i}" for i in range(200)]
+    runner.gate.set()
+    run, under_way = runner.run, []
+
+    def slow(batch):
+        under_way.append(batch)
+        time.sleep(0.01)
+        under_way.remove(batch)
+        return SimpleNamespace(**vars(run(batch)), copy_in=0, copy_out=0, started=0)
+
+    def progress(steps, **_):
+        next(iter(steps))
+        raise KeyboardInterrupt
+        yield
+
+    runner.run = slow
+    saved = SimpleNamespace(num_labels=1, shapes=(Shape(8, 64),), shape=Shape(8, 64))
+    tokenizer = SimpleNamespace(encode=lambda sentence, length: text(int(sentence) + 20, 60))
+    with pytest.raises(KeyboardInterrupt):
+        try:
+            evaluate(runner, saved, tokenizer, sentences, progress, warmup=0)
+        finally:
+            calls = len(runner.calls)
+            assert not under_way and 0 < calls < 9
+    time.sleep(0.1)
+    assert len(runner.calls) == calls
 
 
 def two_streams():
@@ -244,8 +404,7 @@ def test_who_takes_the_engine_or_closes_it_waits_for_every_stream(way):
         if way == "close":
             one.close()
         else:
-            with one.engine():
-                order.append("taken")
+            one.alone(lambda runner: order.append("taken"))
         done.set()
 
     taker = threading.Thread(target=take)
@@ -265,8 +424,7 @@ def test_nobody_is_served_before_what_waits():
     one = batcher()
     one._runner.gate.set()
     one._inbox.append(dynamic_batching.Request([text(5)], 1))  # as between two calls
-    with one.engine():
-        assert len(one._runner.calls) == 1
+    assert one.alone(lambda runner: len(runner.calls)) == 1
 
 
 def test_what_was_cancelled_is_not_computed():

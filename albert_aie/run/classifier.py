@@ -140,11 +140,11 @@ class Classifier:
         tokenised and waits too; `notify()` is called when one has ended. What was not asked for is
         cancelled at the end."""
         self._check(sentences)
-        waiting = deque()
+        waiting, caller = deque(), object()
         try:
             for start in range(0, len(sentences), SLICE):
                 encoded = [self._encode(one) for one in sentences[start : start + SLICE]]
-                request = self._batcher.submit(encoded, waiting, start > 0, notify)
+                request = self._batcher.submit(encoded, caller, start > 0, notify)
                 waiting.append((request, sum(one.truncated for one in encoded)))
                 if start:
                     yield waiting[0]
@@ -168,8 +168,8 @@ class Classifier:
         """evaluate.Evaluation of a list of sentences, with the `options` of evaluate.evaluate. No
         other caller is answered meanwhile."""
         self._check(sentences)
-        with self._batcher.engine() as runner:
-            return evaluate(runner, self.saved, self._tokenizer, sentences, **options)
+        given = {"saved": self.saved, "tokenizer": self._tokenizer, "sentences": sentences}
+        return self._batcher.alone(functools.partial(evaluate, **given, **options))
 
     def _check(self, sentences):
         """Raises UserError for what is no sentence of the task, and in another process."""

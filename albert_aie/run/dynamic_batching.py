@@ -7,8 +7,7 @@ length has all streams.
 
 A caller leaves its Request in `_inbox`, rings, and waits for the Request's own lock: it holds no
 lock that another thread waits for, and changes nothing that is theirs. So it may be killed
-anywhere; but not who has the whole engine (`engine`), where a kill at the wrong instruction may
-keep it. All else belongs to the threads of the engine, which nobody kills."""
+anywhere. All else belongs to the threads of the engine, which nobody kills."""
 
 import contextlib
 import itertools
@@ -40,7 +39,8 @@ class Request:
     not wait any longer. `notify()` is called when it has ended."""
 
     def __init__(self, sentences=(), num_labels=0, caller=None, notify=None):
-        self.caller = self if caller is None else caller
+        self.caller = id(self if caller is None else caller)
+        self.thread = threading.get_ident()
         self.waiting, self.left = dict(enumerate(sentences)), len(sentences)
         self.cancelled = False
         self._notify, self._error = notify, None
@@ -87,21 +87,23 @@ class Batcher:
 
     def __init__(self, runner, saved, limit=LIMIT):
         self._runner, self._saved, self._limit = runner, saved, limit
+        # a Request stands in the inbox once for each of its sentences: its length is what waits
         self._inbox, self._bell = deque(), queue.SimpleQueue()
         self._closed = False
         self._lock = threading.Lock()  # of what follows, between the threads of the engine
         self._queue = []  # Requests in the order of their turns; replaced, never changed
+        self._queued = 0  # sentences that wait in it
         self._calls, self._whole = 0, False  # that are under way; whether one has all streams
         self._owner = None  # the Request whose caller has the engine
         self._answered = 0  # sentences
-        self._seconds = STEP  # that a token of a packed row took last
+        self._pace = 1 / STEP  # tokens a second of the last call that several may share
         self._threads = {}  # {Thread: the lock that it releases in the end}
         self._add_thread()
 
     def submit(self, sentences, caller=None, more=False, notify=None):
-        """The Request of a list of Encoded, a slice of what `caller` asks for. Raises Busy if too
-        many wait; not for `more` slices than the first."""
-        waiting = sum(len(other.waiting) for other in self._waiting())
+        """The Request of a list of Encoded, a slice of what the object `caller` asks for. Raises
+        Busy if too many wait; not for `more` slices than the first."""
+        waiting = self._queued + len(self._inbox)
         if waiting + len(sentences) > self._limit and not more:
             raise Busy(
                 f"{self._saved.path}: {waiting} sentences wait already, of {self._limit} at "
@@ -109,26 +111,28 @@ class Batcher:
             )
         return self._put(Request(sentences, self._saved.num_labels, caller, notify))
 
-    @contextlib.contextmanager
-    def engine(self):
-        """The runner, for this thread alone, when its turn has come."""
+    def alone(self, function):
+        """function(runner), in this thread, when all that waits has been computed; what comes later
+        waits until it ends."""
         request = Request()
         try:
             self._put(request).result()
-            yield self._runner
+            return function(self._runner)
         finally:
             request.cancelled = True
-            self._ring()
+            self._bell.put(None)
 
     def close(self):
-        """Refuses what waits, and returns when what is computed is done."""
+        """Refuses what waits, and returns when what is computed is done; unless that is what this
+        thread computes, as where a signal comes in the midst of it."""
         self._closed = True
         for request in self._waiting():
             request.end(self._closed_error())
         self._ring()
         # Not join: a dropped Classifier is collected anywhere, also by a thread of the engine, and
         # inside of `threading`, whose lock the end of a Thread needs.
-        if threading.current_thread() not in self._threads:
+        mine = {thread.ident for thread in self._threads} | {getattr(self._owner, "thread", None)}
+        if threading.get_ident() not in mine:
             for ended in list(self._threads.values()):
                 with ended:
                     pass
@@ -142,7 +146,7 @@ class Batcher:
 
     def _put(self, request):
         if not self._closed:
-            self._inbox.append(request)
+            self._inbox.extend([request] * (len(request.waiting) or 1))  # at once: in one step of C
             self._ring()
         if self._closed:  # perhaps since then, and nobody looks any more
             request.end(self._closed_error())
@@ -184,49 +188,54 @@ class Batcher:
         """(Batch of the next call, {its sentences' number: (Request, number there, Encoded)}); None
         if nothing waits, or the engine is not free for it."""
         with self._lock:
-            come = [self._inbox.popleft() for _ in range(len(self._inbox))]
+            come = dict.fromkeys(self._inbox.popleft() for _ in range(len(self._inbox)))
             self._queue = [one for one in (*self._queue, *come) if one.is_open]
             if self._closed:
-                self._refuse(self._queue, self._closed_error())
+                self._refuse(self._closed_error())
             if self._owner and self._owner.cancelled:
                 self._owner = None
-            if self._owner or self._whole or not self._queue:
-                return None
-            if self._queue[0].left:
-                waiting = self._queue
-                try:
-                    return self._plan()
-                except Exception as error:
-                    self._refuse(waiting, error)
-            elif not self._calls:
-                self._owner, *self._queue = self._queue
-                self._owner.end()
-            return None
+            try:
+                return self._next()
+            except Exception as error:
+                self._refuse(error)
+            finally:
+                self._queued = sum(len(request.waiting) for request in self._queue)
 
-    def _refuse(self, requests, error):
+    def _refuse(self, error):
         """With the lock: nobody is left waiting."""
-        for request in requests:
+        for request in self._queue:
             request.end(error)
         self._queue = []
 
+    def _next(self):
+        """With the lock: what _take gives."""
+        if self._owner or self._whole or not self._queue:
+            return None
+        if self._queue[0].waiting:
+            return self._plan()
+        if not self._calls:
+            self._owner, *self._queue = self._queue
+            self._owner.end()
+        return None
+
     def _plan(self):
         """With the lock: what _take gives."""
-        requests = list(itertools.takewhile(lambda request: request.left, self._queue))
-        lone = len({id(one.caller) for one in self._queue}) == 1
+        requests = list(itertools.takewhile(lambda request: request.waiting, self._queue))
+        lone = len({one.caller for one in self._queue}) == 1
         window = _in_turns(requests, 4 * WINDOW if lone else WINDOW)
         few = self._answered + len(window) < FEW
         shapes = choose(self._saved.shapes, self._runner.grid, CHOSEN if lone else SHARED, few)
         singles = None if self._calls else self._singles()
-        tokens = None if lone else STEP / self._seconds
+        tokens = None if lone else STEP * self._pace
         sentences = [(key, one[2]) for key, one in enumerate(window)]
         batch = next_batch(sentences, shapes, singles, tokens)
         taken = {key: window[key] for key in batch.sentences}
         for request, number, _ in taken.values():
             del request.waiting[number]
-        served = {id(request) for request, *_ in taken.values()}
+        served = {request.caller for request, *_ in taken.values()}
         rest = [request for request in requests if request.waiting]
-        rest.sort(key=lambda request: id(request) in served)  # who got nothing is next
-        self._queue = [*self._queue[len(requests) :], *rest]
+        rest.sort(key=lambda request: request.caller in served)  # who got nothing is next
+        self._queue = [*rest, *self._queue[len(requests) :]]
         self._calls += 1
         self._whole = bool(self._runner.grid) and batch.slots is None
         if self._queue:
@@ -237,23 +246,23 @@ class Batcher:
         return choose(self._saved.shapes, self._runner.grid, SINGLE)
 
     def _compute(self, batch, taken):
-        """Answers the sentences of a call."""
-        answers = {}
+        """Answers the sentences of a call; each alone where it fails, for that is one text's."""
+        left = dict(taken)
         try:
-            with contextlib.suppress(Exception):  # it is one text's: each is tried alone
-                answers = self._run(batch)
-            self._compute_alone([taken[key] for key in taken if key not in answers])
+            with contextlib.suppress(Exception):
+                for key, row in self._run(batch):
+                    left[key][0].answer(left[key][1], row)
+                    del left[key]
+            self._compute_alone(left.values())
         finally:
-            self._end()
-        for key, row in answers.items():
-            taken[key][0].answer(taken[key][1], row)
-        self._answered += len(taken)
+            self._end(len(taken))
 
-    def _end(self):
+    def _end(self, sentences):
         """A call has ended. The first in shared rows shows how many streams the engine has for
         them, which it says when it computes nothing."""
         with self._lock:
             self._calls -= 1
+            self._answered += sentences
             if not self._whole and len(self._threads) == 1:
                 with contextlib.suppress(Exception):  # no more threads: those that are there go on
                     while len(self._threads) < self._runner.streams:
@@ -261,15 +270,15 @@ class Batcher:
             self._whole = False
 
     def _run(self, batch):
-        """{number of a sentence: its logits}; without those that shared a row with a NaN, for
-        weights of 0 times NaN are NaN."""
+        """(number of a sentence, its logits), without those that shared a row with a NaN: weights
+        of 0 times NaN are NaN."""
         output = self._runner.run(batch)
-        if batch.slots is None:
-            return dict(zip(batch.sentences, output.logits[batch.rows]))
-        self._seconds = output.forward / (batch.shape[0] * batch.shape[1])
-        logits = output.logits[batch.rows, batch.slots]
+        if not self._whole:
+            self._pace = batch.shape[0] * batch.shape[1] / max(output.forward, 1e-9)
+        alone = batch.slots is None
+        logits = output.logits[(batch.rows,) if alone else (batch.rows, batch.slots)]
         scored = zip(batch.sentences, logits, finite(logits))
-        return {key: row for key, row, good in scored if good}
+        return [(key, row) for key, row, good in scored if good or alone]
 
     def _compute_alone(self, sentences):
         for request, number, sentence in sentences:
@@ -281,8 +290,11 @@ class Batcher:
 
 
 def _in_turns(requests, most):
-    """The first sentences that wait, [(Request, number there, Encoded)]: one of each request, then
-    a second of each, and so on."""
-    lists = [zip(itertools.repeat(one), one.waiting.items()) for one in requests[:most]]
-    turns = itertools.chain.from_iterable(itertools.zip_longest(*lists))
+    """The first sentences that wait, [(Request, number there, Encoded)]: one of each caller, then a
+    second of each, and so on."""
+    callers = {}
+    for one in requests[:most]:
+        sentences = zip(itertools.repeat(one), one.waiting.items())
+        callers[one.caller] = itertools.chain(callers.get(one.caller, ()), sentences)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*callers.values()))
     return [(one[0], *one[1]) for one in itertools.islice(filter(None, turns), most)]

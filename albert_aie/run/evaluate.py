@@ -116,11 +116,12 @@ def evaluate(
         made.single = list(_singly(runner, steps, encode, shapes, made))
     else:
         plan = batches(map(encode, sentences), *shapes, streams=streams)
-        results = _run(runner, _ahead(plan, 2 * streams))
         total = expected and len(expected)
-        for batch, output in progress(results, desc="evaluate", total=total, unit="batch"):
-            scatter(output.logits, batch, logits)
-            made.add(batch, output)
+        # closed: nothing is computed any more when this is left by an error or Ctrl+C
+        with contextlib.closing(_run(runner, _ahead(plan, 2 * streams))) as results:
+            for batch, output in progress(results, desc="evaluate", total=total, unit="batch"):
+                scatter(output.logits, batch, logits)
+                made.add(batch, output)
         if runner.grid and rows == CHOSEN:
             # Weights of 0 times NaN are NaN: a sentence that overflows takes its row-mates with it.
             singles = choose(saved.shapes, runner.grid, SINGLE)
