@@ -158,18 +158,23 @@ def test_an_error_or_a_nan_reaches_its_own_caller_alone(token):
 
 
 def test_close_answers_what_runs_and_refuses_what_waits():
-    one = batcher()
-    first = running(one)
-    waits = one.submit([text(5)])
+    """Those that a call has left waiting, and those that came since."""
+    one, caller = batcher(), object()
+    assert running(one) and (runs := one.submit([text(99, 60)] * 8, caller))
+    left = one.submit([text(5)], caller)
+    one._runner.gate.set()
+    assert one._runner.entered.acquire(timeout=20)
+    came = one.submit([text(5)])
     ended = threading.Thread(target=one.close)
     ended.start()
-    with pytest.raises(UserError, match="closed"):
-        waits.result(20)
+    for waits in (left, came):
+        with pytest.raises(UserError, match="closed"):
+            waits.result(20)
     ended.join(0.1)
     assert ended.is_alive(), "it waits for what runs"
-    one._runner.gate.set()
+    one._runner.late.set()
     ended.join(20)
-    assert first.result(0) == 100 and not ended.is_alive()
+    assert runs.result(0)[7] == 99 and not ended.is_alive()
     with pytest.raises(UserError, match="closed"):
         one.submit([text(5)]).result(20)
 
@@ -236,12 +241,15 @@ def test_callers_of_compiled_shapes_share_calls_too():
 def test_who_came_first_is_first_and_who_got_nothing_is_next():
     one, caller = batcher(), object()
     running(one)
-    asked = [one.submit([text(i, 60), text(i + 1, 60)], caller) for i in (20, 22)]
-    asked += [one.submit([text(i, 60)]) for i in range(30, 45)]
+    asked = [one.submit([text(i, 60), text(i + 1, 60)], caller) for i in (99, 22)]
+    asked += [one.submit([text(i, 60)]) for i in range(30, 40)]
     one._runner.gate.set()
+    assert one._runner.entered.acquire(timeout=20)
+    asked += [one.submit([text(i, 60)]) for i in range(40, 45)]
+    one._runner.late.set()
     assert all(request.result(20).size for request in asked)
     order = [int(ids[0]) for batch in one._runner.calls[1:] for ids in batch.input_ids]
-    assert order == [20, *range(30, 45), 21, 22, 23]
+    assert order == [99, *range(30, 40), 100, *range(40, 45), 22, 23]
 
 
 def test_a_text_that_fails_holds_up_no_answer_of_its_call(monkeypatch):
@@ -303,6 +311,10 @@ def test_what_comes_while_it_closes_is_refused():
     one._ring = lambda: setattr(one, "_closed", True)
     with pytest.raises(UserError, match="closed"):
         one.submit([text(5)]).result(20)
+    one._inbox.append(dynamic_batching.Request([text(5)], 1))  # that close() has not seen
+    assert (request := one._inbox[-1]) and one._take() is None
+    with pytest.raises(UserError, match="closed"):
+        request.result(0)
 
 
 @pytest.mark.parametrize("streams", [1, 2])

@@ -71,8 +71,10 @@ def test_turns_answer_each_text_with_its_own_row(name, most):
 
 def test_a_server_of_ours_gives_what_classifier_gives(made_by):
     with Classifier(made_by["openvino"], streams=1) as classify:
+        classify._batcher._limit = 5  # more wait, and are not lost
         engine = SimpleNamespace(classify=classify, spec=Engine("", "", "", (), server="shared"))
         rows = answered(servers.SERVERS["shared"](engine), TEXTS)
+        classify._batcher._limit = 99
         wanted = [list(answer.probabilities.values())[0] for answer in classify(TEXTS)]
         assert rows == pytest.approx(wanted, abs=1e-5)
         ratios = servers.callers(engine, TEXTS, rounds=2)

@@ -99,7 +99,8 @@ class OpenVinoRunner(Runner):
     def _any(self, but=lambda shape: False):
         """A compiled model, not of shapes `but`: what they have in common is read back from it,
         once, for the engine answers when no batch is being computed."""
-        programs = (program for shape, program in self._programs.items() if not but(shape))
+        known = list(self._programs.items())  # which another thread may add to
+        programs = (program for shape, program in known if not but(shape))
         rows = choose([self._artifact.own_shape], self.grid)
         return (next(programs, None) or self._program(rows[0]))[0]
 
