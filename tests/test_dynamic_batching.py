@@ -94,14 +94,38 @@ def test_what_waits_shares_the_next_call_and_each_gets_its_own_answer():
 
 
 def test_a_lone_caller_starts_at_once_at_its_own_length():
-    one = batcher()
+    """No program of whole calls is compiled for it, to know its streams."""
+    one = batcher(streams=2)
     one._runner.gate.set()
     assert one.submit([text(9, 21)]).result(20) == 9
+    one.alone(lambda runner: None)
     assert [batch.shape for batch in one._runner.calls] == [Shape(1, 24)]
+    assert len(one._threads) == 1
+
+
+def test_a_lone_list_fills_its_rows_from_many_sentences():
+    one = batcher(1000)
+    one._runner.gate.set()
+    assert len(one.submit([text(9, 5)] * 96).result(20)) == 96 and len(one._runner.calls) == 1
+
+
+def test_while_others_wait_a_call_takes_65_ms_at_most():
+    one = batcher()
+    run = one._runner.run
+
+    def slow(batch):
+        return SimpleNamespace(**{**vars(run(batch)), "forward": 0.01 * batch.shape.batch_size})
+
+    one._runner.run = slow
+    running(one)
+    asked = [one.submit([text(i, 60)]) for i in range(20, 40)]
+    one._runner.gate.set()
+    assert [request.result(20) for request in asked] == list(range(20, 40))
+    assert max(batch.shape.batch_size for batch in one._runner.calls) == 6
 
 
 def test_nobody_starves_behind_a_long_list():
-    """Who comes last is in the next call but one, however long a list is."""
+    """Who comes last is in the next call, however long a list is."""
     one = batcher(1000)
     running(one)
     long = one.submit([text(50, 60)] * 200)
@@ -109,8 +133,7 @@ def test_nobody_starves_behind_a_long_list():
     one._runner.gate.set()
     for future in (*late, long):
         future.result(20)
-    order = [int(batch.input_ids[0, 0]) for batch in one._runner.calls]
-    assert max(order.index(i) for i in (60, 61, 62)) <= 8
+    assert one._runner.calls[1].input_ids[:, 0].tolist() == [50, 60, 61, 62, 50, 50, 50, 50]
 
 
 def test_callers_take_turns():
@@ -153,6 +176,11 @@ def test_an_error_or_a_nan_reaches_its_own_caller_alone(token):
     if token == 13:
         with pytest.raises(RuntimeError, match="token 13"):
             bad.result(20)
+        calls = len(one._runner.calls)
+        with pytest.raises(RuntimeError, match="token 13"):
+            one.submit([text(13)] * 9).result(20)
+        one.alone(lambda runner: None)
+        assert len(one._runner.calls) == calls + 2, "the others of a failed list are not tried"
     else:
         assert numpy.isnan(bad.result(20)).all()
 
@@ -276,8 +304,10 @@ def test_logits_of_a_wrong_shape_are_an_error_of_their_callers_alone():
     one._runner.gate.set()
     run = one._runner.run
     one._runner.run = lambda batch: SimpleNamespace(logits=numpy.zeros((9, 9, 9)), forward=0.0)
-    with pytest.raises(ValueError):
-        one.submit([text(5)] * 3).result(20)
+    caller = object()
+    for request in [one.submit([text(5)], caller) for _ in range(3)]:
+        with pytest.raises(ValueError):
+            request.result(20)
     one._runner.run = run
     assert one.submit([text(5)]).result(20) == 5
 
@@ -296,14 +326,25 @@ def test_an_event_loop_that_has_ended_holds_up_nobody():
 
 
 def test_programs_for_whole_calls_are_compiled_for_many_sentences_alone():
+    """A list takes those of the most rows and of one, callers those of 1, 2, 4, ... rows."""
+
+    def rows_of(*lists):
+        one._runner.gate.clear()
+        one._runner.entered = threading.Semaphore(0)
+        running(one)
+        calls = len(one._runner.calls)
+        asked = [one.submit([text(5, 60)] * size) for size in lists]
+        one._runner.gate.set()
+        assert all(request.result(20)[-1] == 5 for request in asked)
+        return [batch.shape.batch_size for batch in one._runner.calls[calls:]]
+
     one = batcher(1000)
     one._runner.grid = Grid(4, compiles=True)
-    running(one)
-    one._runner.gate.set()
-    for size in (60, 60, 60, 60, 60):
-        one.submit([text(5, 60)] * size).result(20)
-    rows = [batch.shape.batch_size for batch in one._runner.calls]
-    assert rows[:181] == [1] * 181 and 8 in rows[181:]
+    assert rows_of(254) == [1] * 254  # and two calls of one
+    assert rows_of(12) == [8, 1, 1, 1, 1] and rows_of(*[1] * 12) == [8, 4]
+    one = batcher(1000)
+    one._runner.grid = Grid(4, compiles=True)
+    assert rows_of(256) == [8] * 32
 
 
 def test_what_comes_while_it_closes_is_refused():
@@ -585,6 +626,7 @@ def test_asyncio_awaits_it_and_a_cancelled_task_holds_up_nobody(made_by):
 def test_a_long_list_is_answered_in_order(made_by):
     texts = ["fine" if i % 3 else "dull and slow" for i in range(700)]
     with Classifier(made_by["torchscript"]) as classify:
+        classify._batcher._limit = 300  # of what is asked for, not of one list
         wanted = [classify("dull and slow").probability, classify("fine").probability]
         found = [one.probability for one in classify(texts)]
     assert found == pytest.approx([wanted[bool(i % 3)] for i in range(700)], abs=1e-5)
@@ -677,6 +719,7 @@ def test_what_its_caller_leaves_is_not_computed(made_by):
             classify._batcher.submit = lambda *given: asked.append(submit(*given)) or asked[-1]
             next(slices)
         assert all(one.cancelled for one in asked[1:]) and len(asked) > 1
+        assert len({one.caller for one in asked}) == 1
 
 
 def test_where_no_second_thread_can_be_started_the_first_goes_on(monkeypatch):

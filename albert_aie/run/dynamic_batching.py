@@ -96,7 +96,7 @@ class Batcher:
         self._calls, self._whole = 0, False  # that are under way; whether one has all streams
         self._owner = None  # the Request whose caller has the engine
         self._answered = 0  # sentences
-        self._pace = 1 / STEP  # tokens a second of the last call that several may share
+        self._pace = 1 / STEP  # tokens a second of the last call
         self._threads = {}  # {Thread: the lock that it releases in the end}
         self._add_thread()
 
@@ -273,8 +273,7 @@ class Batcher:
         """(number of a sentence, its logits), without those that shared a row with a NaN: weights
         of 0 times NaN are NaN."""
         output = self._runner.run(batch)
-        if not self._whole:
-            self._pace = batch.shape[0] * batch.shape[1] / max(output.forward, 1e-9)
+        self._pace = batch.shape[0] * batch.shape[1] / max(output.forward, 1e-9)
         alone = batch.slots is None
         logits = output.logits[(batch.rows,) if alone else (batch.rows, batch.slots)]
         scored = zip(batch.sentences, logits, finite(logits))
