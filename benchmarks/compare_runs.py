@@ -30,7 +30,7 @@ SHAPE = ("batch_size", "max_seq_length", "slots")
 KINDS = {False: "sent whole batches", True: "sent one sentence at a time"}
 # What is named where it differs: the path to it in eval.json.
 FACTS = [("digests", name) for name in ("file", "checkpoint", "tokenizer")]
-FACTS += [("graph",), ("backend",), ("device",), ("rows",)]
+FACTS += [("classes",), ("graph",), ("backend",), ("device",), ("rows",)]
 FACTS += [("precision",), ("threads",), ("streams",), ("machine", "cpu"), ("machine", "cores")]
 
 

@@ -7,7 +7,7 @@
 likeliest first; of a list of texts a list of those. SIGTERM: what was asked for is answered first.
 """
 
-import sys
+import argparse
 from typing import Union
 
 import uvicorn
@@ -48,6 +48,13 @@ def ranked(answer):
 
 
 if __name__ == "__main__":
-    with Classifier(sys.argv[1], streams=1) as classify:  # one stream: the lowest latency
-        port = int(sys.argv[2]) if len(sys.argv) > 2 else 8000
-        uvicorn.run(make_app(classify), port=port, log_level="warning")
+    parser = argparse.ArgumentParser("serve.py")
+    parser.add_argument("file", metavar="FILE.pt", help="what export_albert_aie.py wrote")
+    parser.add_argument("port", nargs="?", type=int, default=8000)
+    args = parser.parse_args()
+    try:
+        classify = Classifier(args.file, streams=1)  # one stream: the lowest latency
+    except UserError as error:
+        parser.error(str(error))
+    with classify:
+        uvicorn.run(make_app(classify), port=args.port, log_level="warning")

@@ -93,9 +93,10 @@ def test_runs_whose_rows_were_made_otherwise_say_so(
 ):
     old, new = evaluated
     given = {"aie_model_dir": compiled, "data_dir": sentences, "output_dir": old, "padded": True}
-    assert evaluate(**given).code == 0
+    assert evaluate(**given, label_map="0=positive,1=negative").code == 0
     run = compared(old, new)
     assert run.code == 0 and "rows: padded -> chosen" in run.out, run.out
+    assert "classes: ['positive', 'negative'] -> ['negative', 'positive']" in run.said
     assert "shapes: 3 of 4 x 32 -> " in run.said
 
 

@@ -495,6 +495,13 @@ def test_the_next_in_turn_is_first_and_the_longest_that_fit_share_its_row():
     batch = next_batch(waiting, [packed(1, 64)])
     assert batch.sentences == [0, 2, 4] and batch.shape == packed(1, 64)
     assert next_batch(waiting[:2], [packed(1, 64)], (Shape(1, 12),)).shape == Shape(1, 12)
+    # one after the other where that costs less, in any number of rows
+    poor, full = (
+        [(i, text(i, n)) for i, n in enumerate(lengths)] for lengths in ([45, 43], [60, 60])
+    )
+    singles, shapes = (Shape(1, 48), Shape(1, 60)), [packed(1, 64), packed(2, 64)]
+    assert next_batch(poor, shapes, singles).shape == Shape(1, 48)
+    assert next_batch(full, shapes, singles).shape == packed(2, 64)
 
 
 def test_callers_may_be_killed_anywhere(made_by):

@@ -635,6 +635,25 @@ def test_what_is_no_text_is_named_by_its_row(exported, given, words):
         classify(given)
 
 
+@pytest.mark.parametrize(
+    "files, options, words",
+    [
+        ([], {}, "no file was named"),
+        (None, {"streams": "2"}, "--streams '2': must be a whole number"),
+        (None, {"label_map": {"one": "x"}}, "label_map .*wants {number of a class: its name}"),
+        (None, {"label_map": ["x"]}, "label_map .*wants {number of a class: its name}"),
+    ],
+)
+def test_what_no_classifier_can_be_made_of(exported, files, options, words):
+    with pytest.raises(UserError, match=words):
+        Classifier(exported if files is None else files, **options)
+
+
+def test_names_of_classes_by_numbers_as_json_has_them(exported):
+    with Classifier(exported, label_map={"1": "good", 0: "bad"}) as classify:
+        assert classify.classes == ("bad", "good")
+
+
 def test_a_closed_classifier_and_that_of_another_process_say_so(exported, monkeypatch):
     classify = Classifier(exported)
     monkeypatch.setattr("albert_aie.run.classifier.os.getpid", lambda: 1)  # as in a forked child

@@ -209,6 +209,8 @@ def open_all(paths):
         if not inside:
             raise UserError(f"{path}: holds no .pt file; export one with --save_dir {path}")
         files += inside
+    if not files:
+        raise UserError("no file was named; name a .pt that export_albert_aie.py wrote")
     opened = [open_pt(path) for path in files]
     first, path_of = opened[0], {}
     if len(opened) > 1 and any(each.has_free_sizes for each in opened):

@@ -212,6 +212,9 @@ def settings(target, when):
             raise UserError(
                 f"--{name}: means nothing to {target.backend} on {target.device}; leave it out"
             )
+        if not isinstance(value, option.type):
+            kind = "a whole number" if option.type is int else "a text"
+            raise UserError(f"--{name} {value!r}: must be {kind}")
         low, high = option.minimum, option.maximum
         if (low is not None and value < low) or (high is not None and value > high):
             limits = f"{low} or more" if high is None else f"{low} to {high}"

@@ -68,8 +68,8 @@ def next_batch(waiting, shapes, singles=None, tokens=None):
     """The Batch to compute first of `waiting`, a list of (number, Encoded), whose first is next in
     turn. It has the shortest row that holds it; the longest others that fit share the row. Further
     rows begin with the next in turn: as many as a shape has that they fill, of at most `tokens` in
-    all. `singles`: shapes of a sentence alone, taken where a row would stay empty for the most
-    part."""
+    all. `singles`: shapes of a sentence alone, taken where rows would stay empty for a good part:
+    where one sentence after the other costs less."""
     longest = _length(waiting[0])
     length = min(shape.max_seq_length for shape in shapes if shape.max_seq_length >= longest)
     alike = [shape for shape in shapes if shape.max_seq_length == length]
@@ -77,8 +77,9 @@ def next_batch(waiting, shapes, singles=None, tokens=None):
     alike = sorted(shape for shape in alike if shape.slots == slots)
     most = max([s for s in alike if not tokens or s.batch_size * length <= tokens] or alike[:1])
     rows = _rows_in_turn(waiting, length, slots or 1, most.batch_size)
-    if singles and slots and len(rows) == 1:
-        if sum(_length(one) + CALL_COSTS for one in rows[0]) <= length + CALL_COSTS:
+    if singles and slots:
+        one_by_one = sum(_length(one) + CALL_COSTS for row in rows for one in row)
+        if one_by_one <= len(rows) * length + CALL_COSTS:
             return _fill([rows[0][:1]], _shape_alone(longest, singles))
     filled = [shape for shape in alike if shape.batch_size <= min(len(rows), most.batch_size)]
     shape = (filled or alike)[-1 if filled else 0]

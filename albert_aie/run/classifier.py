@@ -21,7 +21,7 @@ import numpy
 from .. import backends
 from ..artifact import pt_file
 from ..base.encoding import texts
-from ..base.errors import UserError
+from ..base.errors import UserError, refusing
 from .dynamic_batching import Batcher
 from .evaluate import evaluate, finite
 
@@ -59,6 +59,8 @@ class Classifier:
         self.saved = file
         target = self.saved.target._replace(options=options)
         backends.settings(target, "evaluate")
+        with refusing(f"label_map {label_map!r:.60}: wants {{number of a class: its name}}"):
+            label_map = {int(number): str(label_map[number]) for number in label_map or ()}
         self.classes = self.saved.classes(label_map)
         self.task = self.saved.task.of(self.classes)
         self._process = os.getpid()
