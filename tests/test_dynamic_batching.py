@@ -183,6 +183,10 @@ def test_an_error_or_a_nan_reaches_its_own_caller_alone(token):
         assert len(one._runner.calls) == calls + 2, "the others of a failed list are not tried"
     else:
         assert numpy.isnan(bad.result(20)).all()
+        calls = len(one._runner.calls)
+        assert numpy.isnan(one.submit([text(7)]).result(20)).all()
+        one.alone(lambda runner: None)
+        assert len(one._runner.calls) == calls + 1, "alone already, it is not tried again"
 
 
 def test_close_answers_what_runs_and_refuses_what_waits():
@@ -303,7 +307,9 @@ def test_logits_of_a_wrong_shape_are_an_error_of_their_callers_alone():
     one = batcher()
     one._runner.gate.set()
     run = one._runner.run
-    one._runner.run = lambda batch: SimpleNamespace(logits=numpy.zeros((9, 9, 9)), forward=0.0)
+    one._runner.run = lambda batch: SimpleNamespace(**{**vars(run(batch)), "forward": 0.0})
+    assert len(one.submit([text(5, 60)] * 8).result(20)) == 8 and len(one._runner.calls) == 1
+    one._runner.run = lambda batch: SimpleNamespace(logits=numpy.zeros((9, 9, 9)), forward=1e-6)
     caller = object()
     for request in [one.submit([text(5)], caller) for _ in range(3)]:
         with pytest.raises(ValueError):
@@ -323,6 +329,9 @@ def test_an_event_loop_that_has_ended_holds_up_nobody():
     asked = one.submit([text(5)], notify=notify)
     one._runner.gate.set()
     assert one.submit([text(6)]).result(20) == 6 and told == [5]
+    one.close()
+    with pytest.raises(UserError, match="closed"):
+        one.submit([text(6)], notify=notify).result(20)
 
 
 def test_programs_for_whole_calls_are_compiled_for_many_sentences_alone():
