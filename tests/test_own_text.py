@@ -642,6 +642,10 @@ def test_what_is_no_text_is_named_by_its_row(exported, given, words):
         (None, {"streams": "2"}, "--streams '2': must be a whole number"),
         (None, {"label_map": {"one": "x"}}, "label_map .*wants {number of a class: its name}"),
         (None, {"label_map": ["x"]}, "label_map .*wants {number of a class: its name}"),
+        (None, {"label_map": {1: "a", "1": "b"}}, "label_map .*wants {number of a class"),
+        (None, {"label_map": {0.9: "a"}}, "label_map .*wants {number of a class"),
+        (None, {"label_map": {-1: "a"}}, "label_map .*wants {number of a class"),
+        (None, {"label_map": {0: None}}, "label_map .*wants {number of a class"),
     ],
 )
 def test_what_no_classifier_can_be_made_of(exported, files, options, words):

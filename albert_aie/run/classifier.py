@@ -21,7 +21,7 @@ import numpy
 from .. import backends
 from ..artifact import pt_file
 from ..base.encoding import texts
-from ..base.errors import UserError, refusing
+from ..base.errors import UserError
 from .dynamic_batching import Batcher
 from .evaluate import evaluate, finite
 
@@ -59,9 +59,7 @@ class Classifier:
         self.saved = file
         target = self.saved.target._replace(options=options)
         backends.settings(target, "evaluate")
-        with refusing(f"label_map {label_map!r:.60}: wants {{number of a class: its name}}"):
-            label_map = {int(number): str(label_map[number]) for number in label_map or ()}
-        self.classes = self.saved.classes(label_map)
+        self.classes = self.saved.classes(_by_number(label_map or {}))
         self.task = self.saved.task.of(self.classes)
         self._process = os.getpid()
         self._tokenizer = self.saved.tokenizer.load()
@@ -206,6 +204,16 @@ class Classifier:
 
     def __exit__(self, *error):
         self.close()
+
+
+def _by_number(label_map):
+    """{number of a class: its name}; numbers may be texts, as JSON has them. Raises UserError for
+    anything else, and for a class that is named twice."""
+    if isinstance(label_map, dict) and all(str(number).isdecimal() for number in label_map):
+        names = {int(number): name for number, name in label_map.items()}
+        if len(names) == len(label_map) and all(isinstance(name, str) for name in names.values()):
+            return names
+    raise UserError(f"label_map {label_map!r:.60}: wants {{number of a class: its name}}")
 
 
 def _close(batcher, process):
