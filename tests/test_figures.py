@@ -830,3 +830,16 @@ def test_every_figure_of_a_regressions_comparison():
     assert not made.passed and made.allowed_flips == 0
     same = compare.compare(reference, reference, given, "fp32")
     assert same.passed and same.relative == 0.0
+
+
+def test_a_correlation_without_a_value_is_nothing_that_could_be_lost():
+    """Where all labels are alike the reference has none; a compiled file that alone has none has
+    lost it."""
+    scores = numpy.array([[1], [2], [3]], numpy.float32)
+    given = Examples(TASKS["STS-B"], "d", list("abc"), [5.0, 5.0, 5.0], [0, 1, 2], ("score",))
+    made = compare.compare(scores, scores, given, "fp32")
+    assert made.passed and made.lost == 0 and math.isnan(made.reference_value)
+    assert not compare.compare(scores + 1, scores, given, "fp32").passed
+    given = replace(given, labels=[1.0, 2.0, 3.0])
+    close, flat = 1 + scores / 1000, numpy.full((3, 1), 1.002, numpy.float32)
+    assert not compare.compare(flat, close, given, "bf16").passed

@@ -133,6 +133,7 @@ def test_a_file_is_refused_on_another_task(compiled, evaluate):
         ("STS-B", {"num_labels": 2}, ["has 2 outputs, but STS-B is a regression"]),
         ("SST-2", {"num_labels": 1}, ["has one output", "STS-B", "--task_name"]),
         ("quora", {}, ["--task_name quora: is none of CoLA, SST-2"]),
+        ("MRPC", {"type_vocab_size": 1}, ["type_vocab_size is 1", "MRPC has pairs", "--task_name"]),
     ],
 )
 def test_a_checkpoint_of_another_kind_of_task(tmp_path, export, name, config, words):

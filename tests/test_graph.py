@@ -34,6 +34,28 @@ def test_weights_mean_in_albert_pytorch_what_they_mean_in_transformers(tiny, sen
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("sizes", [{"num_hidden_layers": 1}, {"num_attention_heads": 1}])
+def test_a_single_layer_and_a_single_head_run_in_every_row(
+    tmp_path, sentences, export, evaluate, sizes
+):
+    model = write_checkpoint(tmp_path / "m", {**TINY, **sizes}, "hf")
+    given = {"pth_dir": model, "data_dir": sentences, "compare_cpu": True}
+    shape = {"batch_size": 4, "max_seq_length": 32, "backend": "openvino", "precision": "fp32"}
+    assert export(save_dir=tmp_path, **shape, **given).code == 0
+    file = tmp_path / "albert_seq32_bs4.pt"
+    for rows in ({}, {"padded": True}, {"one_at_a_time": True}):
+        run = evaluate(aie_model_dir=file, **rows, **given)
+        assert run.code == 0 and "compare_cpu PASS" in run.said, run.err
+
+
+def test_the_smallest_vocabulary_is_traced(tmp_path):
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n")
+    checkpoint = load(write_checkpoint(tmp_path, {**TINY, "vocab_size": 5}, "hf", vocabulary))
+    ids, mask, _ = graph.example_inputs(checkpoint.config, Shape(2, 8))
+    assert (ids == 4 * mask).all()
+
+
 def write_base(folder, layout, data):
     """A base-size checkpoint whose two classes are about equally frequent on real sentences."""
     write_checkpoint(folder, BASE, layout)

@@ -156,6 +156,7 @@ def test_what_is_compiled(tiny, monkeypatch, precision):
         ({"calibration": "text.doc"}, ("text.doc", "suffix", ".txt")),
         ({"calibration": "empty.txt"}, ("empty.txt", "holds no text")),
         ({"max_flips": 1}, ("--max_flips", "dev is not for choosing", "--calibration")),
+        ({"task_name": "text"}, ("--task_name text: has no files", "give text by --calibration")),
         ({"max_flips": 101}, ("--max_flips", "0 to 100")),
         ({"max_flips": 1, "precision": "fp32"}, ("--max_flips", "--precision int8 only")),
     ],

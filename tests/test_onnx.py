@@ -125,6 +125,14 @@ def test_inputs_may_be_int32(tiny, sentences, export, evaluate, tmp_path):
     assert run.code == 0 and not list(tmp_path.glob("*.onnx"))
 
 
+def test_files_that_belong_together_are_written_both_or_not(tiny, sentences, export, tmp_path):
+    (tmp_path / "albert_seq16_bs2.onnx").mkdir()
+    given = {"backend": "onnx", "batch_size": 2, "max_seq_length": 16, "save_dir": tmp_path}
+    run = export(pth_dir=tiny, data_dir=sentences, compile="onnx_file=true", **given)
+    assert refused(run, "albert_seq16_bs2.onnx: cannot be written (is a folder)")
+    assert [path.name for path in tmp_path.iterdir()] == ["albert_seq16_bs2.onnx"]
+
+
 # Which backend is taken
 
 

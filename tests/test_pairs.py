@@ -1,13 +1,16 @@
 """Pairs and WordPiece: ids and segments are albert_pytorch's, on text that was made to differ."""
 
+import itertools
 import json
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy
 import pytest
 import safetensors.torch
+import tokenizers
 import torch
 from glue_sets import CHINESE, vocabulary, write_model, write_set
 from helpers import ROOT, SPM, flags, fused_logits, python, refused, said
@@ -392,6 +395,37 @@ def test_a_json_tokenizer_cuts_anew_for_each_length(saved_by):
     size = len(raw["model"]["vocab"])
     assert tokenizer.vocab_size == max(size, *(one["id"] + 1 for one in raw["added_tokens"]))
     assert tokenizer.normalized("A\u0301") == "a"
+
+
+def test_a_pair_is_cut_as_the_library_cuts_it(saved_by):
+    path = saved_by("5.23.0/json/tokenizer.json")
+    library = tokenizers.Tokenizer.from_file(str(path))
+    library.no_padding()
+    tokenizer = JsonTokenizer(path.read_bytes())
+    words = "a fine film [SEP] of 1994, café xyzzy".split()
+    parts = ["", *(" ".join(words[start:end]) for start in (0, 3) for end in range(4, 9))]
+    for pair in itertools.product(parts, [*parts, "long " * 40]):
+        for length in (3, 4, 5, 8, 9, 16, 31):
+            library.enable_truncation(length)
+            wanted, found = library.encode(*pair), tokenizer.encode(pair, length)
+            assert found.ids == wanted.ids and found.truncated == bool(wanted.overflowing)
+            second = (
+                wanted.sequence_ids.index(1) if 1 in wanted.sequence_ids else len(found.ids) - 1
+            )
+            assert found.second == second
+
+
+def test_two_long_texts_are_cut_in_the_time_that_they_take_whole(saved_by):
+    """The library's own cut keeps each piece of one beside each of the other: 3 GB for these."""
+    tokenizer = JsonTokenizer(saved_by("5.23.0/json/tokenizer.json").read_bytes())
+    pair = ("a fine film of many words " * 1000,) * 2
+
+    def seconds(length):
+        start = time.perf_counter()
+        tokenizer.encode(pair, length)
+        return time.perf_counter() - start
+
+    assert min(seconds(128) for _ in range(2)) < 10 * max(seconds(None) for _ in range(2))
 
 
 def test_a_tokenizer_that_frames_nothing_is_refused(saved_by):

@@ -37,6 +37,12 @@ class Checkpoint:
         that was trained for another kind of task."""
         own_names, count = self.config.label_names, self.config.num_labels
         names = task.model_classes(own_names, count, label_map, self.origin, self.layout != HF)
+        if task.is_pair and self.config.type_vocab_size < 2:
+            raise UserError(
+                f"{self.origin}: type_vocab_size is {self.config.type_vocab_size}, so it knows no "
+                f"second text, and {task.name} has pairs; name the task that it was fine-tuned "
+                "for by --task_name"
+            )
         return replace(self, config=replace(self.config, label_names=names))
 
 

@@ -50,7 +50,12 @@ def save(path, compiled, manifest, tokenizer):
         PREFIX + KINDS[tokenizer.kind].ENTRY: tokenizer.data,
         **{PREFIX + name: blob for name, blob in compiled.blobs.items()},
     }
-    with replacing(path) as temporary:
+    with contextlib.ExitStack() as all_or_none:
+        beside = {
+            all_or_none.enter_context(replacing(Path(path).with_suffix(suffix))): content
+            for suffix, content in compiled.files.items()
+        }
+        temporary = all_or_none.enter_context(replacing(path))
         # By way of memory: on a full disk torch's own file writer ends the process instead of
         # raising.
         buffer = io.BytesIO()
@@ -60,9 +65,8 @@ def save(path, compiled, manifest, tokenizer):
         with open(temporary, "wb") as file, buffer.getbuffer() as view:
             file.write(view)
         seal(temporary, manifest)
-    for suffix, content in compiled.files.items():
-        with replacing(Path(path).with_suffix(suffix)) as temporary:
-            temporary.write_bytes(content)
+        for place, content in beside.items():
+            place.write_bytes(content)
 
 
 def seal(path, manifest):

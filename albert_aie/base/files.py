@@ -47,11 +47,12 @@ def read_json(path, cure=AGAIN):
         return parse_json(Path(path).read_bytes())
 
 
-def parse_json(content):
-    """What JSON bytes hold, with or without a byte-order mark. Raises ValueError for any other
-    bytes, and for what no file or terminal takes later: text with half a surrogate pair in it."""
+def parse_json(content, make=None):
+    """What JSON bytes hold, with or without a byte-order mark; `make` makes an object of its pairs.
+    Raises ValueError for any other bytes, and for what no file or terminal takes later: text with
+    half a surrogate pair in it."""
     try:
-        value = json.loads(content.decode("utf-8-sig"))
+        value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=make)
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise ValueError("nested too deeply") from None

@@ -34,6 +34,10 @@ NOT_UTF8 = (
     "convert the file: iconv -f cp1252 -t utf-8 FILE > NEW (cp1252 is what Windows writes in the "
     "West; name the file's own encoding)",
 )
+_RETURN = (
+    "a carriage return within the line",
+    "write a blank for it, or a line end where one is meant: tr '\\r' '\\n' < FILE > NEW",
+)
 # How files begin that no format of text does: what each is and what to do.
 _FOREIGN = {
     codecs.BOM_UTF32_LE: ("UTF-32", "convert it: iconv -f utf-32 -t utf-8 {0} > NEW"),
@@ -50,6 +54,10 @@ def lines_of(file, path, place=0, line=1):
     for content in file:
         size = len(content)
         if place == 0:
+            if b"\0" in content[:2]:  # what a text of Latin letters has, without a byte-order mark
+                form = "utf-16be" if content[:1] == b"\0" else "utf-16le"
+                fix = f"convert it: iconv -f {form} -t utf-8 {path} > NEW"
+                raise UserError(f"{path}: is UTF-16 or binary, not UTF-8 text; {fix}")
             for head, (what, fix) in _FOREIGN.items():
                 if content.startswith(head):
                     raise UserError(f"{path}: is {what}, not UTF-8 text; {fix.format(path)}")
@@ -71,16 +79,16 @@ def _text(content):
 def _split_lines(lines, path):
     for line, place, content in lines:
         text, bad = _text(content)
-        yield Record(line, [text.rstrip("\n").rstrip("\r")], place, *bad)
+        text = text.rstrip("\n").rstrip("\r")
+        if not bad and "\r" in text:
+            bad = _RETURN
+        yield Record(line, [text], place, *bad)
 
 
 def _split_tsv(lines, path):
     """Tabs apart and no quoting, as GLUE has it. Blank lines at the end are none."""
     for record in _without_blank_end(_split_lines(lines, path)):
-        text, bad = record.values[0], record[3:]
-        if not record.why and "\r" in text:
-            bad = "a carriage return within the line", "write a blank for it"
-        yield Record(record.line, text.split("\t"), record.place, *bad)
+        yield record._replace(values=record.values[0].split("\t"))
 
 
 def _without_blank_end(records):
@@ -149,7 +157,7 @@ def _split_jsonl(lines, path):
             continue
         bad = ()
         try:
-            values = parse_json(content)
+            values = parse_json(content, _object)
             json.dumps(values, allow_nan=False)
             if not isinstance(values, dict):
                 bad = "not a JSON object", "write {...} a line"
@@ -158,6 +166,16 @@ def _split_jsonl(lines, path):
         except ValueError as error:
             bad = f"not JSON ({first_line(error)})", "each line must be one object"
         yield Record(line, None if bad else values, place, *bad)
+
+
+def _object(pairs):
+    """A JSON object, of whose values none is lost."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return values
 
 
 def _plain(value):

@@ -37,10 +37,10 @@ def of_evaluation(result, logits, examples, compared=()):
     `compared`: (name, text) of each line of the comparison, where there was one."""
     single = "sentences_per_second" in result
     timed = "from text to label" if single else "of a batch's forward"
-    pictures = [
-        plots.picture("Latency", f"{timed}, warmed up", plots.histogram, result),
-        plots.picture("Tokens in a row", ROWS, plots.padding, [("this run", result)]),
-    ]
+    pictures = [plots.picture("Tokens in a row", ROWS, plots.padding, [("this run", result)])]
+    if "latency_ms" in result:  # not of answers that were computed elsewhere
+        latency = plots.picture("Latency", f"{timed}, warmed up", plots.histogram, result)
+        pictures.insert(0, latency)
     summary = [*lines(result, detail=True), *compared]
     page = {"title": f"ALBERT on {result['task']}", "summary": summary}
     if result["random_weights"] or examples.labels is None or examples.task.regression:

@@ -23,6 +23,11 @@ def read(data_dir, task, path=None, held_out=False):
     note = ""
     if path:
         sentences = _own(path, task)
+    elif not task.files:
+        raise UserError(
+            f"--task_name {task.name}: has no files of its own to calibrate on; give text by "
+            "--calibration FILE"
+        )
     else:
         split, train = "train", task.files.get("train")
         if train and not (Path(data_dir) / train).is_file():

@@ -66,9 +66,12 @@ class Comparison:
     @property
     def lost(self):
         """The reference's metric less that of the compiled file, ties aside; 0 where there are no
-        labels. Without the rounding of floats: 199 of 400 less 197 of 400 is 0.005 and no more."""
+        labels, or where the reference has no value, such as a correlation with labels that are all
+        alike. Without the rounding of floats: 199 of 400 less 197 of 400 is 0.005 and no more."""
         value = self.value if self.settled is None else self.settled
-        return 0.0 if self.metric is None else round(self.reference_value - value, 12)
+        if self.metric is None or math.isnan(self.reference_value):
+            return 0.0
+        return round(self.reference_value - value, 12)
 
     @property
     def gate(self):

@@ -42,17 +42,41 @@ class JsonTokenizer:
         kept. Segment 1 begins with the second text, whatever the file says of segments: that is how
         ALBERT was trained, and transformers 5 writes files that say nothing."""
         with self._errors("cannot tokenise a sentence"):
+            if not isinstance(sentence, str):
+                return self._encode_pair(*sentence, max_seq_length)
             if max_seq_length != self._length:
                 self._length = max_seq_length
                 self._tokenizer.no_truncation()
                 if max_seq_length is not None:
                     self._tokenizer.enable_truncation(max_seq_length)
-            encoding = self._tokenizer.encode(*texts(sentence))
-        second = None
-        if not isinstance(sentence, str):  # where the second text has no token, its [SEP] is left
-            known = encoding.sequence_ids
-            second = known.index(1) if 1 in known else len(known) - 1
-        return Encoded(encoding.ids, bool(encoding.overflowing), second)
+            encoding = self._tokenizer.encode(sentence)
+        return Encoded(encoding.ids, bool(encoding.overflowing))
+
+    def _encode_pair(self, first, second, max_seq_length):
+        """Cut here as the library does it by its longest_first: the library itself keeps what it
+        cuts off, each piece of one text with each of the other, which for two books takes all
+        memory."""
+        if self._length is not None:
+            self._length = None
+            self._tokenizer.no_truncation()
+        encoding = self._tokenizer.encode(first, second)
+        ids, known = encoding.ids, encoding.sequence_ids
+        cut = max_seq_length is not None and len(ids) > max_seq_length
+        if cut:
+            lengths = known.count(0), known.count(1)
+            keep = max(0, max_seq_length - known.count(None))
+            short = min(*lengths, keep // 2)
+            kept = (short, keep - short) if lengths[0] <= lengths[1] else (keep - short, short)
+            starts = [known.index(i) if i in known else 0 for i in (0, 1)]
+            places = [
+                place
+                for place, text in enumerate(known)
+                if text is None or place - starts[text] < kept[text]
+            ]
+            ids, known = [ids[place] for place in places], [known[place] for place in places]
+        # where the second text has no token, its [SEP] is left
+        begins = known.index(1) if 1 in known else len(known) - 1
+        return Encoded(ids, cut, begins)
 
     def normalized(self, text):
         """A text as the model of the tokenizer gets it."""

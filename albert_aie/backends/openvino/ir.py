@@ -37,12 +37,14 @@ def specialised(model, shape):
     constants, and what they would be computed from falls away. Raises RuntimeError for others."""
     model = model.clone()
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
-    if not shape.slots and nodes.keys() >= set(PLACES):  # not so where sizes are fixed
-        positions, select, mask, last_mask = (nodes[name].output(0) for name in PLACES)
+    if not shape.slots and "select" in nodes:  # not so where sizes are fixed
+        places = {name: nodes[name].output(0) for name in PLACES if name in nodes}
         numbers = numpy.arange(shape.max_seq_length)[None]
-        _replace(positions, _constant(numbers, positions))
-        _replace(select, _constant(numbers[None] == 0, select))
-        _replace(mask, last_mask)
+        first = numpy.repeat(numbers[None] == 0, shape.batch_size, 0)  # other nodes take its sizes
+        _replace(places["positions"], _constant(numbers, places["positions"]))
+        _replace(places["select"], _constant(first, places["select"]))
+        if "mask" in places:  # a single layer has the last mask alone
+            _replace(places["mask"], places["last_mask"])
     model.reshape({port: list(shape.inputs) for port in model.inputs})
     return model
 
