@@ -1,8 +1,10 @@
 """A corpus's files: which are read, where their records begin and end, what types they hold, and
 that a run is of the files and settings that it was planned for."""
 
+import bz2
 import gc
 import json
+import lzma
 import os
 import shutil
 import time
@@ -257,6 +259,9 @@ def test_a_task_s_file_without_a_header_keeps_its_first_row(capfd, tmp_path, fil
         ),
         (b"PAR1\x00\x00", ["is Parquet", "run_aie_corpus.py"]),
         (b"\x1f\x8b\x08\x00", ["is compressed", "gunzip"]),
+        (bz2.compress(b"sentence\nfine\n"), ["is compressed", "bunzip2 -c"]),
+        (lzma.compress(b"sentence\nfine\n"), ["is compressed", "unxz -c"]),
+        (b"PK\x03\x04\x14\x00", ["is a zip file", ".xlsx", "save the table as CSV"]),
         (b'"id,sentence\n1,a\n', ["line 1: a record that is not CSV"]),
     ],
 )
