@@ -12,6 +12,8 @@ from typing import Union
 
 import uvicorn
 from fastapi import FastAPI, HTTPException
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from albert_aie import Classifier
@@ -25,6 +27,12 @@ class Query(BaseModel):
 
 def make_app(classify):
     app = FastAPI()
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(request, error):
+        # without what was sent, as FastAPI has it: NaN and half a surrogate pair are no JSON
+        kept = [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]
+        return JSONResponse({"detail": kept}, 422)
 
     @app.get("/health")
     async def health():

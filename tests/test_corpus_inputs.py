@@ -1,8 +1,10 @@
 """A corpus's files: which are read, where their records begin and end, what types they hold, and
 that a run is of the files and settings that it was planned for."""
 
+import bz2
 import gc
 import json
+import lzma
 import os
 import shutil
 import time
@@ -257,6 +259,9 @@ def test_a_task_s_file_without_a_header_keeps_its_first_row(capfd, tmp_path, fil
         ),
         (b"PAR1\x00\x00", ["is Parquet", "run_aie_corpus.py"]),
         (b"\x1f\x8b\x08\x00", ["is compressed", "gunzip"]),
+        (bz2.compress(b"sentence\nfine\n"), ["is compressed", "bunzip2 -c"]),
+        (lzma.compress(b"sentence\nfine\n"), ["is compressed", "unxz -c"]),
+        (b"PK\x03\x04\x14\x00", ["is a zip file", ".xlsx", "save the table as CSV"]),
         (b'"id,sentence\n1,a\n', ["line 1: a record that is not CSV"]),
     ],
 )
@@ -396,10 +401,13 @@ def test_a_file_outside_of_the_folders_has_no_value_of_their_key(tmp_path, run, 
 def test_what_can_never_be_read_is_refused_before_the_work(tmp_path, run):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("fine\n")
-    for place in (tmp_path / "in", f"file://{tmp_path}/in", f"{tmp_path}/*"):
+    places = [tmp_path / "in", f"file://{tmp_path}/in", f"{tmp_path}/*", f"{tmp_path}/**/*.parquet"]
+    for place in (*places, f"{tmp_path}/in/*/*.parquet", f"{tmp_path}/**"):
         done = run(input=place, output_dir=tmp_path / "in" / "out")
         assert refused(done, f"lies in {place}, whose files are all read")
-    assert run(input=tmp_path / "in", output_dir=tmp_path / "in" / "_out").code == 0
+    for number, place in enumerate((tmp_path / "in", f"{tmp_path}/**/*.t*", f"{tmp_path}/in/*")):
+        assert run(input=place, output_dir=tmp_path / "in" / f"_{number}").code == 0
+    assert run(input=f"{tmp_path}/**/*.txt", output_dir=tmp_path / "in" / "out").code == 0
     os.mkfifo(tmp_path / "pipe.txt")
     assert refused(run(input=tmp_path / "pipe.txt"), "pipe.txt: is no regular file")
     deep = tmp_path / "deep.jsonl"
@@ -442,6 +450,42 @@ def test_hidden_names_are_passed_over_by_patterns(tmp_path, run):
     assert run(input=[tmp_path / "*.txt", f"file://{tmp_path}/*.txt"]).code == 0
     assert texts(tmp_path / "out", "text") == ["a.txt"]
     assert run(input=tmp_path / "_b.txt", output_dir=tmp_path / "named").code == 0
+    for place in ("c", "_d", ".e"):
+        (tmp_path / "in" / place).mkdir(parents=True)
+        (tmp_path / "in" / place / "a.txt").write_text(f"{place}\n")
+    for pattern, wanted in (("*/a.txt", ["c"]), ("**/*.txt", ["c"]), ("_d/*.txt", ["_d"])):
+        out = tmp_path / wanted[0] / pattern[0]
+        assert run(input=tmp_path / "in" / pattern, output_dir=out).code == 0
+        assert texts(out, "text") == wanted
+
+
+def test_names_that_are_not_utf8(tmp_path, run):
+    """Of files and the output folder they are names as others; a folder key=value is a column."""
+    name, out = os.fsdecode(b"caf\xe9.csv"), tmp_path / os.fsdecode(b"out\xe9")
+    (tmp_path / name).write_text("text\na\nb\n")
+    assert run(input=tmp_path / name).code == 0
+    assert texts(tmp_path / "out", "text") == ["a", "b"]
+    assert run(input=tmp_path / name, output_dir=out).code == 0
+    done = run(input=tmp_path / name, output_dir=out)
+    assert done.code == 0 and "1 of 1 parts are there" in done.err
+    folder = tmp_path / os.fsdecode(b"k=\xe9")
+    folder.mkdir()
+    (folder / "a.txt").write_text("a\n")
+    done = run(input=folder, output_dir=tmp_path / "other")
+    assert refused(done, "which is a column, is not UTF-8; rename it")
+
+
+def test_an_output_folder_with_other_rows_is_refused(tmp_path, run):
+    """Who reads the folder would take them for this run's: those of another plan, and of others."""
+    path, out = write_rows(tmp_path / "a.csv", [{"sentence": "a"}, {"sentence": "b"}]), "out"
+    assert run(input=path).code == 0
+    (tmp_path / out / "_plan.json").unlink()
+    for flags in ({"part_rows": 1}, {"part_rows": 1, "dry_run": True}):
+        assert refused(run(input=path, **flags), "holds part-000000-", "no part of this run")
+    assert not (tmp_path / out / "_plan.json").exists()
+    assert run(input=path).code == 0  # the same plan
+    shutil.copy(next((tmp_path / out).glob("part-*.parquet")), tmp_path / out / "all.parquet")
+    assert refused(run(input=path), "holds all.parquet, which is no part of this run")
 
 
 # The run is of what was planned

@@ -2,6 +2,7 @@
 letter."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -54,7 +55,8 @@ def file(tmp_path):
 def made(*paths, form=None, **cut):
     """Plan of these files, without settings but for the format."""
     inputs, form = reading.find(paths, form)
-    return planning.make(inputs, form, Cut(9, **cut))._replace(settings={"format": form})
+    plan = planning.make(inputs, form, Cut(9, **cut))
+    return dataclasses.replace(plan, settings={"format": form})
 
 
 def test_patterns_and_urls_that_lead_to_no_file(tmp_path, monkeypatch):
@@ -220,6 +222,7 @@ def test_a_plan_is_what_was_written_or_none(tmp_path, file, change):
     assert planning.load(tmp_path) is None
     planning.save(plan, tmp_path)
     assert planning.load(tmp_path) == plan
+    assert plan.digest is plan.digest  # made once, not for each of many parts
     fix = "it was changed, or another version wrote it: take another --output_dir"
     content = json.loads(place.read_text())
     assert content["version"] == planning.VERSION and content["sha256"] == plan.digest
@@ -568,7 +571,7 @@ def test_the_shortest_rows_are_compiled_before_the_clock_runs(tmp_path, monkeypa
     monkeypatch.setattr(worker, "warm_up", lambda *given, **more: warmed.append((given, more)))
     path = file("a.csv", "sentence\nfine\n")
     saved = pt_file.open_pt(file_of("SST-2"))
-    plan = made(path)._replace(settings={"model": saved.digest})
+    plan = dataclasses.replace(made(path), settings={"model": saved.digest})
     planning.save(plan, tmp_path)
     with worker.locked(tmp_path) as token:
         one = worker.Job(str(tmp_path), token, [str(saved.path)], options={"threads": 1})

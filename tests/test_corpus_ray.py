@@ -127,7 +127,7 @@ def test_the_part_of_a_worker_that_died_comes_back():
 
 @pytest.mark.parametrize("size, deaths", [(1, 3), (2, 6)])
 def test_workers_that_die_before_they_begin_end_the_run(size, deaths):
-    group = crew(lambda *given: RayError("no\nmore"), size)
+    group = crew(lambda *given: RayError("it died\nno"), size)  # Ray's reason is the last line
     assert said(list, group.results(deque([part(0), part(1)]), print)) == (
         f"--ray: {deaths} workers died before they began (no); see Ray's logs on their node"
     )
@@ -322,4 +322,6 @@ def test_an_address_where_nobody_answers_is_refused_at_once(capfd, ray, tmp_path
         done = label_corpus(capfd, **given, output_dir=tmp_path / "out", ray=wrong)
         assert refused(done, f"--ray {wrong}: cannot be reached (", "); start it with ray start")
         assert time.monotonic() - started < 25 and not ray.begun
+    done = label_corpus(capfd, **given, output_dir=tmp_path / "out", ray="locl")
+    assert refused(done, "--ray locl: is neither local, auto nor HOST:PORT")
     assert not (tmp_path / "out").exists()

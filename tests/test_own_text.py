@@ -609,6 +609,7 @@ def test_texts_that_were_cut_are_counted_alone_and_over_all_slices(exported, mon
     [
         ("a fine film", None),
         ({"text": "a fine film"}, None),
+        (numpy.array("a fine film"), None),
         (["a fine film"], 1),
         (("a fine film", "dull"), 2),  # of a file for single texts no pair
         (iter(["a fine film", "dull", "no"]), 3),

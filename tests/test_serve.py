@@ -103,8 +103,9 @@ def test_a_thousand_requests_of_32_clients_one_of_which_dies(service, wanted):
     assert not lost and len(answered) == (CLIENTS - 1) * EACH + EACH // 2
     status, found = ask(port, "POST", "/predict", {"inputs": TEXTS})
     assert all(map(is_right, found, map(wanted.get, TEXTS)))
-    for bad in ({"inputs": 5}, {"text": "a"}, {"inputs": "\ud800"}):
-        assert 400 <= ask(port, "POST", "/predict", bad)[0] < 500
+    nested, nan = {"inputs": {"a": "\ud800"}}, {"inputs": ["a", float("nan")]}
+    for bad in ({"inputs": 5}, {"text": "a"}, {"inputs": "\ud800"}, nested, nan):
+        assert ask(port, "POST", "/predict", bad)[0] == 422
 
 
 @pytest.mark.slow  # a process that serves, and a thousand connections

@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -60,9 +61,9 @@ def make_plan(job, saved, inputs, form, note):
     }
     if earlier:
         planning.check_settings(earlier, settings)
-        return earlier
-    plan = plan._replace(settings=settings)
-    if job.token:
+    plan = earlier or replace(plan, settings=settings)
+    worker.check_no_others(job.folder, plan)
+    if job.token and not earlier:
         planning.save(plan, job.folder)
     return plan
 

@@ -2,18 +2,19 @@
 that every row stands in exactly one part whatever becomes of the run."""
 
 import base64
-import fnmatch
 import hashlib
 import json
 import os
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from ..base.errors import WHY, UserError, refusing
-from ..base.files import read_json, write_text
+from ..base.files import check_readable, write_text
 from . import reading
 from .reading import Span
-from .urls import Input, hidden, identity, partition
+from .urls import Input, identity, partition, would_read
 
 # Readers of a folder of Parquet pass over names that begin with _.
 NAME = "_plan.json"
@@ -29,7 +30,8 @@ class Part(NamedTuple):
     span: Span
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True)
+class Plan:
     """`settings` is what the output depends on beside the input; `columns` are the names in each
     file, in its order; `encoded` is the pyarrow Schema of all, in base64: what pyarrow reads of it
     need not serialize to the same bytes."""
@@ -54,7 +56,7 @@ class Plan(NamedTuple):
     def bytes(self):
         return sum(source.bytes for source in self.inputs)
 
-    @property
+    @cached_property  # each part asks for it
     def digest(self):
         return hashlib.sha256(json.dumps(self.content(), sort_keys=True).encode()).hexdigest()
 
@@ -124,6 +126,9 @@ def _partitions(inputs):
     values, folders = {}, {}
     for source in inputs:
         for key, value in partition(source.path).items():
+            message = f"{source.path}: the folder {key}={value}, which is a column, is not UTF-8"
+            with refusing(f"{message}; rename it", UnicodeEncodeError):
+                f"{key}{value}".encode()
             values.setdefault(key, []).append(value)
     for key, texts in values.items():
         folders[key] = pyarrow.int32()
@@ -175,7 +180,10 @@ def load(folder):
     if not path.exists():
         return None
     other = "it was changed, or another version wrote it: take another --output_dir"
-    content = read_json(path, other)
+    check_readable(path)
+    # not read_json, which refuses what stands for a byte of a file's name that is no UTF-8
+    with refusing(f"{path}: not a readable JSON file ({WHY}); {other}", ValueError):
+        content = json.loads(path.read_bytes())
     try:
         parts = [Part(number, file, Span(*span)) for number, file, *span in content["parts"]]
         inputs = [Input(*source) for source in content["inputs"]]
@@ -217,18 +225,15 @@ def check_settings(plan, settings):
 
 
 def check_not_read(folder, patterns):
-    """Raises UserError for an output folder that lies in one that is an input: the next run would
-    take what this one wrote for more of it."""
-    out = Path(os.path.realpath(folder))
+    """Raises UserError for an output folder whose parts an input's pattern finds: the next run
+    would take what this one wrote for more of it."""
+    part = os.path.join(os.path.realpath(folder), "part.parquet")
     for pattern in patterns:
-        local = identity(pattern if "://" in pattern else os.path.abspath(pattern))
-        for parent in (out, *out.parents) if "://" not in local else ():
-            below = out.relative_to(parent).parts
-            if fnmatch.fnmatchcase(str(parent), local) and not any(map(hidden, below)):
-                raise UserError(
-                    f"--output_dir {folder}: lies in {pattern}, whose files are all read; take "
-                    "another folder"
-                )
+        if would_read(pattern, part):
+            raise UserError(
+                f"--output_dir {folder}: lies in {pattern}, whose files are all read; take "
+                "another folder"
+            )
 
 
 def check_outside(inputs, folder):

@@ -9,7 +9,7 @@ import socket
 from collections import deque
 
 from ..base import machine
-from ..base.errors import UserError, first_line, need
+from ..base.errors import UserError, first_line, last_line, need
 from .worker import ATTEMPTS, Worker, attempt
 
 OBJECT_STORE = 80 << 20  # bytes; rows never pass through it, and Ray takes no less
@@ -52,6 +52,8 @@ def check(address):
             socket.create_connection((host.strip("[]"), int(port)), REACH).close()
         except (OSError, OverflowError, ValueError) as error:
             raise _unreachable(address, error) from None
+    elif address not in ("local", "auto"):
+        raise UserError(f"--ray {address}: is neither local, auto nor HOST:PORT; give one of them")
 
 
 def _unreachable(address, error):
@@ -195,7 +197,7 @@ class Crew:
         self.deaths += 1
         if self.deaths >= ATTEMPTS * self.size:
             raise UserError(
-                f"--ray: {self.deaths} workers died before they began ({first_line(error)}); see "
+                f"--ray: {self.deaths} workers died before they began ({last_line(error)}); see "
                 "Ray's logs on their node"
             )
 

@@ -33,7 +33,8 @@ def matching(pattern):
     else:
         named = [pattern := os.path.abspath(pattern)]
         if glob.has_magic(pattern) and not os.path.exists(pattern):
-            named = [path for path in glob.glob(pattern, recursive=True) if not hidden(path)]
+            found = glob.glob(pattern, recursive=True)
+            named = [path for path in found if not _passed_over(path, pattern)]
         paths = [path for name in named for path in _below(name)]
     if not paths:
         raise UserError(f"--input {pattern}: no file goes by that; correct the pattern")
@@ -43,6 +44,30 @@ def matching(pattern):
 def hidden(path):
     """Whether readers of a folder pass over that name."""
     return os.path.basename(path).startswith((".", "_"))
+
+
+def _passed_over(path, pattern):
+    """Whether a name in the path is hidden, and does not stand in the pattern itself."""
+    return any(map(hidden, set(path.split(os.sep)) - set(pattern.split(os.sep))))
+
+
+def would_read(pattern, path):
+    """Whether `matching` finds a local file of that path, which need not be there."""
+    pattern = identity(pattern if "://" in pattern else os.path.abspath(pattern))
+    pattern = glob.escape(pattern) if os.path.exists(pattern) else pattern
+    names, wanted = path.split(os.sep), pattern.split(os.sep)
+    return not _passed_over(path, pattern) and any(
+        _goes_by(names[:count], wanted) for count in range(1, len(names) + 1)
+    )
+
+
+def _goes_by(names, wanted):
+    """Whether the names of a path go by those of a pattern, as glob has it."""
+    if wanted[:1] == ["**"]:
+        return any(_goes_by(names[start:], wanted[1:]) for start in range(len(names) + 1))
+    if not (names and wanted):
+        return names == wanted
+    return fnmatch.fnmatchcase(names[0], wanted[0]) and _goes_by(names[1:], wanted[1:])
 
 
 def _below(path):

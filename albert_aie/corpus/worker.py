@@ -22,6 +22,7 @@ from ..data import datasets
 from ..run.classifier import Classifier, softmax
 from ..run.evaluate import finite, warm_up
 from . import planning, reading
+from .urls import hidden
 
 LOCK = "_lock"
 KEY = b"albert_aie"  # of what a part's file says of itself, in its Parquet metadata
@@ -182,6 +183,18 @@ def path_of(folder, plan, part):
     return Path(folder) / f"part-{part.number:06d}-{plan.digest[:8]}.parquet"
 
 
+def check_no_others(folder, plan):
+    """Raises UserError for a Parquet file in the output folder that is no part of the Plan: who
+    reads the folder would take its rows for more of this run's."""
+    own = {path_of(folder, plan, part).name for part in plan.parts}
+    for name in sorted(path.name for path in Path(folder).glob("*.parquet")):
+        if name not in own and not hidden(name):
+            raise UserError(
+                f"--output_dir {folder}: holds {name}, which is no part of this run, and its rows "
+                "would be read with them; take another folder, or move it away"
+            )
+
+
 def write(folder, plan, part, table, done):
     """Write a part's file, whole or not at all, and then its sha256: what is cut off or damaged
     later is noticed. Raises UserError if they cannot be written."""
@@ -211,7 +224,8 @@ def read_done(folder, plan, part):
     path = path_of(folder, plan, part)
     try:
         digest = _digest_of(path).read_text(encoding="ascii").split()[0]
-        footer = parquet.read_metadata(path)
+        with open(path, "rb") as file:  # pyarrow takes no name that is not UTF-8
+            footer = parquet.read_metadata(file)
         said = json.loads(footer.metadata[KEY])
         belongs = (said.pop("plan"), said.pop("part")) == (plan.digest, part.number)
         done = Done(**said)

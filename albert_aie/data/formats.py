@@ -45,6 +45,10 @@ _FOREIGN = {
     codecs.BOM_UTF16_BE: ("UTF-16", "convert it: iconv -f utf-16 -t utf-8 {0} > NEW"),
     b"PAR1": ("Parquet", "give it to run_aie_corpus.py, as .parquet"),
     b"\x1f\x8b": ("compressed", "unpack it: gunzip -c {0} > NEW"),
+    b"BZh91AY&SY": ("compressed", "unpack it: bunzip2 -c {0} > NEW"),
+    b"\xfd7zXZ\0": ("compressed", "unpack it: unxz -c {0} > NEW"),
+    b"\x28\xb5\x2f\xfd": ("compressed", "unpack it: unzstd -c {0} > NEW"),
+    b"PK\x03\x04": ("a zip file, as .xlsx is too", "unpack it, or save the table as CSV"),
 }
 
 

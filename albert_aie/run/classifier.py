@@ -93,11 +93,11 @@ class Classifier:
 
     def _sentences(self, given):
         """(list of what is a sentence, whether it was one that was given)"""
+        if hasattr(given, "tolist"):  # numpy's arrays, one text among them, columns of tables
+            given = given.tolist()
         pair = self.task.is_pair and isinstance(given, tuple) and len(given) == 2
         if isinstance(given, (str, dict)) or (pair and isinstance(given[0], str)):
             return [self._sentence(given, "")], True
-        if hasattr(given, "tolist"):  # numpy's arrays, columns of tables
-            given = given.tolist()
         if not isinstance(given, (list, tuple, Iterator)):
             raise UserError(
                 f"a {type(given).__name__} is neither a text nor a list of texts; give a str, "
