@@ -65,7 +65,8 @@ class FusedAlbert(nn.Module):
         config, tensors = checkpoint.config, checkpoint.tensors
         self.shape, self.free_sizes = shape, form.free_sizes
         self.embedding, self.hidden = config.embedding_size, config.hidden_size
-        self.heads, self.head = config.num_attention_heads, config.head_size
+        self.heads = config.num_attention_heads
+        self.head = self.hidden // self.heads
         self.layers, self.eps = config.num_hidden_layers, config.layer_norm_eps
         by_erf = form.erf_gelu and config.hidden_act != "relu"
         self.activation = "gelu" if by_erf else config.hidden_act
