@@ -68,7 +68,7 @@ def run(args):
     om_kit.check(args.om_kit, target, args.soc_version)
     engine = backends.get(target.backend)
     graph_name = graph.choose(args.graph, engine.GRAPH, args.pack, args.prefix_dir)
-    free_sizes = graph.has_free_sizes(graph_name, engine.form(target.precision))
+    free_sizes = graph_name == "fused" and engine.form(target.precision).free_sizes
     shapes = export_arguments.shapes(args, free_sizes)
     checkpoint = read_checkpoint(args).named(task, args.label_map)
     export_arguments.check_length(shapes, checkpoint.config)

@@ -261,7 +261,7 @@ def test_the_upstream_graph_returns_the_reference_s_logits_bare(tiny, sentences)
 
 
 TUPLE = """
-from albert_aie.albert.upstream import UpstreamAlbert
+from albert_aie.albert.graph import UpstreamAlbert
 bare = UpstreamAlbert.forward
 UpstreamAlbert.forward = lambda *inputs: (bare(*inputs),)
 """

@@ -1,7 +1,6 @@
 """A fine-tuned ALBERT from an albert_pytorch folder, a Hugging Face folder or a hub id -> one
 Checkpoint. Its weights always have Hugging Face's names and bias convention, in fp32."""
 
-import re
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,11 +18,9 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Config, weights {name: tensor} and where they came from.
-
-    `tokenizer` is the one it was trained with; `layout` is HF, UPSTREAM or UNSHIFTED;
-    `origin` is what the user named; `sha256` is the weight file's (of shards: of the index and the
-    shards one after another)."""
+    """Config, weights {name: tensor} and the tokenizer that they were trained with. `layout` is a
+    Layout's name or UNSHIFTED, `origin` what the user named, `sha256` the weight file's (of shards:
+    of the index and the shards one after another)."""
 
     config: Config
     tensors: dict
@@ -33,8 +30,8 @@ class Checkpoint:
     sha256: str
 
     def named(self, task, label_map=None):
-        """The same checkpoint whose config has names for all its classes. Raises UserError for one
-        that was trained for another kind of task."""
+        """The same checkpoint with names for all its classes. Raises UserError for one that was
+        trained for another kind of task."""
         own_names, count = self.config.label_names, self.config.num_labels
         names = task.model_classes(own_names, count, label_map, self.origin, self.layout != HF)
         if task.is_pair and self.config.type_vocab_size < 2:
@@ -51,33 +48,33 @@ def load(folder, tokenizer_file=None, upstream_dir=None, shift=True, kind=None):
 
     `tokenizer_file`, `upstream_dir` (an albert_pytorch checkout) and `kind` say which tokenizer it
     has, see find_tokenizer.find. `shift` False: albert_pytorch from before 2020-01-01, whose
-    classifier adds no 0.1. Raises UserError naming the file and what is missing, unexpected,
-    misshapen or dangerous in it.
-    """
+    classifier adds no 0.1. Raises UserError for what is missing, unexpected, misshapen or
+    dangerous."""
     origin, folder = str(folder), folders.find(folder)
     config = read_config(folder / "config.json")
     path, layout, tensors = _weights(folder, config)
     named = tokenizer_file, upstream_dir, kind
     tokenizer = find_tokenizer.find(folder, config.vocab_size, layout.name == HF, *named)
-    name = layout.name if shift else UNSHIFTED
-    if not shift and not layout.shift:
+    if shift:
+        name, tensors = layout.name, shifted(tensors, layout.shift)
+    elif layout.shift:
+        name = UNSHIFTED
+    else:
         raise UserError(
-            f"--no_shift: {path} has {layout.name}'s layout, which never adds 0.1; leave the flag "
-            "out"
+            f"--no_shift: {path} has {layout.name}'s layout, which never adds 0.1; leave it out"
         )
-    tensors = shifted(tensors, layout.shift) if shift else tensors
     return Checkpoint(config, tensors, tokenizer, name, origin, sha256(*weights.files(path)))
 
 
 def _weights(folder, config):
-    """(path, Layout, fp32 tensors with Hugging Face's names) of a folder's weights. Of several
-    files any will do, so long as all hold the same."""
+    """(path, Layout, fp32 tensors with Hugging Face's names) of a folder's weights. Several files
+    must hold the same."""
     paths = weights.find(folder)
     if not paths:
         folders.check_whole(folder)
         raise UserError(
-            f"{folder}: neither model.safetensors nor pytorch_model.bin is here, whole or in "
-            "shards; give the folder that fine-tuning wrote"
+            f"{folder}: holds neither {' nor '.join(weights.WHOLE)}, whole or in shards; give the "
+            "folder that fine-tuning wrote"
         )
     (path, layout, tensors), *others = [(path, *_read(path, config)) for path in paths]
     for other, its_layout, theirs in others:
@@ -99,8 +96,7 @@ def _read(path, config):
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise UserError(
-                f"{path}: {name} holds NaN or infinity; the training run diverged, export another "
-                "checkpoint"
+                f"{path}: {name} holds NaN or infinity, as training diverged; export another one"
             )
     return layout, tensors
 
@@ -108,26 +104,23 @@ def _read(path, config):
 def _check(tensors, config, path):
     shapes = config.shapes()
     missing = [name for name in shapes if name not in tensors]
-    held = [(name, tensors[name], shape) for name, shape in shapes.items() if name in tensors]
-    other_head = [name for name in tensors if re.match(r"classifier\.(?!weight$|bias$)", name)]
+    unexpected = [name for name in tensors if name not in shapes]
+    other_head = [name for name in unexpected if name.startswith("classifier.")]
     if other_head:
         raise UserError(
-            f"{path}: its classifier is no single linear layer ({some(other_head)}); only "
-            "classifier.weight and classifier.bias can be run, as AlbertForSequenceClassification "
-            "has them"
+            f"{path}: its classifier is no single linear layer ({some(other_head)}); only that of "
+            "AlbertForSequenceClassification can be run"
         )
     if any(name.startswith("classifier.") for name in missing):
         raise UserError(
-            f"{path}: missing {some(missing)}: a pre-trained model without a classifier; "
-            "fine-tune it first"
+            f"{path}: missing {some(missing)}: a model without a classifier; fine-tune it first"
         )
-    unexpected = [name for name in tensors if name not in shapes]
     wrong = [
-        f"{name} is {tuple(tensor.shape)}, config.json says {shape}"
-        for name, tensor, shape in held
-        if tensor.shape != shape
+        f"{name} is {tuple(tensors[name].shape)}, config.json says {shape}"
+        for name, shape in shapes.items()
+        if name in tensors and tensors[name].shape != shape
     ]
-    wrong += [f"{name} is {each.dtype}" for name, each, _ in held if each.dtype not in _DTYPES]
+    wrong += [f"{name} is {t.dtype}" for name, t in tensors.items() if t.dtype not in _DTYPES]
     faults = {"missing": missing, "unexpected": unexpected, "misshapen": wrong}
     parts = [f"{kind} {some(names)}" for kind, names in faults.items() if names]
     if parts:

@@ -1,7 +1,7 @@
 """ALBERT's config.json -> Config: the architecture, and what we cannot run refused by name."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from reprlib import repr  # cuts what is long or deep
 from typing import Optional
 
@@ -10,31 +10,17 @@ from ..base.files import read_json
 from .layouts import HF_LAYER, LAYER_PARTS
 
 ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu")
-SIZES = (
-    "vocab_size",
-    "embedding_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
-# Keys that change what a model answers: the values that can be run, None where a file need not say,
-# and what those are.
+# Keys that change what a model answers, and the values that can be run: the first where a file says
+# nothing. ln_type and share_type are albert_pytorch's before 2020-01-01.
 ONLY = {
-    "model_type": (("albert",), "ALBERT"),
-    "num_hidden_groups": ((1,), "ALBERTs that share one layer"),
-    "inner_group_num": ((1,), "ALBERTs that share one layer"),
-    "position_embedding_type": (("absolute", None), "learned positions"),
-    "pruned_heads": (({}, None), "models with all their attention heads"),
-    "problem_type": (
-        ("single_label_classification", "regression", None),
-        "a softmax over classes, or a regression of one output,",
-    ),
-    # albert_pytorch before 2020-01-01
-    "ln_type": (("postln", None), "LayerNorm after its block"),
-    "share_type": (("all", None), "ALBERTs that share one layer"),
+    "model_type": ("albert",),
+    "num_hidden_groups": (1,),
+    "inner_group_num": (1,),
+    "position_embedding_type": ("absolute", None),
+    "pruned_heads": ({}, None),
+    "problem_type": (None, "single_label_classification", "regression"),
+    "ln_type": ("postln", None),
+    "share_type": ("all", None),
 }
 # The largest published ALBERT has 24 layers and 0.23e9 parameters. Tracing unrolls the layers.
 MOST_LAYERS, MOST_PARAMETERS, MOST_LABELS = 128, 10**9, 10_000
@@ -43,8 +29,8 @@ RESTORE = "restore it from training"
 
 @dataclass(frozen=True)
 class Config:
-    """The architecture, in the names of ALBERT's config.json. `label_names` is None where that has
-    none; `random_weights` measure speed only (benchmarks/random_weights.py)."""
+    """The architecture, in the names of ALBERT's config.json. `random_weights` measure speed only
+    (benchmarks/random_weights.py)."""
 
     vocab_size: int
     embedding_size: int
@@ -59,10 +45,6 @@ class Config:
     num_labels: int
     label_names: Optional[tuple]
     random_weights: bool = False
-
-    @property
-    def head_size(self):
-        return self.hidden_size // self.num_attention_heads
 
     def shapes(self):
         """Name -> shape of each of the 27 tensors of a checkpoint, in Hugging Face's layout."""
@@ -88,6 +70,9 @@ class Config:
         return shapes
 
 
+SIZES = [field.name for field in fields(Config)][:8]  # from vocab_size to type_vocab_size
+
+
 def architecture(config):
     """{name: value} of a Config that an AlbertConfig of others' takes."""
     only_ours = ("label_names", "random_weights")
@@ -99,26 +84,16 @@ def read_config(path):
     raw = read_json(path, "copy it again from where it was trained")
     if not isinstance(raw, dict):
         raise UserError(f"{path}: not a JSON object; copy it again from where it was trained")
-    for name, (values, what) in ONLY.items():
-        value = raw.get(name, values[0])
-        if value not in values or isinstance(value, bool):
-            only = " or ".join(str(choice) for choice in values if choice is not None)
-            raise UserError(
-                f"{path}: {name} is {repr(value)}; only {what} ({name} {only}) can be run"
-            )
     raw = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-12, **raw}
-    if reason := _unsupported_reason(raw):
-        raise UserError(f"{path}: {reason}")
-    num_labels = _num_labels(raw, path)
-    if raw.get("problem_type") and (raw["problem_type"] == "regression") != (num_labels == 1):
-        raise UserError(
-            f"{path}: problem_type is {raw['problem_type']!r}, but the model has {num_labels} "
-            "output(s), where a regression has 1; correct the one that is wrong"
-        )
+    # albert_pytorch's config.json names no classes and says num_labels, Hugging Face's the reverse
+    names = {} if raw.get("id2label") is None else raw["id2label"]
+    if raw.get("num_labels") is None:
+        raw["num_labels"] = len(names) if isinstance(names, dict) and names else 2
+    for fault in _faults(raw, names):
+        raise UserError(f"{path}: {fault}")
     config = Config(
-        **{name: raw[name] for name in (*SIZES, "hidden_act", "layer_norm_eps")},
-        num_labels=num_labels,
-        label_names=_label_names(raw.get("id2label"), path),
+        **{name: raw[name] for name in (*SIZES, "hidden_act", "layer_norm_eps", "num_labels")},
+        label_names=tuple(str(names[str(i)]) for i in range(len(names))) or None,
         random_weights=raw.get("random_weights") is True,
     )
     parameters = sum(math.prod(shape) for shape in config.shapes().values())
@@ -130,61 +105,54 @@ def read_config(path):
     return config
 
 
-def _unsupported_reason(raw):
-    """Why this architecture cannot be run, and what to do: half a sentence; None where it can."""
+def _faults(raw, names):
+    """Half sentences: why this config.json, whose classes have these names, cannot be run, and what
+    to do. Each may rely on those before it."""
+    for name, values in ONLY.items():
+        value = raw.get(name, values[0])
+        if value not in values or isinstance(value, bool):
+            only = " or ".join(str(choice) for choice in values if choice is not None)
+            yield f"{name} is {repr(value)}; only an ALBERT whose {name} is {only} can be run"
     for name in SIZES:
-        value = raw.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            return f"{name} is {repr(value)}, not a whole number above 0; {RESTORE}"
+        if not _is_count(raw.get(name)):
+            yield f"{name} is {repr(raw.get(name))}, not a whole number above 0; {RESTORE}"
     hidden, heads = raw["hidden_size"], raw["num_attention_heads"]
-    layers = raw["num_hidden_layers"]
-    if layers > MOST_LAYERS:
-        return f"num_hidden_layers is {repr(layers)}; at most {MOST_LAYERS} can be run"
+    if raw["num_hidden_layers"] > MOST_LAYERS:
+        layers = repr(raw["num_hidden_layers"])
+        yield f"num_hidden_layers is {layers}; at most {MOST_LAYERS} can be run"
     if hidden % heads:
-        return (
-            f"hidden_size {repr(hidden)} is not a multiple of num_attention_heads {repr(heads)}; "
-            f"{RESTORE}"
-        )
+        multiple = f"a multiple of num_attention_heads {repr(heads)}"
+        yield f"hidden_size {repr(hidden)} is not {multiple}; {RESTORE}"
     if raw["embedding_size"] == hidden:
-        return (
+        yield (
             f"embedding_size equals hidden_size ({repr(hidden)}), where albert_pytorch and Hugging "
             "Face disagree on the model; only factorised embeddings can be run"
         )
-    activation, eps = raw.get("hidden_act"), raw.get("layer_norm_eps")
+    activation, eps = raw["hidden_act"], raw["layer_norm_eps"]
     if activation not in ACTIVATIONS:
-        return f"hidden_act is {repr(activation)}; one of {', '.join(ACTIVATIONS)} can be run"
+        yield f"hidden_act is {repr(activation)}; one of {', '.join(ACTIVATIONS)} can be run"
     if not isinstance(eps, float) or not 0 < eps < 1:  # False for NaN too
-        return f"layer_norm_eps is {repr(eps)}, not a number such as 1e-12; {RESTORE}"
-    return None
+        yield f"layer_norm_eps is {repr(eps)}, not a number such as 1e-12; {RESTORE}"
+    if not isinstance(names, dict):
+        yield f"id2label is {repr(names)}, not an object of class numbers and names; {RESTORE}"
+    if sorted(names) != sorted(map(str, range(len(names)))):
+        yield f'id2label wants the keys "0", "1", ..., not {some(names)}; correct it'
+    number, kind = raw["num_labels"], raw.get("problem_type")
+    if names and number != len(names):
+        named = some(map(str, names.values()))
+        yield (
+            f"num_labels is {repr(number)}, but id2label has {len(names)} ({named}); correct the "
+            "one that is wrong"
+        )
+    if not _is_count(number) or number > MOST_LABELS:
+        classes = f"a classifier has 2 to {MOST_LABELS} classes, a regression 1"
+        yield f"num_labels is {repr(number)}; {classes}"
+    if kind and (kind == "regression") != (number == 1):
+        yield (
+            f"problem_type is {kind!r}, but the model has {number} output(s), where a regression "
+            "has 1; correct the one that is wrong"
+        )
 
 
-def _num_labels(raw, path):
-    labels, number = raw.get("id2label"), raw.get("num_labels")
-    names = list(labels.values()) if isinstance(labels, dict) else []
-    if names and number is not None and number != len(names):
-        raise UserError(
-            f"{path}: num_labels is {repr(number)}, but id2label has {len(names)} "
-            f"({some(map(str, names))}); correct the one that is wrong"
-        )
-    number = len(names) or (2 if number is None else number)
-    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST_LABELS:
-        raise UserError(
-            f"{path}: num_labels is {repr(number)}; a classifier has 2 to {MOST_LABELS} classes, a "
-            "regression 1"
-        )
-    return number
-
-
-def _label_names(labels, path):
-    if labels is None or labels == {}:
-        return None
-    if not isinstance(labels, dict):
-        raise UserError(
-            f"{path}: id2label is {repr(labels)}, not an object of class numbers and names; "
-            f"{RESTORE}"
-        )
-    if sorted(labels) != sorted(map(str, range(len(labels)))):
-        raise UserError(
-            f'{path}: id2label wants the keys "0", "1", ..., not {some(labels)}; correct it'
-        )
-    return tuple(str(labels[str(number)]) for number in range(len(labels)))
+def _is_count(value):
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,10 +1,11 @@
 """What a user names as a checkpoint -> its folder: a local one, or one fetched by its hub id."""
 
-import os
+import contextlib
 import re
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from ..base.errors import UserError, first_line, refusing, some
 from ..text import find_tokenizer
@@ -25,9 +26,8 @@ def find(source):
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source)):
         return _from_hub(str(source))
     raise UserError(
-        f"{path}: no such folder; --pth_dir wants a fine-tuned checkpoint: albert_pytorch's "
-        'output folder, a Hugging Face folder, or a hub id such as org/name (README, "The real '
-        'job"); this repository has one in demo/checkpoint'
+        f"{path}: no such folder; --pth_dir wants albert_pytorch's output folder, a Hugging Face "
+        'folder or hub id (README, "The real job"), or demo/checkpoint of this repository'
     )
 
 
@@ -56,29 +56,24 @@ def _from_hub(name):
     offline = not _hub_answers()
 
     def fetch(*file_names):
-        """(path of the first of these files that the hub has, else None; why not)."""
+        """Path of the first of these files that the hub has. Raises UserError if it has none."""
         for file_name in file_names:
             try:
-                return Path(cached_file(name, file_name, local_files_only=offline)), ""
+                return Path(cached_file(name, file_name, local_files_only=offline))
             # offline, unknown or forbidden: all reach us so
             except (OSError, ValueError, RuntimeError) as error:
                 reason = first_line(error)
-        return None, reason
+        raise UserError(
+            f"{name}: no such folder here, and as a hub id {file_names[0]} could not be fetched "
+            f"({reason}); download the model and give its folder"
+        )
 
-    def need(*file_names):
-        path, reason = fetch(*file_names)
-        if path is None:
-            raise UserError(
-                f"{name}: no such folder here, and as a hub id {file_names[0]} could not be "
-                f"fetched ({reason}); download the model and give its folder"
-            )
-        return path
-
-    config = need("config.json")
-    for names in find_tokenizer.NAMES:  # none need be there: --tokenizer may name a file
-        fetch(*names)
-    for shard in weights.files(need(*weights.NAMES))[1:]:
-        need(shard.name)
+    config = fetch("config.json")
+    for names in find_tokenizer.NAMES:
+        with contextlib.suppress(UserError):  # --tokenizer may name a file
+            fetch(*names)
+    for shard in weights.files(fetch(*weights.NAMES))[1:]:
+        fetch(shard.name)
     return config.parent
 
 
@@ -86,9 +81,7 @@ def _hub_answers():
     """Whether the hub's host can be reached; without this the library retries for half a minute."""
     from huggingface_hub import constants
 
-    if any(
-        os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
-    ):
+    if getproxies().keys() & {"https", "all"}:
         return True
     host = urlsplit(constants.ENDPOINT)
     try:

@@ -1,6 +1,5 @@
 """Our own ALBERT, written so that a compiler has little left to find out."""
 
-import contextlib
 import math
 from typing import NamedTuple
 
@@ -66,7 +65,8 @@ class FusedAlbert(nn.Module):
         config, tensors = checkpoint.config, checkpoint.tensors
         self.shape, self.free_sizes = shape, form.free_sizes
         self.embedding, self.hidden = config.embedding_size, config.hidden_size
-        self.heads, self.head = config.num_attention_heads, config.head_size
+        self.heads = config.num_attention_heads
+        self.head = self.hidden // self.heads
         self.layers, self.eps = config.num_hidden_layers, config.layer_norm_eps
         by_erf = form.erf_gelu and config.hidden_act != "relu"
         self.activation = "gelu" if by_erf else config.hidden_act
@@ -122,21 +122,9 @@ class FusedAlbert(nn.Module):
         mask = (1.0 - attention_mask.to(self.word.dtype)) * MASKED
         mask = last_mask = mask.reshape(b, 1, 1, s)
         if self.expand is not None:
-            mask = mask + self.expand  # (B, 1, S, S)
+            mask = mask + self.expand[:, :, :s]  # (B, 1, S, S)
         x = self._embed(input_ids, self.position[:s], token_type_ids)
         return self._classify(x, None, mask, last_mask, sizes)  # (B, class)
-
-    @contextlib.contextmanager
-    def shorter_rows(self):
-        """Within it plain rows may be shorter than the shape; whether they are plain."""
-        if self.shape.slots or self.free_sizes:
-            yield False
-            return
-        expand, self.expand, self.free_sizes = self.expand, None, True
-        try:
-            yield True
-        finally:
-            self.expand, self.free_sizes = expand, False
 
     def rows(self, input_ids, attention_mask, token_type_ids):
         """Logits (B, K, class) of packed rows."""
@@ -203,8 +191,9 @@ class FusedAlbert(nn.Module):
         return F.linear(x, self.classifier_w, self.classifier_b).to(torch.float32)
 
     def _sizes(self, input_ids):
-        """B and S."""
-        return input_ids.shape if self.free_sizes else self.shape.inputs
+        """B and S: constants of a traced program, unless the Form frees them."""
+        baked = torch.jit.is_tracing() and not self.free_sizes
+        return self.shape.inputs if baked else input_ids.shape
 
     def _parts(self, x, weight, bias):
         """The parts, each (B*S, H), of a product whose weight stacks several."""

@@ -1,9 +1,8 @@
 """The torch module that gets traced: the patched albert_pytorch model, or our fused one.
 
 Both take input_ids, attention_mask, token_type_ids [batch, seq] and return the bare float32 logits
-[batch, class], or [batch, slots, class] when our module is built for packed rows; both are free of
-dropout, and static in shape unless their Form says otherwise. The mask adds -10000 as ALBERT's own
-code does: finite in fp16, where Hugging Face's finfo.min becomes -inf."""
+[batch, class], or [batch, slots, class] when our module is built for packed rows. The mask adds
+-10000 as ALBERT's own code does: finite in fp16, where Hugging Face's finfo.min becomes -inf."""
 
 from collections import Counter
 
@@ -13,7 +12,7 @@ from torch import nn
 from ..base.errors import UserError
 from ..base.terminal import torchscript_warnings_off
 from .fused import PLAIN, FusedAlbert
-from .upstream import UpstreamAlbert, require, upstream_model
+from .upstream import require, upstream_model
 
 
 def choose(asked, default, packed, upstream_dir):
@@ -30,11 +29,6 @@ def choose(asked, default, packed, upstream_dir):
     return name
 
 
-def has_free_sizes(graph_name, form):
-    """Whether one program takes every shape, so that rows can be chosen when sentences come."""
-    return graph_name == "fused" and form.free_sizes
-
-
 def build(checkpoint, graph_name, shape, upstream_dir=None, form=PLAIN):
     """The module to trace, in fp32 and eval mode. `graph_name`: "upstream" needs an albert_pytorch
     checkout; for "fused" see FusedAlbert and Form. Tensors are copied, never changed."""
@@ -46,8 +40,25 @@ def build(checkpoint, graph_name, shape, upstream_dir=None, form=PLAIN):
     return module.eval().requires_grad_(False)
 
 
+class UpstreamAlbert(nn.Module):
+    """albert_pytorch's model with fixed (1, seq) position ids, so that no arange or expand is
+    traced. (1, seq) and not (batch, seq): the latter would silently broadcast a smaller batch."""
+
+    free_sizes = False
+
+    def __init__(self, model, max_seq_length):
+        super().__init__()
+        self.model = model
+        positions = torch.arange(max_seq_length).unsqueeze(0)
+        self.register_buffer("position_ids", positions, persistent=False)
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        given = input_ids, attention_mask, token_type_ids
+        return self.model(*given, position_ids=self.position_ids)[0].to(torch.float32)
+
+
 def example_inputs(config, shape, dtype=torch.int64):
-    """Three [batch, seq] tensors of legal values, no two alike, to trace: rows of all lengths."""
+    """Three [batch, seq] tensors of legal values, to trace: rows of all lengths."""
     generator = torch.Generator().manual_seed(0)
     first = min(5, config.vocab_size - 1)  # no special token, where there are others
     ids = torch.randint(first, config.vocab_size, shape.inputs, generator=generator)

@@ -1,7 +1,6 @@
-"""The CPU reference of a comparison. It is never our own graph: it is the albert_pytorch model run
-eagerly in fp32 where a checkout is there, else transformers' ALBERT. It tokenizes for itself where
-there is other code for that, and runs sentences sorted and padded to the longest of their own
-batch: several times faster than max_seq_length, and a check that padding does not matter."""
+"""The CPU reference of a comparison, never our own graph: albert_pytorch's model, eager in fp32,
+where a checkout is there, else transformers' ALBERT. It tokenizes for itself where there is other
+code for that."""
 
 import shutil
 import tempfile
@@ -13,18 +12,17 @@ from ..base.encoding import Encoded, framed, texts
 from ..base.errors import refusing
 from ..text.find_tokenizer import ADDED, CONFIG, SPECIAL
 from ..text.sentencepiece_model import SPM_OPTIONS
+from . import upstream
 from .config import architecture
 
 
 def tokenizer(file, upstream_dir=None):
     """(function of a sentence and its greatest length -> Encoded, its name) for a checkpoint's
     TokenizerFile: not our code where there is another."""
-    from .upstream import has_upstream, upstream_tokenizer
-
     if file.kind == "json":
         return transformers_tokenizer(file), "transformers' PreTrainedTokenizerFast"
-    if as_upstream(file) and has_upstream(upstream_dir):
-        return upstream_tokenizer(file, upstream_dir), f"albert_pytorch in {upstream_dir}"
+    if as_upstream(file) and upstream.has_upstream(upstream_dir):
+        return upstream.upstream_tokenizer(file, upstream_dir), f"albert_pytorch in {upstream_dir}"
     if file.kind == "wordpiece":
         return bert_tokenizer(file), "transformers' BertTokenizer"
     return file.load().encode, "albert_aie/text, not compared with other code"
@@ -37,9 +35,8 @@ def as_upstream(file):
 
 
 def transformers_tokenizer(file):
-    """A tokenizer.json as transformers runs it. Not by AutoTokenizer: transformers 5 builds
-    ALBERT's normalizer and pre-tokenizer anew instead of reading them. Segments are ours, for its
-    own are all 0 there."""
+    """A tokenizer.json as transformers runs it, but not by AutoTokenizer: that of transformers 5
+    builds ALBERT's normalizer and pre-tokenizer anew. Segments are ours: there all are 0."""
     tokenizer = _transformers(file).PreTrainedTokenizerFast(tokenizer_file=str(file.path))
     own = file.load()
 
@@ -81,13 +78,14 @@ def _transformers(file):
 def logits(
     checkpoint, encoded, upstream_dir=None, batch_size=16, progress=lambda steps, **_: steps
 ):
-    """(float32 [sentences, class], name of the reference) for a list of Encoded."""
+    """(float32 [sentences, class], name of the reference) for a list of Encoded. Each batch is of
+    like lengths and padded to its longest: several times as fast as max_seq_length, and a check
+    that padding does not matter."""
     import torch
 
-    from .upstream import has_upstream, upstream_model
-
-    if has_upstream(upstream_dir):
-        model, name = upstream_model(checkpoint, upstream_dir), f"albert_pytorch in {upstream_dir}"
+    if upstream.has_upstream(upstream_dir):
+        model = upstream.upstream_model(checkpoint, upstream_dir)
+        name = f"albert_pytorch in {upstream_dir}"
     else:
         model, name = transformers_model(checkpoint), "transformers' ALBERT"
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))

@@ -1,5 +1,5 @@
 """albert_pytorch's own code (lonePatient/albert_pytorch at 46de9ec), imported from a checkout: its
-model, as a module of fixed shape too, and its tokens."""
+model and its tokens."""
 
 import contextlib
 import importlib
@@ -7,64 +7,36 @@ import io
 import sys
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from ..base.encoding import Encoded, texts
 from ..base.errors import WHY, UserError, refusing
 from .config import architecture
 from .layouts import UPSTREAM_COMMIT, to_upstream
 
 
-class UpstreamAlbert(nn.Module):
-    """albert_pytorch's model with fixed (1, seq) position ids, so that no arange or expand is
-    traced. (1, seq) and not (batch, seq): the latter would silently broadcast a smaller batch."""
-
-    free_sizes = False
-
-    def __init__(self, model, max_seq_length):
-        super().__init__()
-        self.model = model
-        positions = torch.arange(max_seq_length).unsqueeze(0)
-        self.register_buffer("position_ids", positions, persistent=False)
-
-    def forward(self, input_ids, attention_mask, token_type_ids):
-        outputs = self.model(
-            input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=self.position_ids,
-        )
-        return outputs[0].to(torch.float32)
-
-
 def has_upstream(upstream_dir):
     """Whether upstream_dir is an albert_pytorch checkout."""
-    return (
-        upstream_dir is not None and (Path(upstream_dir) / "model" / "modeling_albert.py").is_file()
-    )
+    file = "model/modeling_albert.py"
+    return upstream_dir is not None and Path(upstream_dir, file).is_file()
 
 
 def require(upstream_dir):
     """Raises UserError where upstream_dir is no albert_pytorch checkout."""
     if not has_upstream(upstream_dir):
         raise UserError(
-            f"{upstream_dir}: not an albert_pytorch checkout (no model/modeling_albert.py); "
-            "--prefix_dir wants a tree of lonePatient/albert_pytorch at "
-            f"{UPSTREAM_COMMIT} with albert.patch applied, or use --graph fused, which needs none"
+            f"{upstream_dir}: not an albert_pytorch checkout; --prefix_dir wants a tree of "
+            f"lonePatient/albert_pytorch at {UPSTREAM_COMMIT} with albert.patch applied, or use "
+            "--graph fused, which needs none"
         )
 
 
 def upstream_model(checkpoint, upstream_dir):
-    """albert_pytorch's own AlbertForSequenceClassification holding the checkpoint, fp32, eval mode;
-    shapes are free. `upstream_dir` is a checkout of 46de9ec with albert.patch applied (unpatched it
-    needs six, boto3 and requests besides). Raises UserError for any other folder."""
+    """albert_pytorch's own AlbertForSequenceClassification holding the checkpoint, fp32, eval mode.
+    An unpatched checkout needs six, boto3 and requests. Raises UserError for another folder."""
     require(upstream_dir)
     names = "configuration_albert", "modeling_albert"
     configuration, modeling = _import(Path(upstream_dir).resolve(), "model", *names)
     sizes = architecture(checkpoint.config)
-    if sizes["hidden_act"] == "gelu_pytorch_tanh":
-        sizes["hidden_act"] = "gelu_new"
+    sizes["hidden_act"] = sizes["hidden_act"].replace("gelu_pytorch_tanh", "gelu_new")
     config = configuration.AlbertConfig(sizes.pop("vocab_size"), **sizes)
     model = modeling.AlbertForSequenceClassification(config)
     model.load_state_dict(to_upstream(checkpoint.tensors), strict=True)
@@ -82,18 +54,17 @@ def upstream_tokenizer(file, upstream_dir):
             vocab_file=None if files else str(file.path), do_lower_case=True, **files
         )
 
+    ids_of = tokenizer.convert_tokens_to_ids
+
     def encode(sentence, max_seq_length):
-        first, *rest = map(tokenizer.tokenize, texts(sentence))
-        if rest and rest[0]:
+        first, second = (*map(tokenizer.tokenize, texts(sentence)), [])[:2]
+        if second:
             (glue,) = _import(upstream_dir, "processors", "glue")
-            glue._truncate_seq_pair(first, rest[0], max_seq_length - 3)
-        else:
-            first = first[: max_seq_length - 2]
-        ids = tokenizer.convert_tokens_to_ids(["[CLS]", *first, "[SEP]"])
-        if not (rest and rest[0]):
+            glue._truncate_seq_pair(first, second, max_seq_length - 3)
+        ids = ids_of(["[CLS]", *first[: max_seq_length - 2], "[SEP]"])
+        if not second:
             return Encoded(ids)
-        second = tokenizer.convert_tokens_to_ids([*rest[0], "[SEP]"])
-        return Encoded([*ids, *second], second=len(ids))
+        return Encoded([*ids, *ids_of([*second, "[SEP]"])], second=len(ids))
 
     return encode
 
@@ -106,8 +77,7 @@ def _import(upstream_dir, package, *names):
         for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
             del sys.modules[name]
     sys.path.insert(0, str(upstream_dir))
-    cure = "apply albert.patch there: git apply ../albert.patch"
-    message = f"{upstream_dir}: cannot be imported ({WHY}); {cure}"
+    message = f"{upstream_dir}: cannot be imported ({WHY}); git apply ../albert.patch there"
     try:
         with refusing(message, ImportError, reason=str):
             importlib.invalidate_caches()

@@ -14,9 +14,8 @@ from ..base.errors import WHY, UserError, first_line, refusing, some
 from ..base.files import AGAIN, check_readable, read_json
 
 INDEX = ".index.json"  # beside shards: {"weight_map": {tensor: file}}
-NAMES = tuple(
-    name + part for name in ("model.safetensors", "pytorch_model.bin") for part in ("", INDEX)
-)
+WHOLE = "model.safetensors", "pytorch_model.bin"
+NAMES = tuple(name + part for name in WHOLE for part in ("", INDEX))
 SAVE = "save the weights with torch.save(model.state_dict(), …)"
 
 
@@ -26,15 +25,14 @@ def find(folder):
 
 
 def files(path):
-    """What `path` consists of: itself and, where it is an index, its shards, each once. Raises
-    UserError for what is none."""
+    """What `path` consists of: itself and, where it is an index, its shards, each once."""
     shards = set(_weight_map(path).values()) if path.name.endswith(INDEX) else ()
     return [path, *(path.parent / name for name in sorted(shards))]
 
 
 def read(path):
-    """{name: tensor} of a weight file or of the shards of an index, as they stand there. Raises
-    UserError for what is cut short, damaged, dangerous or no state dict of plain tensors."""
+    """{name: tensor} of a weight file or of the shards of an index. Raises UserError for what is
+    cut short, damaged, dangerous or no state dict of plain tensors."""
     path = Path(path)
     check_readable(path)
     if path.name.endswith(INDEX):
@@ -62,7 +60,6 @@ def _read_shards(index):
 
 
 def _weight_map(index):
-    """{tensor: file name} of an index."""
     content = read_json(index)
     mapped = content.get("weight_map") if isinstance(content, dict) else None
     if not (mapped and isinstance(mapped, dict)) or not all(
@@ -91,22 +88,18 @@ def _read_safetensors(path):
 
 
 def _read_torch(path):
-    """State dict from torch's zip or its older plain-pickle format."""
     _check_kind(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's own code, and of odd tensors
             state = torch.load(str(path), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        unsafe = r"[Uu]nsupported (global|class|operand)|not an allowed|Weights only load failed"
-        culprit = r"GLOBAL ([\w.]+)|class ([\w.]+)|global ([\w.]+)|[Cc]an only .*|operand \S+"
+        culprit = r"GLOBAL [\w.]+|class [\w.]+|global [\w.]+|[Cc]an only .*|operand \S+"
         named = re.search(culprit, str(error))
-        if re.search(unsafe, str(error)):
-            raise UserError(
-                f"{path}: refused: its pickle wants to run code or make other objects than tensors "
-                f"({named[0] if named else first_line(error)}); save only model.state_dict()"
-            ) from None
-        raise UserError(f"{path}: not a torch pickle ({first_line(error)}); {AGAIN}") from None
+        raise UserError(
+            f"{path}: refused: its pickle wants to run code or make other objects than tensors "
+            f"({named[0] if named else first_line(error)}); save only model.state_dict()"
+        ) from None
     # torch raises RuntimeError, EOFError, KeyError, ... for damaged files
     except Exception as error:
         raise UserError(f"{path}: cut short or damaged ({first_line(error)}); {AGAIN}") from None

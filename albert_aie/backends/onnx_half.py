@@ -1,7 +1,6 @@
 """An ONNX file in fp16: its room for what the module computes, and the fp32 file made narrow."""
 
 import collections
-import contextlib
 import math
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from ..albert.fused import MASKED
+from ..albert.fused import MASKED, FusedAlbert
 from . import Unfit
 from .onnx_checks import replace
 
@@ -60,9 +59,9 @@ def measure_room(module, batches, inputs):
     """Room of a torch module in fp32 on Batches, or, where there are none, on `inputs`."""
     count = sum(len(batch.sentences) for batch in batches)
     watch = Watch()
-    shorter_rows = getattr(module, "shorter_rows", lambda: contextlib.nullcontext(False))
-    with torch.inference_mode(), shorter_rows() as free, watch:
-        for arrays in _runs(batches, free) if batches else [inputs]:
+    plain = isinstance(module, FusedAlbert) and not module.shape.slots
+    with torch.inference_mode(), watch:
+        for arrays in _runs(batches, plain) if batches else [inputs]:
             watch.norms = 0
             module(*map(torch.as_tensor, arrays))
     powers = []

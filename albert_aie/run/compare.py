@@ -7,7 +7,7 @@ from typing import NamedTuple, Optional
 
 import numpy
 
-from ..albert import references
+from ..albert import references, upstream
 from ..albert.layouts import UNSHIFTED
 from ..base.errors import UserError
 from ..data.metrics import METRICS, measure
@@ -242,9 +242,7 @@ def against_reference(got, reference, saved, examples):
 
 def check_reference(upstream_dir):
     """Raises UserError where there is neither an albert_pytorch checkout nor transformers."""
-    from ..albert.upstream import has_upstream
-
-    if not has_upstream(upstream_dir) and importlib.util.find_spec("transformers") is None:
+    if not upstream.has_upstream(upstream_dir) and importlib.util.find_spec("transformers") is None:
         raise UserError(
             "--compare_cpu needs a reference: give an albert_pytorch checkout by --prefix_dir, or "
             "pip install transformers"
