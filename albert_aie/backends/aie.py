@@ -52,8 +52,7 @@ def candidates(device):
 
 
 def check(target):
-    backends.check_precision(target)
-    backends.compile_settings(target)
+    """Nothing more: the compiler says what it cannot take."""
 
 
 def form(precision):
@@ -69,16 +68,15 @@ def compile(module, inputs, target, calibration=None):
 
     chosen = backends.settings(target, "export")
     aie = _use(chosen["device_id"])
-    compiler = backends.compile_settings(target)
-    input_dtype = compiler["input_dtype"]
-    dtype = getattr(torch, input_dtype)
+    compiler = chosen["compile"]
+    dtype = getattr(torch, compiler["input_dtype"])
     program = graph.trace(module, tuple(tensor.to(dtype) for tensor in inputs))
     operators = graph.operators(program)
     options = {"soc_version": chosen["soc_version"]}
     options["optimization_level"] = compiler["optimization_level"]
     if compiler["require_full_compilation"]:
         options["require_full_compilation"] = True
-    if input_dtype == "int64":
+    if dtype == torch.int64:
         options["truncate_long_and_double"] = True
     nd = aie.TensorFormat.ND
     # the types are not published: the documentation says only that it raises
@@ -94,7 +92,7 @@ def compile(module, inputs, target, calibration=None):
         operators,
         {aie.__name__: getattr(aie, "__version__", "unknown")},
         requires=[aie.__name__],
-        options={**options, "input_dtype": input_dtype},
+        options={**options, "input_dtype": compiler["input_dtype"]},
     )
 
 

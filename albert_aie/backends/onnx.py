@@ -121,8 +121,6 @@ def candidates(device):
 
 
 def check(target):
-    backends.check_precision(target)
-    backends.compile_settings(target)
     message = f"--backend onnx: the package onnx cannot be imported ({WHY}); pip install onnx"
     with refusing(message, ImportError):
         import onnx  # noqa: F401
@@ -140,7 +138,7 @@ def compile(module, inputs, target, calibration=None):
     from ..albert import graph
     from . import onnx_checks, onnx_half
 
-    chosen = backends.compile_settings(target)
+    chosen = backends.settings(target, "export")["compile"]
     program = graph.trace(module, inputs)
     model = onnx.load_from_string(export(module, inputs, chosen["input_dtype"]))
     batches = calibration()

@@ -64,20 +64,19 @@ def symbolic_sizes(graph):
 
 
 class Repeated(NamedTuple):
-    """Two initialisers of the same numbers: `first` with its axes in the order `axes`, read row by
-    row, is `second` with its own in the order `own_axes`."""
+    """Two initialisers of the same numbers: those of `first`, read row by row, are those of
+    `second` with its axes in the order `axes`."""
 
     first: str
-    axes: tuple
     second: str
-    own_axes: tuple
-    own_dims: tuple
+    axes: tuple
+    dims: tuple  # of the second
 
 
 def repeated(graph):
-    """List of Repeated: large initialisers that stand before, transposed and reshaped or not."""
+    """List of Repeated: large initialisers of the numbers of another with as few axes or fewer."""
     seen, found = {}, []
-    for tensor in graph.initializer:
+    for tensor in sorted(graph.initializer, key=lambda tensor: len(tensor.dims)):
         if len(tensor.raw_data) < LARGE:
             continue
         values, views = onnx.numpy_helper.to_array(tensor), {}
@@ -86,9 +85,9 @@ def repeated(graph):
             views.setdefault((tensor.data_type, hashlib.sha256(data).digest()), axes)
         same = next((view for view in views if view in seen), None)
         if same:
-            found.append(Repeated(*seen[same], tensor.name, views[same], values.shape))
+            found.append(Repeated(seen[same], tensor.name, views[same], values.shape))
         else:
-            seen.update({view: (tensor.name, axes) for view, axes in views.items()})
+            seen[next(iter(views))] = tensor.name  # its axes in their own order
     return found
 
 
@@ -127,13 +126,13 @@ def partition(graph):
 
 
 def share_initialisers(model):
-    """Let every use of a large weight read the one that stands first, through nodes that ONNX
+    """Let every use of a large weight read the one of the fewest axes, through nodes that ONNX
     Runtime folds where it has other axes there, and no copying node."""
     graph = model.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
+    weights = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     names, made, kept = {}, [], []
     for one in repeated(graph):
-        nodes = _rearranged(one, weights[one.first].dims)
+        nodes = _rearranged(one, weights[one.first])
         names[one.second] = one.second if nodes else one.first
         made += nodes
     for node in graph.node:
@@ -149,20 +148,17 @@ def share_initialisers(model):
 
 def _rearranged(one, dims):
     """Nodes that make the second of a Repeated of the first, of these dims; none where it is it."""
-    wanted = [one.own_dims[axis] for axis in one.own_axes]
-    make, shape, nodes = onnx.helper.make_node, f"{one.second}_shape", []
-    steps = []  # inputs beside the weight, attributes
-    if list(one.axes) != sorted(one.axes):
-        steps.append(("Transpose", [], {"perm": one.axes}))
-    if [dims[axis] for axis in one.axes] != wanted:
+    make, nodes, name = onnx.helper.make_node, [], one.first
+    wanted = [one.dims[axis] for axis in one.axes]
+    is_turned = list(one.axes) != sorted(one.axes)
+    if dims != wanted:
+        shape, name = f"{one.second}_shape", f"{one.second}_1" if is_turned else one.second
         value = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [len(wanted)], wanted)
         nodes.append(make("Constant", [], [shape], value=value))
-        steps.append(("Reshape", [shape], {}))
-    if list(one.own_axes) != sorted(one.own_axes):
-        steps.append(("Transpose", [], {"perm": numpy.argsort(one.own_axes).tolist()}))
-    names = [one.first, *(f"{one.second}_{i}" for i in range(1, len(steps))), one.second]
-    for i, (kind, more, attributes) in enumerate(steps):
-        nodes.append(make(kind, [names[i], *more], [names[i + 1]], **attributes))
+        nodes.append(make("Reshape", [one.first, shape], [name]))
+    if is_turned:
+        perm = numpy.argsort(one.axes).tolist()
+        nodes.append(make("Transpose", [name], [one.second], perm=perm))
     return nodes
 
 

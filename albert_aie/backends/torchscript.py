@@ -8,7 +8,7 @@ from ..base import machine
 from ..base.choose_shapes import CALL, Grid
 from ..base.errors import UserError, last_line, need
 from ..base.machine import lacks_memory
-from . import ONE_STREAM, THREADS, Compiled, Output, Unavailable, check_precision, settings
+from . import ONE_STREAM, THREADS, Compiled, Output, Unavailable, settings
 from .runner import Runner, manifest_mismatch
 
 TITLE = "TorchScript"
@@ -36,7 +36,6 @@ def candidates(device):
 
 
 def check(target):
-    check_precision(target)
     if target.precision == "fp16" and target.device == "cpu":
         raise UserError(
             "--precision fp16 on --device cpu: torch has no fp16 kernels worth using there; take "

@@ -18,7 +18,7 @@ from ...base import machine
 from ...base.choose_shapes import Grid
 from ...base.errors import UserError, first_line
 from ...base.shapes import INPUTS
-from .. import ONE_STREAM, THREADS, Compiled, Unavailable, check_precision
+from .. import ONE_STREAM, THREADS, Compiled, Unavailable
 from . import int8
 
 # OpenVINO and NNCF tell Google Analytics what they are used for, from a process that importing them
@@ -79,7 +79,6 @@ def capabilities():
 
 
 def check(target):
-    check_precision(target)
     _check_bf16(target.precision, "--precision bf16", "use --precision fp32")
     if target.precision == "int8":
         int8.nncf()
