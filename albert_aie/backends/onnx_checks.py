@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy
 import onnx
 
-from ..base.errors import UserError, first_line
+from ..base.errors import WHY, UserError, refusing
 
 LARGE = 1024  # bytes of an initialiser that may not stand twice
 # Of constants alone, ONNX Runtime computes them once, before it asks a provider what it takes.
@@ -21,15 +21,12 @@ PROVIDER = set(TABLES["cann_provider"]["operators"].split())
 
 def check(model, opset):
     """One sentence on a ModelProto of static shapes at `opset`. Raises UserError for a fault."""
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    if versions.get("", 0) != opset:
-        raise UserError(f"the ONNX file is of opset {versions.get('')}, not {opset}")
-    try:
+    version = {entry.domain: entry.version for entry in model.opset_import}.get("")
+    if version != opset:
+        raise UserError(f"the ONNX file is of opset {version}, not {opset}")
+    with refusing(f"the ONNX file is not valid: {WHY}"):  # of onnx's own kinds, and RuntimeError
         onnx.checker.check_model(model, full_check=True)
-        options = {"check_type": True, "strict_mode": True, "data_prop": True}
-        inferred = onnx.shape_inference.infer_shapes(model, **options)
-    except Exception as error:  # of onnx's own kinds, and RuntimeError
-        raise UserError(f"the ONNX file is not valid: {first_line(error)}") from None
+        inferred = onnx.shape_inference.infer_shapes(model, True, True, True)
     check_operators(model.graph, opset)
     if symbolic := symbolic_sizes(inferred.graph):
         raise UserError(f"the ONNX file has sizes that are not numbers: {', '.join(symbolic[:3])}")
@@ -53,14 +50,15 @@ def check(model, opset):
 
 def symbolic_sizes(graph):
     """Names of values, of a graph whose shapes were inferred, without a number for each size."""
-    shapes = {
-        value.name: value.type.tensor_type.shape
+    sized = {
+        value.name
         for value in (*graph.value_info, *graph.input, *graph.output)
         if value.type.tensor_type.HasField("shape")
+        and all(size.HasField("dim_value") for size in value.type.tensor_type.shape.dim)
     }
-    sized = {n for n, s in shapes.items() if all(size.HasField("dim_value") for size in s.dim)}
-    outputs = [name for node in graph.node for name in node.output if name]
-    return [name for name in (*(port.name for port in graph.input), *outputs) if name not in sized]
+    names = [port.name for port in graph.input]
+    names += [name for node in graph.node for name in node.output if name]
+    return [name for name in names if name not in sized]
 
 
 class Repeated(NamedTuple):
@@ -93,12 +91,12 @@ def repeated(graph):
 
 def check_operators(graph, opset):
     """Raises UserError for an operator that one of the tables does not have at this opset."""
-    atc = {
-        name
-        for ranges, names in TABLES["atc"]["operators"].items()
-        for name in names.split()
-        if any(int(r.split("-")[0]) <= opset <= int(r.split("-")[-1]) for r in ranges.split(","))
-    }
+    atc = set()
+    for ranges, names in TABLES["atc"]["operators"].items():
+        for each in ranges.split(","):  # "8" or "8-16"
+            first, _, last = each.partition("-")
+            if int(first) <= opset <= int(last or first):
+                atc.update(names.split())
     for title, known in ("ATC plugins", atc), ("CANN provider", PROVIDER):
         for node in graph.node:
             if node.domain not in ("", "ai.onnx") or node.op_type not in known:
@@ -163,7 +161,6 @@ def _rearranged(one, dims):
 
 
 def replace(field, values):
-    """Let a repeated field of a protobuf hold these values."""
-    values = list(values)
+    """Let a repeated field of a protobuf hold the values of a list."""
     del field[:]
     field.extend(values)

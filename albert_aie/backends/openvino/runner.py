@@ -20,8 +20,8 @@ class OpenVinoRunner(Runner):
     def __init__(self, artifact, target):
         super().__init__(artifact, "cpu")
         chosen = settings(target, "evaluate")
-        manifest = artifact.manifest
-        floating = manifest["options"].get("floating", manifest["precision"])
+        precision = artifact.manifest["precision"]
+        floating = artifact.manifest["options"].get("floating", precision)
         if floating not in candidates("cpu"):  # an int8 file of a CPU with bf16
             floating = "fp32"
         self._options = {"INFERENCE_PRECISION_HINT": PRECISIONS[floating]}
@@ -30,7 +30,7 @@ class OpenVinoRunner(Runner):
             self._options["INFERENCE_NUM_THREADS"] = chosen["threads"]
         self._core = openvino.Core()
         self._programs, self._lock = {}, threading.Lock()
-        self.grid = grid(manifest["precision"]) if artifact.has_free_sizes else None
+        self.grid = grid(precision) if artifact.has_free_sizes else None
         # All lengths as branches of one program hold their weights once and find them in the cache:
         # 1.06 times as fast in bf16, 1.09 in fp32, and twelve lengths take half of the memory. int8
         # is slower in a branch, for its passes make another graph there (docs/performance.md).
@@ -38,7 +38,7 @@ class OpenVinoRunner(Runner):
         with self._errors():
             self._model = ir.read(*(artifact.blob(name) for name in BLOBS))
             _check_model(self._model, artifact)
-            if manifest["precision"] == "bf16":
+            if precision == "bf16":
                 ir.widen(self._model)
 
     def _errors(self):
@@ -71,7 +71,7 @@ class OpenVinoRunner(Runner):
 
     def _with_siblings(self, shape):
         """The shapes to compile with one that was not prepared: its group once ALONE are there."""
-        if self.grid is None or shape.slots or shape.batch_size > 1:
+        if not self._is_alone(shape):
             return [shape]
         singles = choose(self._artifact.shapes, self.grid, SINGLE)
         alike = [one for one in singles if self._group(one) == self._group(shape)]
@@ -100,9 +100,10 @@ class OpenVinoRunner(Runner):
         """A compiled model, not of shapes `but`: what they have in common is read back from it,
         once, for the engine answers when no batch is being computed."""
         known = list(self._programs.items())  # which another thread may add to
-        programs = (program for shape, program in known if not but(shape))
-        rows = choose([self._artifact.own_shape], self.grid)
-        return (next(programs, None) or self._program(rows[0]))[0]
+        found = [program for shape, program in known if not but(shape)]
+        if not found:
+            found = [self._program(choose([self._artifact.own_shape], self.grid)[0])]
+        return found[0][0]
 
     @cached_property
     def precision(self):
