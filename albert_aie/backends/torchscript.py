@@ -104,11 +104,10 @@ class TorchRunner(Runner):
         self._torch = torch
         self._program = artifact.program(device).eval()
         self._wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-        self.precision = _precision_of(self._program)
-        wanted = artifact.manifest["precision"]
+        self.precision, wanted = _precision_of(self._program), artifact.manifest["precision"]
         if self.precision != wanted:
-            found = f"{wanted}, but the engine computes in {self.precision}"
-            raise manifest_mismatch(artifact, found)
+            what = f"{wanted}, but the engine computes in {self.precision}"
+            raise manifest_mismatch(artifact, what)
         self.grid = grid(self.precision) if artifact.has_free_sizes else None
         prepare(self._program, device, self.precision)
         self.threads = torch.get_num_threads() if device == "cpu" else 1

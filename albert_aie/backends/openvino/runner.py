@@ -37,7 +37,11 @@ class OpenVinoRunner(Runner):
         self._branches = target.precision != "int8"
         with self._errors():
             self._model = ir.read(*(artifact.blob(name) for name in BLOBS))
-            _check_model(self._model, artifact)
+            _specialised(self._model, artifact.shape, artifact)
+            kinds = {node.get_type_name() for node in self._model.get_ordered_ops()}
+            if ("FakeQuantize" in kinds) != (precision == "int8"):
+                found = "not int8" if precision == "int8" else "int8"
+                raise manifest_mismatch(artifact, f"{precision}, its program is {found}")
             if precision == "bf16":
                 ir.widen(self._model)
 
@@ -138,16 +142,6 @@ class OpenVinoRunner(Runner):
         self._programs = {}
 
 
-def _check_model(model, artifact):
-    """Raises UserError where the IR is not what the manifest says: before it is compiled."""
-    _specialised(model, artifact.shape, artifact)
-    precision = artifact.manifest["precision"]
-    quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
-    if quantised != (precision == "int8"):
-        found = "int8" if quantised else "not int8"
-        raise manifest_mismatch(artifact, f"{precision}, its program is {found}")
-
-
 def _specialised(model, shape, artifact):
     """The model for one Shape. Raises UserError where the manifest says another."""
     mismatch = manifest_mismatch(artifact, f"{shape}, which its program refuses ({WHY})")
@@ -166,12 +160,13 @@ def _specialised(model, shape, artifact):
 
 def _precision_of(compiled):
     """What the engine computes in: int8 if most matrix products that it runs do, else its hint."""
+    facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
     products = [
-        node.get_rt_info()["runtimePrecision"].astype(str)
-        for node in compiled.get_runtime_model().get_ordered_ops()
-        if node.get_rt_info()["layerType"].astype(str) in ("FullyConnected", "MatMul")
+        one["runtimePrecision"].astype(str) in ("i8", "u8")
+        for one in facts
+        if one["layerType"].astype(str) in ("FullyConnected", "MatMul")
     ]
-    if sum(precision in ("i8", "u8") for precision in products) > len(products) / 2:
+    if sum(products) > len(products) / 2:
         return "int8"
     engine = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     return {"f32": "fp32", "f16": "fp16"}.get(engine, engine)
