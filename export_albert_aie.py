@@ -120,8 +120,7 @@ def choose_target(args):
     default = engine.candidates(device)[0]
     options = arguments.options(args, "export")
     target = backends.Target(backend, device, args.precision or default, options)
-    backends.settings(target, "export")
-    engine.check(target)
+    backends.check(target)
     if args.calibration and target.precision not in engine.CALIBRATED:
         raise UserError(
             "--calibration: means something with --precision int8 or --backend onnx only; leave it "

@@ -294,7 +294,7 @@ def test_a_scale_is_of_all_layers_and_all_weights(monkeypatch):
 
     def error(layers, whole, scale):
         given.append((len(layers), whole, scale))
-        return abs(len(given) - 6)  # the last of STRENGTHS
+        return abs(len(given) - 6)  # the last of STRENGTHS, after none
 
     monkeypatch.setattr(smoothing, "_error", error)
     plain = smoothing._best_scale([layer(), layer()], [weight, weight])
@@ -303,7 +303,7 @@ def test_a_scale_is_of_all_layers_and_all_weights(monkeypatch):
         best = smoothing._best_scale(layers, [weight, weight])
         assert best[3] > 1.2 * plain[3] and best[3] == best.max()
         assert best is given[5][2] and given[0][2] is None
-        assert [count for count, _, _ in given] == [2] * len(smoothing.STRENGTHS)
+        assert [count for count, _, _ in given] == [2] * (1 + len(smoothing.STRENGTHS))
     given.clear()
     weights = [strong(5), strong(0)]
     scale = smoothing._best_scale([layer()], weights)

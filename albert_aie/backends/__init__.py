@@ -1,26 +1,23 @@
 """One module per engine, one interface. Each module has
 
-TITLE                          of its group of flags in --help
+TITLE, OPTIONS                 its group of flags in --help, and its settings with a flag (Option)
 PRECISIONS                     {precision: what the engine calls it}
+CALIBRATED                     those for which `compile` takes real sentences
 GRAPH                          the graph that is traced unless --graph says otherwise
 LOADS                          the package that `load` imports
-CALIBRATED                     precisions for which `compile` takes real sentences
-OPTIONS                        the settings that it alone understands, each with a flag (Option)
 unavailable(device) -> Unavailable or None      why this machine cannot run it there
 candidates(device) -> tuple    precisions that may be the default, the first if it is faster than
                                the last by as much as `FASTER` says
-check(target)                  raises UserError, before any work, for what it cannot compile
+check(target)                  raises UserError for what it cannot compile
 form(precision) -> fused.Form  how our fused graph is written down for it, and whether one program
-                               serves every shape
-grid(precision)                choose_shapes.Grid, where it does
+                               serves every shape: where it does, grid(precision) is its Grid
 compile(module, inputs, target, calibration) -> Compiled
                                `module` eager fp32 on the CPU, `inputs` int64 torch [batch, seq] x
                                3 of the largest shape; `calibration()`: Batches of real sentences,
                                for CALIBRATED. Raises Unfit for what must not be used
-forward(compiled, floating, device, batch)      a function that computes one Batch, in the
-                               floating-point precision `floating`: to be timed; where there are
-                               candidates
-BLOBS                          names of Compiled.blobs from which alone `forward` can be made
+forward(compiled, floating, device, batch)      where there are candidates: a function to be timed
+                               that computes one Batch in the precision `floating`, from BLOBS of
+                               Compiled.blobs where it has any, else from the program
 load(artifact, target) -> a Runner, with
     prepare(shapes)            makes ready for batches of all of these Shapes; one that was not
                                named is made ready for when it comes
@@ -33,12 +30,14 @@ load(artifact, target) -> a Runner, with
 
 import contextlib
 import importlib
+import math
 from typing import NamedTuple, Optional
 
 import numpy
 
 from ..base import machine
 from ..base.errors import UserError
+from .runner import RunnerGroup
 
 __all__ = [
     "Compiled",
@@ -48,7 +47,7 @@ __all__ = [
     "Output",
     "Target",
     "Unfit",
-    "check_precision",
+    "check",
     "get",
     "import_engine",
     "load",
@@ -77,8 +76,8 @@ class Option(NamedTuple):
     when: tuple = ("export",)  # "export", "evaluate" or both
     default: object = None
     type: type = int
-    minimum: Optional[int] = None
-    maximum: Optional[int] = None
+    minimum: int = 0
+    maximum: float = math.inf
     devices: Optional[tuple] = None  # where it means something; None: wherever the backend runs
 
 
@@ -162,26 +161,22 @@ def pick(name="auto", device=None):
         raise UserError(
             f"--backend {name} does not run on --device {device}; what there is: {runs}"
         )
-    passed_over = []
+    notes, refusals = [], []
     for backend, where in candidates:
         reason = get(backend).unavailable(where)
         if reason is None:
-            # what is there and does not work is told with its fix, what is not here without
-            notes = [f"not {b} on {d}: {r if r.broken else r.reason}" for b, d, r in passed_over]
             why = "; ".join(notes) or "the first in the order of preference"
             return backend, where, why if name == "auto" else "asked for"
-        passed_over.append((backend, where, reason))
-    raise UserError("; ".join(f"--backend {b} --device {d}: {r}" for b, d, r in passed_over))
+        # what is there and does not work is told with its fix, what is not here without
+        notes.append(f"not {backend} on {where}: {reason if reason.broken else reason.reason}")
+        refusals.append(f"--backend {backend} --device {where}: {reason}")
+    raise UserError("; ".join(refusals))
 
 
 def load(artifact, target):
     """A runner of the Artifact and of the files that belong to it."""
-    engine = get(target.backend)
-    if not artifact.siblings:
-        return engine.load(artifact, target)
-    from .runner import RunnerGroup
-
-    return RunnerGroup([engine.load(each, target) for each in artifact.files], artifact)
+    runners = [get(target.backend).load(file, target) for file in artifact.files]
+    return RunnerGroup(runners, artifact) if artifact.siblings else runners[0]
 
 
 def options(when):
@@ -196,41 +191,39 @@ def options(when):
 
 def settings(target, when):
     """{name: value} of all that the target's backend reads at "export" or "evaluate", by default
-    too. Raises UserError for an option that means nothing there, or a value out of its range."""
-    declared = get(target.backend).OPTIONS
-    later = {option.name for option in declared if when not in option.when}
+    too; what --compile says is a dictionary. Raises UserError for an option that means nothing
+    there, or a value out of its range."""
+    engine, place = get(target.backend), f"{target.backend} on {target.device}"
+    later = {option.name for option in engine.OPTIONS if when not in option.when}
     options = {
         option.name: option
-        for option in declared
+        for option in engine.OPTIONS
         if option.name not in later and target.device in (option.devices or (target.device,))
     }
+    chosen = {name: option.default for name, option in options.items()}
     for name, value in target.options.items():
         if value is None or name in later:
             continue
-        option = options.get(name)
-        if option is None:
-            raise UserError(
-                f"--{name}: means nothing to {target.backend} on {target.device}; leave it out"
-            )
-        if not isinstance(value, option.type):
-            kind = "a whole number" if option.type is int else "a text"
-            raise UserError(f"--{name} {value!r}: must be {kind}")
-        low, high = option.minimum, option.maximum
-        if (low is not None and value < low) or (high is not None and value > high):
-            limits = f"{low} or more" if high is None else f"{low} to {high}"
-            raise UserError(
-                f"--{name} {value}: must be {limits} for {target.backend} on {target.device}"
-            )
-    given = {name: value for name, value in target.options.items() if value is not None}
-    return {name: given.get(name, option.default) for name, option in options.items()}
+        if name not in options:
+            raise UserError(f"--{name}: means nothing to {place}; leave it out")
+        kind, low, high = options[name].type, options[name].minimum, options[name].maximum
+        if not isinstance(value, kind):
+            wanted = "a whole number" if kind is int else "a text"
+            raise UserError(f"--{name} {value!r}: must be {wanted}")
+        if kind is int and not low <= value <= high:
+            limits = f"{low} or more" if high == math.inf else f"{low} to {high}"
+            raise UserError(f"--{name} {value}: must be {limits} for {place}")
+        chosen[name] = value
+    if "compile" in chosen:
+        chosen["compile"] = _compile_settings(chosen["compile"] or "", engine.COMPILE)
+    return chosen
 
 
-def compile_settings(target):
-    """{name: value} of the target's engine's COMPILE, {name: {as the flag has it: value}}: what
-    --compile says, else the first of each. Raises UserError for others."""
-    choices_of = get(target.backend).COMPILE
+def _compile_settings(text, choices_of):
+    """{name: value} of an engine's COMPILE, {name: {as the flag has it: value}}: what --compile
+    says, else the first of each."""
     chosen = {name: next(iter(values.values())) for name, values in choices_of.items()}
-    for part in filter(None, (target.options.get("compile") or "").split(",")):
+    for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
         if value not in choices_of.get(name, ()):
             choices = ", ".join(f"{name}={'|'.join(values)}" for name, values in choices_of.items())
@@ -239,11 +232,13 @@ def compile_settings(target):
     return chosen
 
 
-def check_precision(target):
-    """Raises UserError for a precision that the target's backend does not have."""
-    precisions = get(target.backend).PRECISIONS
-    if target.precision not in precisions:
+def check(target):
+    """Raises UserError, before any work, for what the target's backend cannot compile."""
+    settings(target, "export")
+    engine = get(target.backend)
+    if target.precision not in engine.PRECISIONS:
         raise UserError(
             f"--precision {target.precision} on --backend {target.backend}: take one of "
-            f"{', '.join(precisions)}"
+            f"{', '.join(engine.PRECISIONS)}"
         )
+    engine.check(target)

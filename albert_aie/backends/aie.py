@@ -1,10 +1,9 @@
 """Ascend310P3 and its sisters through torch_aie, or through mindietorch, its renamed successor.
+Nothing here has run on a card yet; the tests hold it to a strict double.
 
-What is known of the API stands in samples of torch_aie 6.3.rc2 and in mindietorch's documentation.
-Where the two differ we use what both take: keywords only for compile (position 2 is `inputs` in
-one, `ir` in the other), dtype and format given for every Input (the default format differs),
-tensors moved to the card explicitly, and a synchronised stream before a clock or a result is read.
-Nothing here has run on a card yet; the tests hold it to a strict double."""
+Where samples of torch_aie 6.3.rc2 and mindietorch's documentation differ we use what both take:
+keywords only for compile (position 2 is `inputs` in one, `ir` in the other), and dtype and format
+for every Input (the default format differs)."""
 
 import atexit
 import importlib
@@ -52,8 +51,7 @@ def candidates(device):
 
 
 def check(target):
-    backends.check_precision(target)
-    backends.compile_settings(target)
+    """Nothing more: the compiler says what it cannot take."""
 
 
 def form(precision):
@@ -69,20 +67,24 @@ def compile(module, inputs, target, calibration=None):
 
     chosen = backends.settings(target, "export")
     aie = _use(chosen["device_id"])
-    compiler = backends.compile_settings(target)
-    input_dtype = compiler["input_dtype"]
-    dtype = getattr(torch, input_dtype)
+    compiler, chip = chosen["compile"], chosen["soc_version"]
+    dtype = getattr(torch, compiler["input_dtype"])
     program = graph.trace(module, tuple(tensor.to(dtype) for tensor in inputs))
     operators = graph.operators(program)
-    options = {"soc_version": chosen["soc_version"]}
-    options["optimization_level"] = compiler["optimization_level"]
+    options = {"soc_version": chip, "optimization_level": compiler["optimization_level"]}
     if compiler["require_full_compilation"]:
         options["require_full_compilation"] = True
-    if input_dtype == "int64":
+    if dtype == torch.int64:
         options["truncate_long_and_double"] = True
+    known = getattr(getattr(aie, "_compile_spec", None), "SUPPORT_SOC_NAME", None) or ()
+    chips = f" (known: {', '.join(sorted(map(str, known)))})" if known else ""
+    message = (
+        f"{aie.__name__}.compile failed for {chip}: {WHY}; check --soc_version against npu-smi "
+        f"info{chips}, and that the compiler takes the graph's operators "
+        f"({', '.join(operators)}); for the engine's own log {LOGS}"
+    )
     nd = aie.TensorFormat.ND
-    # the types are not published: the documentation says only that it raises
-    with refusing(_compile_failed(aie, options["soc_version"], operators)):
+    with refusing(message):  # of any type: the documentation says only that it raises
         compiled = aie.compile(
             program,
             inputs=[aie.Input(tuple(t.shape), dtype=dtype, format=nd) for t in inputs],
@@ -94,24 +96,13 @@ def compile(module, inputs, target, calibration=None):
         operators,
         {aie.__name__: getattr(aie, "__version__", "unknown")},
         requires=[aie.__name__],
-        options={**options, "input_dtype": input_dtype},
-    )
-
-
-def _compile_failed(aie, chip, operators):
-    chips = getattr(getattr(aie, "_compile_spec", None), "SUPPORT_SOC_NAME", None)
-    chips = f" (known: {', '.join(sorted(map(str, chips)))})" if chips else ""
-    return (
-        f"{aie.__name__}.compile failed for {chip}: {WHY}; check --soc_version against "
-        f"npu-smi info{chips}, and that the compiler takes the graph's operators "
-        f"({', '.join(operators)}); for the engine's own log {LOGS}"
+        options={**options, "input_dtype": compiler["input_dtype"]},
     )
 
 
 def load(artifact, target):
-    wanted = artifact.manifest["requires"][:1]
     device_id = backends.settings(target, "evaluate")["device_id"]
-    aie = _use(device_id)
+    aie, wanted = _use(device_id), artifact.manifest["requires"][:1]
     if wanted != [aie.__name__]:
         raise UserError(
             f"{artifact.path}: was compiled by {' '.join(wanted)}, but {aie.__name__} is what is "
@@ -138,11 +129,11 @@ class AieRunner(Runner):
         self.precision = artifact.manifest["precision"]
 
     def _run(self, batch):
+        return self._try(lambda: self._compute(batch))
+
+    def _compute(self, batch):
         """One stream, synchronised before each reading of the clock and of the result."""
         tensors = [self._torch.from_numpy(array) for array in batch.inputs]
-        return self._try(lambda: self._compute(tensors))
-
-    def _compute(self, tensors):
         start = time.perf_counter()
         with self._torch.no_grad(), self._aie.npu.stream(self._stream):
             inputs = [tensor.to(self._dtype).to(self.device) for tensor in tensors]
@@ -157,11 +148,12 @@ class AieRunner(Runner):
 
     def _try(self, step):
         chip = self._artifact.manifest["options"].get("soc_version")
-        what = f"{self._artifact.path}: {self._aie.__name__} cannot run it ({WHY})"
-        origin = f"it was compiled for {chip} with the versions in its manifest"
-        cure = f"export it again on this machine, and for the engine's own log {LOGS}"
-        # as in compile: the types are not published
-        with refusing(f"{what}; {origin}: {cure}", reason=last_line):
+        message = (
+            f"{self._artifact.path}: {self._aie.__name__} cannot run it ({WHY}); it was compiled "
+            f"for {chip} with the versions in its manifest: export it again on this machine, and "
+            f"for the engine's own log {LOGS}"
+        )
+        with refusing(message, reason=last_line):  # as in compile
             return step()
 
 
@@ -173,7 +165,7 @@ def _use(device_id):
     what = f"--device_id {device_id}: {aie.__name__} cannot take that card ({WHY})"
     with refusing(f"{what}; npu-smi info lists the cards, counted from 0"):
         aie.set_device(device_id)
-    if aie not in _in_use:
+    if aie not in _in_use:  # registered once, before what closes runners: it is called after that
         _in_use.append(aie)
         atexit.register(aie.finalize)
     return aie

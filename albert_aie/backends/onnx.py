@@ -1,10 +1,7 @@
-"""ONNX at opset 14, run by ONNX Runtime on its CPU, CUDA or CANN provider; the same file is what
-Ascend's `atc` makes an OM of (om_kit.py).
-
-The fused graph is exported with static shapes, LayerNorm and GELU written out: the form that
-CANN's parser and its provider take whole. fp16 is made from the fp32 file, for torch 2.0.1 has no
-half kernels on a CPU. Nothing is computed on another provider than the one that was asked for.
-Only the CPU provider has been run by us."""
+"""ONNX at opset 14, run by ONNX Runtime on its CPU, CUDA or CANN provider, of which we ran only the
+CPU's; `atc` makes an OM of the same file (om_kit.py). Shapes are static, LayerNorm and GELU written
+out: what CANN's parser and provider take whole. fp16 is made from the fp32 file, for torch 2.0.1
+has no half kernels on a CPU."""
 
 import contextlib
 import ctypes
@@ -30,10 +27,11 @@ CALIBRATED = ("fp16", "fp32")  # to measure the room that fp16 leaves
 LOADS = "numpy"  # ONNX Runtime is imported where its trouble can be told
 GRAPH = "fused"
 OPSET = 14  # from 17 on LayerNorm is one operator, which the CANN provider leaves to the CPU
-PROVIDERS = {  # each package installs the same module
-    "cpu": ("CPUExecutionProvider", "onnxruntime"),
-    "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
-    "npu": ("CANNExecutionProvider", "onnxruntime-cann"),
+# The engine's name of each device, and the package; each installs the same module.
+PROVIDERS = {
+    "cpu": ("cpu", "onnxruntime"),
+    "cuda": ("cuda", "onnxruntime-gpu"),
+    "npu": ("cann", "onnxruntime-cann"),
 }
 # A batch of int64 is narrowed to input_dtype; onnx_file is written beside the .pt, under its name.
 COMPILE = {
@@ -52,20 +50,15 @@ OPTIONS = (
 
 
 def unavailable(device):
-    provider, package = PROVIDERS[device]
+    provider, package = _provider(device), PROVIDERS[device][1]
     found = installed()
     if len(found) > 1:
-        return backends.Unavailable(
-            f"{' and '.join(found)} lie one over another in the module onnxruntime",
-            f"pip uninstall {' '.join(found)}, then pip install {package}",
-            broken=True,
-        )
+        reason = f"{' and '.join(found)} lie one over another in the module onnxruntime"
+        fix = f"pip uninstall {' '.join(found)}, then pip install {package}"
+        return backends.Unavailable(reason, fix, broken=True)
     if "onnxruntime-cann" in found and int(numpy.__version__.split(".")[0]) >= 2:
-        return backends.Unavailable(
-            f"onnxruntime-cann needs numpy below 2, and numpy {numpy.__version__} is installed",
-            'pip install "numpy<2"',
-            broken=True,
-        )
+        reason = f"onnxruntime-cann needs numpy below 2, and numpy {numpy.__version__} is installed"
+        return backends.Unavailable(reason, 'pip install "numpy<2"', broken=True)
     try:
         import onnxruntime
     except ImportError as error:
@@ -73,10 +66,9 @@ def unavailable(device):
         return backends.Unavailable(reason, f"pip install {package}", broken=bool(found))
     if provider not in onnxruntime.get_available_providers():
         here = " ".join(f"{name} {version}" for name, version in found.items())
-        return backends.Unavailable(
-            f"{here or 'the onnxruntime that is installed'} has no {provider}",
-            f"pip uninstall {' '.join(found) or 'onnxruntime'}, then pip install {package}",
-        )
+        reason = f"{here or 'the onnxruntime that is installed'} has no {provider}"
+        fix = f"pip uninstall {' '.join(found) or 'onnxruntime'}, then pip install {package}"
+        return backends.Unavailable(reason, fix)
     if device != "cpu" and (missing := _missing_library(onnxruntime, device)):
         reason = f"{provider} cannot be loaded ({missing})"
         return backends.Unavailable(reason, FIXES[device], broken=True)
@@ -100,17 +92,20 @@ def installed():
     return found
 
 
+def _provider(device):
+    """As ONNX Runtime calls it, such as CUDAExecutionProvider."""
+    return f"{PROVIDERS[device][0].upper()}ExecutionProvider"
+
+
 def _missing_library(onnxruntime, device):
     """What the system's loader says of a provider's library, None where it loads. The list of
     available providers says only what was built."""
-    name = PROVIDERS[device][0][: -len("ExecutionProvider")].lower()
-    folder = Path(onnxruntime.__file__).parent / "capi"
     if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
+    library = f"{Path(onnxruntime.__file__).parent}/capi/libonnxruntime_providers_{{}}.so"
     try:
-        shared = folder / "libonnxruntime_providers_shared.so"
-        ctypes.CDLL(str(shared), mode=ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(folder / f"libonnxruntime_providers_{name}.so"))
+        ctypes.CDLL(library.format("shared"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(library.format(PROVIDERS[device][0]))
     except OSError as error:
         return first_line(error)
     return None
@@ -121,8 +116,6 @@ def candidates(device):
 
 
 def check(target):
-    backends.check_precision(target)
-    backends.compile_settings(target)
     message = f"--backend onnx: the package onnx cannot be imported ({WHY}); pip install onnx"
     with refusing(message, ImportError):
         import onnx  # noqa: F401
@@ -140,7 +133,7 @@ def compile(module, inputs, target, calibration=None):
     from ..albert import graph
     from . import onnx_checks, onnx_half
 
-    chosen = backends.compile_settings(target)
+    chosen = backends.settings(target, "export")["compile"]
     program = graph.trace(module, inputs)
     model = onnx.load_from_string(export(module, inputs, chosen["input_dtype"]))
     batches = calibration()
@@ -170,14 +163,14 @@ def export(module, inputs, dtype="int64", opset=OPSET):
     """The bytes of an ONNX file of the traced `module`, by torch's TorchScript exporter."""
     import torch
 
-    buffer, options = io.BytesIO(), {}
+    buffer = io.BytesIO()
+    options = {"input_names": list(INPUTS), "output_names": ["logits"], "opset_version": opset}
     if "dynamo" in inspect.signature(torch.onnx.export).parameters:  # not in torch 2.0
         options["dynamo"] = False
     tensors = tuple(tensor.to(getattr(torch, dtype)) for tensor in inputs)
-    names = {"input_names": list(INPUTS), "output_names": ["logits"]}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of deprecation, and of sizes that a trace makes constant
-        torch.onnx.export(module, tensors, buffer, opset_version=opset, **names, **options)
+        torch.onnx.export(module, tensors, buffer, **options)
     return buffer.getvalue()
 
 
@@ -192,8 +185,7 @@ def session(data, device, device_id=0, threads=None):
     than the device's. Raises UserError where that cannot be had."""
     import onnxruntime
 
-    provider = PROVIDERS[device][0]
-    options = onnxruntime.SessionOptions()
+    provider, options = _provider(device), onnxruntime.SessionOptions()
     options.log_severity_level = 3
     own = {  # fp32 is fp32: by default cuda has tf32, and cann makes fp16 of it
         "cpu": {},
@@ -209,10 +201,9 @@ def session(data, device, device_id=0, threads=None):
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
     else:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    providers = [(provider, own)]
     try:
-        made = onnxruntime.InferenceSession(
-            data, options, providers=[(provider, own)], enable_fallback=0
-        )
+        made = onnxruntime.InferenceSession(data, options, providers, enable_fallback=0)
     except Exception as error:  # of many kinds, which it does not publish
         if machine.lacks_memory(error):
             raise
@@ -246,30 +237,29 @@ class OnnxRunner(Runner):
         import onnxruntime
 
         super().__init__(artifact, target.device)
-        chosen, manifest = backends.settings(target, "evaluate"), artifact.manifest
+        chosen, on_cpu = backends.settings(target, "evaluate"), target.device == "cpu"
         self._id = chosen.get("device_id", 0)
-        self.precision = manifest["precision"]
-        self.threads = chosen.get("threads") or (target.device == "cpu" and physical_cores()) or 1
+        self.precision = artifact.manifest["precision"]
+        self.threads = (chosen["threads"] or physical_cores()) if on_cpu else 1
+        data = artifact.blob("model.onnx")
         try:
-            data = artifact.blob("model.onnx")
             self._program = session(data, target.device, self._id, self.threads)
         except UserError as error:
             raise UserError(f"{artifact.path}: {error}") from None
         self.providers = self._program.get_providers()
         self._value = onnxruntime.OrtValue.ortvalue_from_numpy
-        self._where = {"npu": "cann"}.get(target.device, target.device)
-        if target.device != "cpu":
+        self._where = PROVIDERS[target.device][0]
+        if not on_cpu:
             self.device = f"{target.device}:{self._id}"
-        self._check_ports()
+        self._check_file()
 
-    def _check_ports(self):
+    def _check_file(self):
         """Raises UserError where the file takes or gives what its manifest does not say."""
         artifact, program = self._artifact, self._program
-        said = program.get_modelmeta().custom_metadata_map.get("precision")
-        if said != self.precision:
-            raise manifest_mismatch(artifact, f"{self.precision}, its ONNX file {said}")
-        dtype = artifact.manifest["options"].get("input_dtype")
-        shape = artifact.own_shape
+        precision = program.get_modelmeta().custom_metadata_map.get("precision")
+        if precision != self.precision:
+            raise manifest_mismatch(artifact, f"{self.precision}, its ONNX file {precision}")
+        dtype, shape = artifact.manifest["options"].get("input_dtype"), artifact.own_shape
         wanted = [(name, f"tensor({dtype})", list(shape.inputs)) for name in INPUTS]
         wanted.append(("logits", "tensor(float)", list(artifact.logits_shape(shape))))
         ports = (*program.get_inputs(), *program.get_outputs())
@@ -282,6 +272,7 @@ class OnnxRunner(Runner):
     def _run(self, batch):
         start = time.perf_counter()
         binding = self._program.io_binding()
+        # kept to the end: on a CPU the engine reads them where they are
         arrays = [array.astype(self._dtype, copy=False) for array in batch.inputs]
         for name, array in zip(INPUTS, arrays):
             binding.bind_ortvalue_input(name, self._value(array, self._where, self._id))

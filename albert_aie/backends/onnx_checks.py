@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy
 import onnx
 
-from ..base.errors import UserError, first_line
+from ..base.errors import WHY, UserError, refusing
 
 LARGE = 1024  # bytes of an initialiser that may not stand twice
 # Of constants alone, ONNX Runtime computes them once, before it asks a provider what it takes.
@@ -21,15 +21,12 @@ PROVIDER = set(TABLES["cann_provider"]["operators"].split())
 
 def check(model, opset):
     """One sentence on a ModelProto of static shapes at `opset`. Raises UserError for a fault."""
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    if versions.get("", 0) != opset:
-        raise UserError(f"the ONNX file is of opset {versions.get('')}, not {opset}")
-    try:
+    version = {entry.domain: entry.version for entry in model.opset_import}.get("")
+    if version != opset:
+        raise UserError(f"the ONNX file is of opset {version}, not {opset}")
+    with refusing(f"the ONNX file is not valid: {WHY}"):  # of onnx's own kinds, and RuntimeError
         onnx.checker.check_model(model, full_check=True)
-        options = {"check_type": True, "strict_mode": True, "data_prop": True}
-        inferred = onnx.shape_inference.infer_shapes(model, **options)
-    except Exception as error:  # of onnx's own kinds, and RuntimeError
-        raise UserError(f"the ONNX file is not valid: {first_line(error)}") from None
+        inferred = onnx.shape_inference.infer_shapes(model, True, True, True)
     check_operators(model.graph, opset)
     if symbolic := symbolic_sizes(inferred.graph):
         raise UserError(f"the ONNX file has sizes that are not numbers: {', '.join(symbolic[:3])}")
@@ -53,31 +50,31 @@ def check(model, opset):
 
 def symbolic_sizes(graph):
     """Names of values, of a graph whose shapes were inferred, without a number for each size."""
-    shapes = {
-        value.name: value.type.tensor_type.shape
+    sized = {
+        value.name
         for value in (*graph.value_info, *graph.input, *graph.output)
         if value.type.tensor_type.HasField("shape")
+        and all(size.HasField("dim_value") for size in value.type.tensor_type.shape.dim)
     }
-    sized = {n for n, s in shapes.items() if all(size.HasField("dim_value") for size in s.dim)}
-    outputs = [name for node in graph.node for name in node.output if name]
-    return [name for name in (*(port.name for port in graph.input), *outputs) if name not in sized]
+    names = [port.name for port in graph.input]
+    names += [name for node in graph.node for name in node.output if name]
+    return [name for name in names if name not in sized]
 
 
 class Repeated(NamedTuple):
-    """Two initialisers of the same numbers: `first` with its axes in the order `axes`, read row by
-    row, is `second` with its own in the order `own_axes`."""
+    """Two initialisers of the same numbers: those of `first`, read row by row, are those of
+    `second` with its axes in the order `axes`."""
 
     first: str
-    axes: tuple
     second: str
-    own_axes: tuple
-    own_dims: tuple
+    axes: tuple
+    dims: tuple  # of the second
 
 
 def repeated(graph):
-    """List of Repeated: large initialisers that stand before, transposed and reshaped or not."""
+    """List of Repeated: large initialisers of the numbers of another with as few axes or fewer."""
     seen, found = {}, []
-    for tensor in graph.initializer:
+    for tensor in sorted(graph.initializer, key=lambda tensor: len(tensor.dims)):
         if len(tensor.raw_data) < LARGE:
             continue
         values, views = onnx.numpy_helper.to_array(tensor), {}
@@ -86,20 +83,20 @@ def repeated(graph):
             views.setdefault((tensor.data_type, hashlib.sha256(data).digest()), axes)
         same = next((view for view in views if view in seen), None)
         if same:
-            found.append(Repeated(*seen[same], tensor.name, views[same], values.shape))
+            found.append(Repeated(seen[same], tensor.name, views[same], values.shape))
         else:
-            seen.update({view: (tensor.name, axes) for view, axes in views.items()})
+            seen[next(iter(views))] = tensor.name  # its axes in their own order
     return found
 
 
 def check_operators(graph, opset):
     """Raises UserError for an operator that one of the tables does not have at this opset."""
-    atc = {
-        name
-        for ranges, names in TABLES["atc"]["operators"].items()
-        for name in names.split()
-        if any(int(r.split("-")[0]) <= opset <= int(r.split("-")[-1]) for r in ranges.split(","))
-    }
+    atc = set()
+    for ranges, names in TABLES["atc"]["operators"].items():
+        for each in ranges.split(","):  # "8" or "8-16"
+            first, _, last = each.partition("-")
+            if int(first) <= opset <= int(last or first):
+                atc.update(names.split())
     for title, known in ("ATC plugins", atc), ("CANN provider", PROVIDER):
         for node in graph.node:
             if node.domain not in ("", "ai.onnx") or node.op_type not in known:
@@ -127,13 +124,13 @@ def partition(graph):
 
 
 def share_initialisers(model):
-    """Let every use of a large weight read the one that stands first, through nodes that ONNX
+    """Let every use of a large weight read the one of the fewest axes, through nodes that ONNX
     Runtime folds where it has other axes there, and no copying node."""
     graph = model.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
+    weights = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     names, made, kept = {}, [], []
     for one in repeated(graph):
-        nodes = _rearranged(one, weights[one.first].dims)
+        nodes = _rearranged(one, weights[one.first])
         names[one.second] = one.second if nodes else one.first
         made += nodes
     for node in graph.node:
@@ -149,25 +146,21 @@ def share_initialisers(model):
 
 def _rearranged(one, dims):
     """Nodes that make the second of a Repeated of the first, of these dims; none where it is it."""
-    wanted = [one.own_dims[axis] for axis in one.own_axes]
-    make, shape, nodes = onnx.helper.make_node, f"{one.second}_shape", []
-    steps = []  # inputs beside the weight, attributes
-    if list(one.axes) != sorted(one.axes):
-        steps.append(("Transpose", [], {"perm": one.axes}))
-    if [dims[axis] for axis in one.axes] != wanted:
+    make, nodes, name = onnx.helper.make_node, [], one.first
+    wanted = [one.dims[axis] for axis in one.axes]
+    is_turned = list(one.axes) != sorted(one.axes)
+    if dims != wanted:
+        shape, name = f"{one.second}_shape", f"{one.second}_1" if is_turned else one.second
         value = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [len(wanted)], wanted)
         nodes.append(make("Constant", [], [shape], value=value))
-        steps.append(("Reshape", [shape], {}))
-    if list(one.own_axes) != sorted(one.own_axes):
-        steps.append(("Transpose", [], {"perm": numpy.argsort(one.own_axes).tolist()}))
-    names = [one.first, *(f"{one.second}_{i}" for i in range(1, len(steps))), one.second]
-    for i, (kind, more, attributes) in enumerate(steps):
-        nodes.append(make(kind, [names[i], *more], [names[i + 1]], **attributes))
+        nodes.append(make("Reshape", [one.first, shape], [name]))
+    if is_turned:
+        perm = numpy.argsort(one.axes).tolist()
+        nodes.append(make("Transpose", [name], [one.second], perm=perm))
     return nodes
 
 
 def replace(field, values):
-    """Let a repeated field of a protobuf hold these values."""
-    values = list(values)
+    """Let a repeated field of a protobuf hold the values of a list."""
     del field[:]
     field.extend(values)

@@ -25,11 +25,11 @@ VARIANCE = "LayerNorm variance"  # of its squares
 class Room(NamedTuple):
     """What fp16 has to hold. `largest`: {kind of operation: (the largest of what it took or gave in
     the calibration, where)}. `powers`: of each LayerNorm, in the graph's order, k where its
-    deviations are divided by 2**k before they are squared."""
+    deviations are divided by 2**k before they are squared. `source`: what it was measured on."""
 
     largest: dict
     powers: list
-    sentences: int
+    source: str
 
     def check(self):
         """Raises Unfit where fp16 would overflow, though LayerNorms are scaled."""
@@ -37,11 +37,8 @@ class Room(NamedTuple):
             if kind != VARIANCE and not value * ROOM <= LARGEST:
                 raise Unfit(
                     f"fp16 leaves no room for the {kind} of {place}, which reaches {value:,.0f} of "
-                    f"{LARGEST:,} on {self.text_of_source()}; take --precision fp32"
+                    f"{LARGEST:,} on {self.source}; take --precision fp32"
                 )
-
-    def text_of_source(self):
-        return f"{self.sentences} calibration sentences" if self.sentences else "random tokens"
 
     def text(self):
         """For the line that is printed."""
@@ -49,7 +46,7 @@ class Room(NamedTuple):
         most = max(value for value, _ in self.largest.values())
         scaled = sum(power > 0 for power in self.powers)
         return (
-            f"on {self.text_of_source()}: {', '.join(said)}; the largest is {most / LARGEST:.0%} "
+            f"on {self.source}: {', '.join(said)}; the largest is {most / LARGEST:.0%} "
             f"of {LARGEST:,}; an fp16 file divides by 2 to {2 ** max(self.powers)} before squaring "
             f"in {scaled} of {len(self.powers)} LayerNorms"
         )
@@ -57,21 +54,24 @@ class Room(NamedTuple):
 
 def measure_room(module, batches, inputs):
     """Room of a torch module in fp32 on Batches, or, where there are none, on `inputs`."""
-    count = sum(len(batch.sentences) for batch in batches)
-    watch = Watch()
+    watch, count = Watch(), sum(len(batch.sentences) for batch in batches)
     plain = isinstance(module, FusedAlbert) and not module.shape.slots
     with torch.inference_mode(), watch:
         for arrays in _runs(batches, plain) if batches else [inputs]:
             watch.norms = 0
             module(*map(torch.as_tensor, arrays))
-    powers = []
-    for number in range(watch.norms):
-        total, power = watch.sums[number], 0
-        while total * MARGIN > LARGEST * 4**power and power < 16:
-            power += 1
-        powers.append(power)
     order = (VARIANCE, "attention score", "GELU input", "LayerNorm input", "product")
-    return Room({k: watch.largest[k] for k in order if k in watch.largest}, powers, count)
+    largest = {kind: watch.largest[kind] for kind in order if kind in watch.largest}
+    source = f"{count} calibration sentences" if count else "random tokens"
+    return Room(largest, [_power(total) for total in watch.sums.values()], source)
+
+
+def _power(total):
+    """The least k of 0 to 16 where a sum of squares, divided by 4**k, has MARGIN."""
+    power = 0
+    while total * MARGIN > LARGEST * 4**power and power < 16:
+        power += 1
+    return power
 
 
 def _runs(batches, free):
@@ -133,8 +133,8 @@ def narrow(model, powers):
                 _halve(attribute.t)
             if node.op_type == "Cast" and attribute.i == onnx.TensorProto.FLOAT:
                 attribute.i = half
-        for i, name in enumerate(node.output):
-            node.output[i] = "logits_fp16" if name == "logits" else name
+        if "logits" in node.output:
+            node.output[:] = ["logits_fp16"]
     cast = onnx.helper.make_node("Cast", ["logits_fp16"], ["logits"], to=onnx.TensorProto.FLOAT)
     model.graph.node.append(cast)
     del model.graph.value_info[:]

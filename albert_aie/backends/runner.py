@@ -31,42 +31,38 @@ class Runner:
 
 
 class RunnerGroup:
-    """A runner of files of one model, each for the batches of its own shapes."""
+    """A runner of files of one model, each for the batches of its own shape."""
 
     grid = None
 
     def __init__(self, runners, artifact):
-        self._all = runners
-        self._by = {file.own_shape: runner for file, runner in zip(artifact.files, runners)}
+        self._runners = dict(zip((file.own_shape for file in artifact.files), runners))
         for name in ("precision", "precision_is", "device", "threads", "streams", "providers"):
             setattr(self, name, getattr(runners[0], name))
 
     def prepare(self, shapes):
-        for runner in self._all:
-            runner.prepare([shape for shape in shapes if self._by[shape] is runner])
+        for shape in shapes:
+            self._runners[shape].prepare([shape])
 
     def run(self, batch):
-        return self._by[batch.shape].run(batch)
+        return self._runners[batch.shape].run(batch)
 
     def close(self):
-        for runner in self._all:
+        for runner in self._runners.values():
             runner.close()
 
 
 def check_shape(batch, artifact):
     """A trace does not enforce the shape it was made with; we do. Raises ValueError (a bug)."""
     rows, length, slots = shape = batch.shape
+    limit = artifact.own_shape
+    fits = shape == limit
     if artifact.has_free_sizes:
-        limit = artifact.shape
         fits = 0 < length <= limit.max_seq_length and slots in (0, slots_of(length))
         fits = fits and 0 < rows * length <= limit.batch_size * limit.max_seq_length
-    else:
-        fits = shape == artifact.own_shape
     for array in batch.inputs:
         if not fits or array.shape != shape.inputs or array.dtype != numpy.int64:
-            raise ValueError(
-                f"batch of {array.shape} {array.dtype} for a file of {artifact.own_shape} int64"
-            )
+            raise ValueError(f"batch of {array.shape} {array.dtype} for a file of {limit} int64")
 
 
 def check_logits(logits, artifact, shape):

@@ -40,9 +40,9 @@ def note_speed(artifact, timed):
     text = f"{artifact.path}: {own} was chosen on {measured['cpu']}, and this is {machine.cpu()}"
     if not timed or not engine.BLOBS:
         return f"{text}, where it was not timed; export the file again here"
-    compiled = Compiled(None, {}, {}, blobs={name: artifact.blob(name) for name in engine.BLOBS})
+    file = Compiled(None, {}, {}, blobs={name: artifact.blob(name) for name in engine.BLOBS})
+    compiled = dict.fromkeys(engine.candidates(target.device), file)
     shape = choose_shapes.timed(artifact.shape, artifact.has_free_sizes)
-    compiled = dict.fromkeys(engine.candidates(target.device), compiled)
     ratios = faster(target.backend, compiled, target.device, full_batch(shape))
     if not ratios:
         return f"{text}, which has no choice but fp32"

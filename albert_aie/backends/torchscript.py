@@ -8,7 +8,7 @@ from ..base import machine
 from ..base.choose_shapes import CALL, Grid
 from ..base.errors import UserError, last_line, need
 from ..base.machine import lacks_memory
-from . import ONE_STREAM, THREADS, Compiled, Output, Unavailable, check_precision, settings
+from . import ONE_STREAM, THREADS, Compiled, Output, Unavailable, settings
 from .runner import Runner, manifest_mismatch
 
 TITLE = "TorchScript"
@@ -36,7 +36,6 @@ def candidates(device):
 
 
 def check(target):
-    check_precision(target)
     if target.precision == "fp16" and target.device == "cpu":
         raise UserError(
             "--precision fp16 on --device cpu: torch has no fp16 kernels worth using there; take "
@@ -105,11 +104,10 @@ class TorchRunner(Runner):
         self._torch = torch
         self._program = artifact.program(device).eval()
         self._wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-        self.precision = _precision_of(self._program)
-        wanted = artifact.manifest["precision"]
+        self.precision, wanted = _precision_of(self._program), artifact.manifest["precision"]
         if self.precision != wanted:
-            found = f"{wanted}, but the engine computes in {self.precision}"
-            raise manifest_mismatch(artifact, found)
+            what = f"{wanted}, but the engine computes in {self.precision}"
+            raise manifest_mismatch(artifact, what)
         self.grid = grid(self.precision) if artifact.has_free_sizes else None
         prepare(self._program, device, self.precision)
         self.threads = torch.get_num_threads() if device == "cpu" else 1

@@ -1,12 +1,9 @@
-"""OpenVINO on x86 and Arm CPUs.
+"""OpenVINO on x86 and Arm CPUs. A file is run without torch.
 
-At export the traced module is converted; the IR travels in the .pt beside the TorchScript. Its
-sizes are free, and its products' weights are held in the precision that is computed in (OpenVINO's
-own saver would make fp16 of them). When the first batch of a shape comes, the IR is reshaped to it
-and compiled: as fast as one that was traced with that shape, and all shapes share the weights that
-were read. The precision is chosen at export, always explicit, and read back from the compiled
-model. int8 is decided at export: NNCF quantises the IR from the activations that it sees on
-calibration sentences. A file is run without torch."""
+The IR of the traced module travels in the .pt. Its sizes are free, and its products' weights are
+held in the precision that is computed in. When the first batch of a shape comes, the IR is reshaped
+to it and compiled: as fast as one that was traced with that shape, and all shapes share the weights
+that were read."""
 
 import contextlib
 import importlib
@@ -18,7 +15,7 @@ from ...base import machine
 from ...base.choose_shapes import Grid
 from ...base.errors import UserError, first_line
 from ...base.shapes import INPUTS
-from .. import ONE_STREAM, THREADS, Compiled, Unavailable, check_precision
+from .. import ONE_STREAM, THREADS, Compiled, Unavailable
 from . import int8
 
 # OpenVINO and NNCF tell Google Analytics what they are used for, from a process that importing them
@@ -34,13 +31,10 @@ CALIBRATED = ("int8",)
 RECIPES = tuple(int8.RECIPES)  # of what stays in floating point, in order of speed
 BLOBS = ("ir.xml", "ir.bin")
 STEP = 4  # tokens between two lengths: fewer take as long as the next multiple (performance.md)
-# AMX multiplies 16 rows at a time: 20 tokens take as long as 32, and 40 longer than 48. A length in
-# int8 is a program of its own, of 60 MB.
-STEPS = {"int8": 8}
+STEPS = {"int8": 8}  # for each length is a program of its own, of 60 MB
+# AMX multiplies 16 rows at a time: 20 tokens take as long as 32, and 40 longer than 48.
 TILES = {"bf16": 16, "int8": 16}
-# A few texts need few lengths: so many of an octave are compiled each by itself, in a part of a
-# second.
-ALONE = 3
+ALONE = 3  # lengths of an octave that are compiled each by itself, for a few texts need few
 
 
 def unavailable(device):
@@ -60,11 +54,12 @@ def unavailable(device):
 def _not_importable():
     try:
         import openvino  # noqa: F401
+
+        return None
     except ImportError as error:
         is_installed = importlib.util.find_spec("openvino") is not None
         reason = f"OpenVINO cannot be imported ({first_line(error)})"
         return Unavailable(reason, "pip install openvino", broken=is_installed)
-    return None
 
 
 def candidates(device):
@@ -79,7 +74,6 @@ def capabilities():
 
 
 def check(target):
-    check_precision(target)
     _check_bf16(target.precision, "--precision bf16", "use --precision fp32")
     if target.precision == "int8":
         int8.nncf()
@@ -118,10 +112,9 @@ def compile(module, inputs, target, calibration=None):
     model.output(0).get_tensor().set_names({"logits"})
     versions, options = {"openvino": openvino.__version__}, {}
     if target.precision == "int8":
-        recipe = target.options.get("recipe") or int8.ALL
-        options["recipe"] = recipe
+        options["recipe"] = target.options.get("recipe") or int8.ALL
         batches = [dict(zip(INPUTS, batch.inputs)) for batch in calibration()]
-        model, versions["nncf"] = int8.quantise(model, batches, recipe)
+        model, versions["nncf"] = int8.quantise(model, batches, options["recipe"])
     if target.precision == "bf16":
         ir.narrow(model)
         program = graph.trace(module.bfloat16(), inputs)
@@ -151,8 +144,8 @@ def forward(compiled, floating, device, batch):
 def load(artifact, target):
     if reason := _not_importable():
         raise UserError(f"{artifact.path}: was compiled for openvino, but {reason}")
-    what = f"{artifact.path} with precision bf16"
-    _check_bf16(target.precision, what, "export it again with --precision fp32")
     from .runner import OpenVinoRunner
 
+    what = f"{artifact.path} with precision bf16"
+    _check_bf16(target.precision, what, "export it again with --precision fp32")
     return OpenVinoRunner(artifact, target)

@@ -86,12 +86,8 @@ def floating(recipe, groups):
     names = []
     for wanted, every in RECIPES[recipe]:
         for group in groups:
-            if _kind(group) == wanted:
-                chosen = group[::every]
-                names += [node.get_friendly_name() for one in chosen for node in one.nodes]
+            rows, channels = group[0].nodes[0].input_value(1).get_shape()
+            if (rows < channels) if wanted == "ffn_output" else (rows > channels):
+                nodes = (node for product in group[::every] for node in product.nodes)
+                names += [node.get_friendly_name() for node in nodes]
     return names
-
-
-def _kind(group):
-    rows, channels = group[0].nodes[0].input_value(1).get_shape()
-    return "ffn_output" if rows < channels else "ffn" if rows > channels else "attention"

@@ -63,7 +63,7 @@ def narrow(model):
     """Hold the weights of the matrix products, which is all but the embeddings, in the bf16 that
     the engine computes them in, rounded as it does: the logits stay the same, to the bit."""
     products = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
-    weights = (product.input_value(1).get_node() for product in products)
+    weights = [product.input_value(1).get_node() for product in products]
     for weight in {weight.get_friendly_name(): weight for weight in weights}.values():
         if weight.get_type_name() != "Constant" or not weight.get_element_type().is_real():
             continue
@@ -87,21 +87,19 @@ def branches(models):
     """One model of several that take int64 [rows, length] each and differ in the length alone,
     which ascends; of one itself. It asks for the length and runs the one that is for it: the engine
     holds once what is alike in them, such as the weights for its kernels. Consumes the models."""
-    if len(models) == 1:
-        return models[0]
-    lengths = [model.input(0).shape[1] for model in models]
-    return _chosen([_freed(model) for model in models], lengths)
+    return models[0] if len(models) == 1 else _choice(models)
 
 
-def _chosen(models, lengths):
-    """The same of models whose length is free: a tree of choices between two."""
+def _choice(models):
+    """The same with a free length, of one too: a tree of choices between two."""
     if len(models) == 1:
-        return models[0]
+        return _freed(models[0])
     half = len(models) // 2
-    left, right = (_chosen(models[i], lengths[i]) for i in (slice(half), slice(half, None)))
+    longest = numpy.int64(models[half - 1].input(0).shape[1])  # on the left
+    left, right = _choice(models[:half]), _choice(models[half:])
     inputs = [_like(port, port.get_partial_shape()) for port in left.inputs]
     length = opset13.gather(opset13.shape_of(inputs[0]), numpy.int64(1), numpy.int64(0))
-    choice = opset13.if_op(opset13.less_equal(length, numpy.int64(lengths[half - 1])).output(0))
+    choice = opset13.if_op(opset13.less_equal(length, longest).output(0))
     choice.set_then_body(left)
     choice.set_else_body(right)
     for given, *taken in zip(inputs, left.get_parameters(), right.get_parameters()):

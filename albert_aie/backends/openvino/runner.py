@@ -20,8 +20,8 @@ class OpenVinoRunner(Runner):
     def __init__(self, artifact, target):
         super().__init__(artifact, "cpu")
         chosen = settings(target, "evaluate")
-        manifest = artifact.manifest
-        floating = manifest["options"].get("floating", manifest["precision"])
+        precision = artifact.manifest["precision"]
+        floating = artifact.manifest["options"].get("floating", precision)
         if floating not in candidates("cpu"):  # an int8 file of a CPU with bf16
             floating = "fp32"
         self._options = {"INFERENCE_PRECISION_HINT": PRECISIONS[floating]}
@@ -30,15 +30,19 @@ class OpenVinoRunner(Runner):
             self._options["INFERENCE_NUM_THREADS"] = chosen["threads"]
         self._core = openvino.Core()
         self._programs, self._lock = {}, threading.Lock()
-        self.grid = grid(manifest["precision"]) if artifact.has_free_sizes else None
+        self.grid = grid(precision) if artifact.has_free_sizes else None
         # All lengths as branches of one program hold their weights once and find them in the cache:
         # 1.06 times as fast in bf16, 1.09 in fp32, and twelve lengths take half of the memory. int8
         # is slower in a branch, for its passes make another graph there (docs/performance.md).
         self._branches = target.precision != "int8"
         with self._errors():
             self._model = ir.read(*(artifact.blob(name) for name in BLOBS))
-            _check_model(self._model, artifact)
-            if manifest["precision"] == "bf16":
+            _specialised(self._model, artifact.shape, artifact)
+            kinds = {node.get_type_name() for node in self._model.get_ordered_ops()}
+            if ("FakeQuantize" in kinds) != (precision == "int8"):
+                found = "not int8" if precision == "int8" else "int8"
+                raise manifest_mismatch(artifact, f"{precision}, its program is {found}")
+            if precision == "bf16":
                 ir.widen(self._model)
 
     def _errors(self):
@@ -71,7 +75,7 @@ class OpenVinoRunner(Runner):
 
     def _with_siblings(self, shape):
         """The shapes to compile with one that was not prepared: its group once ALONE are there."""
-        if self.grid is None or shape.slots or shape.batch_size > 1:
+        if not self._is_alone(shape):
             return [shape]
         singles = choose(self._artifact.shapes, self.grid, SINGLE)
         alike = [one for one in singles if self._group(one) == self._group(shape)]
@@ -100,9 +104,10 @@ class OpenVinoRunner(Runner):
         """A compiled model, not of shapes `but`: what they have in common is read back from it,
         once, for the engine answers when no batch is being computed."""
         known = list(self._programs.items())  # which another thread may add to
-        programs = (program for shape, program in known if not but(shape))
-        rows = choose([self._artifact.own_shape], self.grid)
-        return (next(programs, None) or self._program(rows[0]))[0]
+        found = [program for shape, program in known if not but(shape)]
+        if not found:
+            found = [self._program(choose([self._artifact.own_shape], self.grid)[0])]
+        return found[0][0]
 
     @cached_property
     def precision(self):
@@ -137,16 +142,6 @@ class OpenVinoRunner(Runner):
         self._programs = {}
 
 
-def _check_model(model, artifact):
-    """Raises UserError where the IR is not what the manifest says: before it is compiled."""
-    _specialised(model, artifact.shape, artifact)
-    precision = artifact.manifest["precision"]
-    quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
-    if quantised != (precision == "int8"):
-        found = "int8" if quantised else "not int8"
-        raise manifest_mismatch(artifact, f"{precision}, its program is {found}")
-
-
 def _specialised(model, shape, artifact):
     """The model for one Shape. Raises UserError where the manifest says another."""
     mismatch = manifest_mismatch(artifact, f"{shape}, which its program refuses ({WHY})")
@@ -165,12 +160,13 @@ def _specialised(model, shape, artifact):
 
 def _precision_of(compiled):
     """What the engine computes in: int8 if most matrix products that it runs do, else its hint."""
+    facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
     products = [
-        node.get_rt_info()["runtimePrecision"].astype(str)
-        for node in compiled.get_runtime_model().get_ordered_ops()
-        if node.get_rt_info()["layerType"].astype(str) in ("FullyConnected", "MatMul")
+        one["runtimePrecision"].astype(str) in ("i8", "u8")
+        for one in facts
+        if one["layerType"].astype(str) in ("FullyConnected", "MatMul")
     ]
-    if sum(precision in ("i8", "u8") for precision in products) > len(products) / 2:
+    if sum(products) > len(products) / 2:
         return "int8"
     engine = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     return {"f32": "fp32", "f16": "fp16"}.get(engine, engine)

@@ -2,12 +2,9 @@
 
 x W = (x / s) (W s), channel by channel (the idea: Xiao et al. 2023, "SmoothQuant"). NNCF has this
 too, and passes over every weight that several products share: all of ALBERT's. Here one s serves
-all layers, because their outliers stand in the same channels. The engine folds 1/s into the
-rounding of x, so it costs no time.
-
-`s` is activation**strength / weight**(1 - strength), each relative to its own largest; the strength
-is chosen per product, as the one whose int8 product on real tokens is nearest to that in fp32. Such
-an s takes up whatever scale a checkpoint has given a channel."""
+all layers, for their outliers stand in the same channels. The engine folds 1/s into the rounding of
+x. `s` is activation**strength / weight**(1 - strength), each relative to its own largest; the
+strength is the one whose int8 product on real tokens is nearest to that in fp32."""
 
 from typing import NamedTuple
 
@@ -16,7 +13,7 @@ import openvino
 
 from .ir import opset13 as ops
 
-STRENGTHS = (None, 0.1, 0.2, 0.3, 0.4, 0.5)  # None: as it is; more costs the weights too much
+STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5)  # more costs the weights too much
 TOKENS = 256  # of each layer, on which strengths are compared
 LEAST = 1e-4  # a channel counts as no smaller than this share of the largest
 
@@ -91,19 +88,18 @@ def _activations(model, sources, inputs):
     nodes = {node.get_friendly_name(): node for node in twin.get_ordered_ops()}
     draw = numpy.random.default_rng(0)
     few = max(8, -(-TOKENS // len(inputs)))  # rows of a batch
-    results = [
-        part for name, index in places for part in _watch(nodes[name].output(index), few, draw)
-    ]
+    results = []
+    for name, index in places:
+        results += _watch(nodes[name].output(index), few, draw)
     watched = openvino.Model(results, twin.get_parameters())
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.Core().compile_model(watched, "CPU", hint).create_infer_request()
-    seen = [None] * len(places)
+    seen = []
     for batch in inputs:
         request.infer(batch)
         values = [request.get_output_tensor(i).data.copy() for i in range(len(results))]
-        for i in range(len(places)):
-            new = _Seen(*values[3 * i : 3 * i + 3])
-            seen[i] = new if seen[i] is None else _both(seen[i], new)
+        new = [_Seen(*values[i : i + 3]) for i in range(0, len(values), 3)]
+        seen = [_both(*pair) for pair in zip(seen, new)] or new
     return seen
 
 
@@ -126,20 +122,15 @@ def _both(old, new):
 def _best_scale(layers, weights):
     """float32 [channels] by which the weights are to be multiplied, or None to leave them."""
     span = numpy.mean([one.span / max(one.span.max(), 1e-30) for one in layers], 0)
-    rows = [
-        numpy.abs(w) / numpy.maximum(numpy.abs(w).max(1, keepdims=True), 1e-30) for w in weights
-    ]
-    strong = numpy.max([one.max(0) for one in rows], 0)
-    span, strong = (numpy.maximum(one, LEAST * one.max()) for one in (span, strong))
     whole = numpy.concatenate(weights)  # [out, channels]
-    errors = {}
+    sizes = numpy.abs(whole)
+    strong = (sizes / numpy.maximum(sizes.max(1, keepdims=True), 1e-30)).max(0)
+    span, strong = (numpy.maximum(one, LEAST * one.max()) for one in (span, strong))
+    scales = [None]  # as it is
     for strength in STRENGTHS:
-        scale = None
-        if strength is not None:
-            scale = span**strength / strong ** (1 - strength)
-            scale = (scale / numpy.exp(numpy.log(scale).mean())).astype(numpy.float32)
-        errors[strength] = _error(layers, whole, scale), scale
-    return min(errors.values(), key=lambda found: found[0])[1]
+        scale = span**strength / strong ** (1 - strength)
+        scales.append((scale / numpy.exp(numpy.log(scale).mean())).astype(numpy.float32))
+    return min(scales, key=lambda scale: _error(layers, whole, scale))
 
 
 def _error(layers, weight, scale):
@@ -159,6 +150,7 @@ def _error(layers, weight, scale):
 
 
 def _apply(group, scale):
+    """Multiply the group's weights by `scale`, and divide what they are multiplied with by it."""
     weights = {}
     for one in group:
         rank = len(one.source.get_partial_shape())
