@@ -34,16 +34,12 @@ class Archive:
         entries = self._zip.infolist()
         parts = [entry.filename.partition("/") for entry in entries]
         self._entries = {part[2]: entry for part, entry in zip(parts, entries)}
-        roots, wrong = {part[:2] for part in parts}, ""
         self.root = parts[0][0] if parts else ""
-        if roots != {(self.root, "/")} or len(self._entries) < len(entries):
-            wrong = "its entries are not those of one torch archive"
+        if {part[:2] for part in parts} != {(self.root, "/")} or len(self._entries) < len(entries):
+            raise Damaged("its entries are not those of one torch archive")
         for name, entry in self._entries.items():
             if name.endswith("/") or entry.external_attr & _DIRECTORY:
-                wrong = wrong or f"{name} is marked as a directory"
-        if wrong:
-            self._zip.close()
-            raise Damaged(wrong)
+                raise Damaged(f"{name} is marked as a directory")
 
     def __enter__(self):
         return self
