@@ -95,8 +95,8 @@ PACKAGES += ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann")  # one module
 
 
 def describe(devices=tuple(CARDS)):
-    """JSON object of the machine: its processor, memory in bytes, how busy it is, and what the
-    vendor's tool says of the first card of `devices` (None where there is no such tool)."""
+    """JSON object of the machine; `card` is what the vendor's tool says of the first of `devices`
+    that has one."""
     return {
         "platform": platform.platform(),
         "cpu": cpu(),
@@ -143,7 +143,7 @@ def versions():
 
 
 def version(package):
-    """Its version, or where it lies if pip does not know it; None if it is not here. No import."""
+    """Its version, or where it lies if pip does not know it; None if it is not here."""
     import importlib.metadata  # here, for it takes 20 ms
     import importlib.util
 
@@ -158,7 +158,7 @@ def version(package):
 
 
 def peak_memory():
-    """Bytes of main memory that this process held at its most; None where the system does not
-    say. Not getrusage, whose figure a process inherits from the one that started it."""
+    """Bytes of main memory that this process held at its most, None where the system does not say.
+    A process inherits getrusage's from the one that started it."""
     peak = _facts("/proc/self/status").get("VmHWM")
     return int(peak.split()[0]) * 1024 if peak else None

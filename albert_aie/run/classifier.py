@@ -96,27 +96,28 @@ class Classifier:
         if hasattr(given, "tolist"):  # numpy's arrays, columns of tables
             given = given.tolist()
         if not isinstance(given, (list, tuple, Iterator)):
-            raise UserError(
-                f"a {type(given).__name__} is neither a text nor a list of texts; give a str, "
-                "a list or an iterator of them"
-            )
+            what = f"a {type(given).__name__} is neither a text nor a list of texts"
+            raise UserError(f"{what}; give a str, a list or an iterator of them")
         return [self._sentence(one, f"row {row}: ") for row, one in enumerate(given)], False
 
     def _sentence(self, value, where):
         """The text, or the tuple of two, that `value` is; `where` begins the message of the
         UserError for anything else."""
-        given = f"{where}{value!r:.60}"
+
+        def refused(why):
+            return UserError(f"{where}{value!r:.60}{why}")
+
         if isinstance(value, dict):
             if not {"text"} <= value.keys() <= {"text", "text_pair"}:
-                raise UserError(f"{given}: wants the keys text and text_pair, no others")
+                raise refused(": wants the keys text and text_pair, no others")
             value = tuple(value[key] for key in ("text", "text_pair") if key in value)
         parts = [value] if isinstance(value, str) else value
         is_texts = isinstance(parts, (list, tuple)) and all(isinstance(one, str) for one in parts)
         if not is_texts or len(parts) != len(self.task.text):
             wants = "two texts, the pair" if self.task.is_pair else "a text"
-            raise UserError(f"{given} is not what a file for {self.task.name} wants: {wants}")
+            raise refused(f" is not what a file for {self.task.name} wants: {wants}")
         if any("\ud800" <= letter <= "\udfff" for one in parts for letter in one):
-            raise UserError(f"{given}: half of a surrogate pair is no text")
+            raise refused(": half of a surrogate pair is no text")
         return tuple(parts) if len(parts) > 1 else parts[0]
 
     def answers(self, sentences):
@@ -164,16 +165,12 @@ class Classifier:
 
     def _check_process(self):
         if self._process != os.getpid():
-            raise UserError(
-                f"{self.saved.path}: was loaded in another process, of which this one is a fork; "
-                "make the Classifier here"
-            )
+            what = "was loaded in another process, of which this one is a fork"
+            raise UserError(f"{self.saved.path}: {what}; make the Classifier here")
 
     def __reduce__(self):
-        raise UserError(
-            f"{self.saved.path}: a Classifier cannot be pickled or copied; send the file's path, "
-            "and make one there"
-        )
+        cure = "send the file's path, and make one there"
+        raise UserError(f"{self.saved.path}: a Classifier cannot be pickled or copied; {cure}")
 
     def close(self):
         """Gives the device back, when what is computed is done; what waits is refused, and it

@@ -7,6 +7,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Optional
 
 import numpy
@@ -179,13 +180,12 @@ def _run(runner, planned):
         yield from ((batch, runner.run(batch)) for batch in planned)
         return
     with ThreadPoolExecutor(runner.streams) as pool:
-        begun = deque()
-        for batch in planned:
-            begun.append((batch, pool.submit(runner.run, batch)))
-            if len(begun) == 2 * runner.streams:
-                batch, output = begun.popleft()
-                yield batch, output.result()
-        yield from ((batch, output.result()) for batch, output in begun)
+        begun = ((batch, pool.submit(runner.run, batch)) for batch in planned)
+        waiting = deque(islice(begun, 2 * runner.streams))
+        while waiting:
+            batch, output = waiting.popleft()
+            yield batch, output.result()
+            waiting.extend(islice(begun, 1))
 
 
 def finite(logits):
@@ -214,11 +214,9 @@ def logits_in_fresh_process(paths, target, sentences):
     all sentences in chosen rows, and the first of them as `published` has them. Of compiled files:
     an entry for each batch size, since of several the greatest would take nearly all."""
     names = [str(path) for path in paths]
-    message = (
-        f"{' '.join(names)}: the process that ran it for the comparison {WHY}; it is written: "
-        "compare it with run_aie_eval.py --compare_cpu, or take a smaller --batch_size"
-    )
-    with refusing(message, process.Died, reason=str):
+    cure = "compare it with run_aie_eval.py --compare_cpu, or take a smaller --batch_size"
+    message = f"{' '.join(names)}: the process that ran it for the comparison {WHY}; it is written"
+    with refusing(f"{message}: {cure}", process.Died, reason=str):
         with process.calling(_logits, names, target, sentences) as answer:
             yield answer
 
