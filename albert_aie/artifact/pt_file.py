@@ -20,6 +20,7 @@ from ..base.archive import Archive, Damaged
 from ..base.errors import WHY, UserError, refusing, some
 from ..base.files import check_readable, parse_json, replacing
 from ..base.shapes import Shape
+from ..base.terminal import torchscript_warnings_off
 from ..data.tasks import TASKS
 from ..text.tokenizer_file import KINDS, TokenizerFile
 from .manifest import FORMAT, FORMAT_VERSION, digest, first_unknown_key
@@ -37,27 +38,19 @@ def file_name(shape):
 
 
 def save(path, compiled, manifest, tokenizer):
-    """Write the .pt, and what the backend wants beside it. Each appears under its name whole or not
-    at all: written beside it, flushed, renamed.
-
-    `tokenizer`: the checkpoint's TokenizerFile. The manifest comes last, with the digests of all
-    that stands before it. Raises UserError if the folder cannot be written or the disk is full."""
+    """Write the .pt of a backends.Compiled, a manifest and a TokenizerFile, and what the backend
+    wants beside it, each whole or not at all. Raises UserError if they cannot be written."""
     import torch
 
-    from ..base.terminal import torchscript_warnings_off
-
-    extra = {
-        PREFIX + KINDS[tokenizer.kind].ENTRY: tokenizer.data,
-        **{PREFIX + name: blob for name, blob in compiled.blobs.items()},
-    }
+    blobs = {KINDS[tokenizer.kind].ENTRY: tokenizer.data, **compiled.blobs}
+    extra = {PREFIX + name: blob for name, blob in blobs.items()}
     with contextlib.ExitStack() as all_or_none:
         beside = {
             all_or_none.enter_context(replacing(Path(path).with_suffix(suffix))): content
             for suffix, content in compiled.files.items()
         }
         temporary = all_or_none.enter_context(replacing(path))
-        # By way of memory: on a full disk torch's own file writer ends the process instead of
-        # raising.
+        # by way of memory: on a full disk torch's own file writer ends the process
         buffer = io.BytesIO()
         with torchscript_warnings_off():
             torch.jit.save(compiled.program, buffer, _extra_files=extra)
@@ -73,11 +66,11 @@ def seal(path, manifest):
     """Append the manifest to an archive that has none, with a digest of every other entry and one
     of its own; torch reads it like its own entries."""
     with Archive(path) as archive:
-        root, manifest = archive.root, {**manifest, "entries": archive.sha256(archive.names)}
+        manifest = {**manifest, "entries": archive.sha256(archive.names)}
     manifest["sha256"] = digest(manifest)
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
     with zipfile.ZipFile(path, "a") as opened:
-        opened.writestr(zipfile.ZipInfo(f"{root}/{MANIFEST}"), text.encode())
+        opened.writestr(zipfile.ZipInfo(f"{archive.root}/{MANIFEST}"), text.encode())
 
 
 @dataclass(frozen=True)
@@ -118,8 +111,7 @@ class Artifact:
         return tuple(sorted(shapes, key=lambda shape: (shape[1], shape[0], shape[2])))
 
     @property
-    def shape(self):
-        """The largest."""
+    def shape(self):  # the largest
         return self.shapes[-1]
 
     @property
@@ -128,7 +120,6 @@ class Artifact:
 
     @property
     def task(self):
-        """The Task that it was exported for."""
         return TASKS[self.manifest["task"]]
 
     def classes(self, label_map=None):
@@ -154,11 +145,8 @@ class Artifact:
         return content
 
     def program(self, device="cpu"):
-        """The TorchScript program on `device`. What manifest["requires"] names must have been
-        imported before."""
+        """The TorchScript program on `device`; manifest["requires"] must have been imported."""
         import torch
-
-        from ..base.terminal import torchscript_warnings_off
 
         # RuntimeError mostly, also others by version
         message = f"{self.path}: its program cannot be loaded ({WHY}); {AGAIN}"
@@ -192,12 +180,11 @@ def open_pt(path):
         message = f"{path}: its manifest is of another form than this program's; {AGAIN}"
         with refusing(message, AttributeError, KeyError, TypeError):
             if key := first_unknown_key(manifest):
-                raise UserError(
-                    f"{path}: its manifest names a {key} that this program does not have; {AGAIN}"
-                )
-        described = manifest["tokenizer"]
-        data = _read(archive, path, KINDS[described["kind"]].ENTRY)
-    tokenizer = TokenizerFile(described["kind"], path, data, described["options"])
+                what = f"{path}: its manifest names a {key} that this program does not have"
+                raise UserError(f"{what}; {AGAIN}")
+        kind, options = (manifest["tokenizer"][name] for name in ("kind", "options"))
+        data = _read(archive, path, KINDS[kind].ENTRY)
+    tokenizer = TokenizerFile(kind, path, data, options)
     if tokenizer.sha256 != manifest["source"].get("tokenizer_sha256"):
         raise UserError(f"{path}: its tokenizer is not the one it was made with; {AGAIN}")
     return Artifact(path, manifest, tokenizer, stamp)
@@ -216,23 +203,20 @@ def open_all(paths):
     if not files:
         raise UserError("no file was named; name a .pt that export_albert_aie.py wrote")
     opened = [open_pt(path) for path in files]
-    first, path_of = opened[0], {}
     if len(opened) > 1 and any(each.has_free_sizes for each in opened):
         raise UserError(
             f"--aie_model_dir {some(map(str, files))}: name one; it chooses its rows by itself"
         )
+    path_of, wanted = {}, _identity(opened[0])
     for each in opened:
-        for (name, value), other in zip(_identity(first).items(), _identity(each).values()):
-            if other != value:
-                raise UserError(
-                    f"{first.path}, {each.path}: not of one model, {name} {value} and {other}; "
-                    "name files that were exported alike"
-                )
-        shape = each.own_shape
+        shape, found = each.own_shape, _identity(each)
+        for name, value in wanted.items():
+            if found[name] != value:
+                what = f"{files[0]}, {each.path}: not of one model, {name} {value} and"
+                raise UserError(f"{what} {found[name]}; name files that were exported alike")
         if shape in path_of:
-            raise UserError(
-                f"{path_of[shape]}, {each.path}: both are for {shape}; leave one of them out"
-            )
+            what = f"{path_of[shape]}, {each.path}: both are for {shape}"
+            raise UserError(f"{what}; leave one of them out")
         path_of[shape] = each.path
     largest = max(opened, key=lambda each: each.own_shape[1::-1])
     return replace(largest, siblings=tuple(each for each in opened if each is not largest))
@@ -267,7 +251,6 @@ def _check_format(manifest, path):
 
 
 def _verify(archive, manifest):
-    """By its digests."""
     wanted = manifest.get("entries")
     if digest(manifest) != manifest.get("sha256") or not isinstance(wanted, dict):
         raise Damaged(f"{MANIFEST} is not as it was written")
@@ -296,11 +279,10 @@ def _read(archive, path, name):
 
 def _openable(path):
     """What torch.jit.load takes: the name, or the bytes where the name is not UTF-8."""
-    try:
+    with contextlib.suppress(UnicodeEncodeError):
         str(path).encode()
         return str(path)
-    except UnicodeEncodeError:
-        return io.BytesIO(path.read_bytes())
+    return io.BytesIO(path.read_bytes())
 
 
 def _stamp(path):

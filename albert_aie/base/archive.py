@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from .errors import first_line
 
-_BLOCK = 1 << 20
 _DIRECTORY = 0x10  # an attribute; torch's reader then leaves the entry's memory as it was
 _LOCAL_HEADER = struct.Struct("<26x2H")  # lengths of name and extra field
 
@@ -34,26 +33,19 @@ class Archive:
         entries = self._zip.infolist()
         parts = [entry.filename.partition("/") for entry in entries]
         self._entries = {part[2]: entry for part, entry in zip(parts, entries)}
-        roots, wrong = {part[:2] for part in parts}, ""
+        self.names = list(self._entries)
         self.root = parts[0][0] if parts else ""
-        if roots != {(self.root, "/")} or len(self._entries) < len(entries):
-            wrong = "its entries are not those of one torch archive"
+        if {part[:2] for part in parts} != {(self.root, "/")} or len(self._entries) < len(entries):
+            raise Damaged("its entries are not those of one torch archive")
         for name, entry in self._entries.items():
             if name.endswith("/") or entry.external_attr & _DIRECTORY:
-                wrong = wrong or f"{name} is marked as a directory"
-        if wrong:
-            self._zip.close()
-            raise Damaged(wrong)
+                raise Damaged(f"{name} is marked as a directory")
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self._zip.close()
-
-    @property
-    def names(self):
-        return list(self._entries)
 
     def read(self, name):
         """The content of an entry. Raises Damaged where its CRC differs."""
@@ -64,7 +56,7 @@ class Archive:
 
     def check_crcs(self):
         """Raises Damaged if an entry differs from its CRC."""
-        for name in self._entries:
+        for name in self.names:
             self.read(name)
 
     def sha256(self, names, meanwhile=lambda: None):
@@ -92,7 +84,7 @@ class Archive:
         # its lengths say where the content begins, and not the directory's: torch goes by them too
         start = entry.header_offset + len(header) + sum(_LOCAL_HEADER.unpack(header))
         end = start + entry.file_size
-        digest, block = hashlib.sha256(), memoryview(bytearray(_BLOCK))
+        digest, block = hashlib.sha256(), memoryview(bytearray(1 << 20))
         while start < end and (count := os.preadv(file, [block[: end - start]], start)):
             digest.update(block[:count])
             start += count

@@ -20,23 +20,16 @@ def framed(pieces, cls, sep, max_seq_length=None, empty_second=False):
     first, *rest = pieces
     second = rest[0] if rest else []
     empty_second = empty_second and bool(rest)
-    ends = 3 if second or empty_second else 2
-    keep = None if max_seq_length is None else max_seq_length - ends
-    truncated = keep is not None and len(first) + len(second) > keep
-    if truncated:
-        first, second = _cut(first, second, max(0, keep))
-    ids = [cls, *first, sep]
-    if not (second or empty_second):
-        return Encoded(ids, truncated)
-    return Encoded([*ids, *second, sep], truncated, len(ids))
-
-
-def _cut(first, second, keep):
-    """The texts with `keep` tokens of both together."""
     a, b = len(first), len(second)
-    while a + b > keep:
-        a, b = (a - 1, b) if a > b else (a, b - 1)
-    return first[:a], second[:b]
+    if max_seq_length is not None:
+        keep = max(0, max_seq_length - (3 if second or empty_second else 2))
+        while a + b > keep:
+            a, b = (a - 1, b) if a > b else (a, b - 1)
+    truncated = a + b < len(first) + len(second)
+    ids = [cls, *first[:a], sep]
+    if not (b or empty_second):
+        return Encoded(ids, truncated)
+    return Encoded([*ids, *second[:b], sep], truncated, len(ids))
 
 
 def texts(sentence):

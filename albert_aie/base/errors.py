@@ -33,11 +33,9 @@ def system_reason(error):
 def need(what, package, distribution=None):
     """Raises UserError if `package`, which `what` needs, is not installed; `distribution` is its
     name at pip where that is another."""
-    try:
+    name = distribution or package
+    with refusing(f"{what} needs {name}; pip install {name}", ImportError):
         importlib.import_module(package)
-    except ImportError:
-        name = distribution or package
-        raise UserError(f"{what} needs {name}; pip install {name}") from None
 
 
 def first_line(error, most=200, line=0):

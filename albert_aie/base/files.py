@@ -1,11 +1,9 @@
-"""Files: reading what others wrote, digests, and writing that leaves the old file or the new one,
-never half of one."""
+"""Files: read, digested, and written whole or not at all."""
 
 import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
 import secrets
 import shutil
@@ -30,10 +28,8 @@ def check_readable(path):
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; correct its name") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = system_reason(error)
-        raise UserError(
-            f"{path}: cannot be read ({reason}); correct its name or permissions"
-        ) from None
+        what = f"{path}: cannot be read ({system_reason(error)})"
+        raise UserError(f"{what}; correct its name or permissions") from None
     if head == _LFS:
         raise UserError(
             f"{path}: is a Git-LFS pointer, not the file itself; run git lfs pull in its folder"
@@ -115,13 +111,15 @@ def replacing(path):
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             if before is not None:
-                _keep_mode(temporary, before)
+                # denied: it is another user's file, or on a disk without modes
+                with contextlib.suppress(PermissionError):
+                    os.chown(temporary, before.st_uid, before.st_gid)
+                with contextlib.suppress(PermissionError):
+                    os.chmod(temporary, stat.S_IMODE(before.st_mode))
             os.replace(temporary, place)
     except OSError as error:
-        raise UserError(
-            f"{path}: could not be written ({error.strerror or error}); nothing was changed: free "
-            "disk space or choose another folder"
-        ) from None
+        what = f"{path}: could not be written ({system_reason(error)}); nothing was changed"
+        raise UserError(f"{what}: free disk space or choose another folder") from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
@@ -147,29 +145,13 @@ def _status(path):
 
 
 def _is_stdout(status):
-    try:
+    with contextlib.suppress(OSError):  # closed
         return os.path.samestat(status, os.fstat(1))
-    except OSError:  # closed
-        return False
-
-
-def _keep_mode(path, status):
-    with contextlib.suppress(PermissionError):  # another user's file, or a disk without modes
-        os.chown(path, status.st_uid, status.st_gid)
-    with contextlib.suppress(PermissionError):
-        os.chmod(path, stat.S_IMODE(status.st_mode))
 
 
 def json_text(value):
     """Strict JSON, fit for UTF-8: a number that is not finite is null, and what stands for a byte
     of a path that is no UTF-8 is escaped."""
-    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    text = json.dumps(finite, indent=1, ensure_ascii=False)
     return text.encode(errors="backslashreplace").decode() + "\n"
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

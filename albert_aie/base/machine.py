@@ -14,8 +14,7 @@ import numpy
 from .errors import UserError
 from .version import __version__
 
-# The most that --threads and --streams take: libgomp ends a process that asks for more threads than
-# the system gives.
+# The most that --threads and --streams take: libgomp ends a process that asks for too many.
 THREADS = max(64, os.cpu_count() or 1)
 # A container's limit: cgroup 2, then 1.
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -42,16 +41,16 @@ def keep_to_cores(first, count):
 
 
 def check_memory(shape, device, intermediate_size):
-    """Raises UserError if a batch cannot fit, before it is tried: the system may end a process that
-    takes too much. It is the least that a batch needs: its three inputs, and on a CPU what goes
-    into and out of the activation, two bytes a number."""
+    """Raises UserError if a batch cannot fit: the system may end a process that takes too much. It
+    is the least that a batch needs: its three inputs, and on a CPU what goes into and out of the
+    activation, two bytes a number."""
     token = 3 * 8 + (2 * 2 * intermediate_size if device == "cpu" else 0)
     row, limit = token * shape.max_seq_length, memory()
-    if limit and shape.batch_size * row > limit:
+    needed = shape.batch_size * row
+    if limit and needed > limit:
         raise UserError(
-            f"--batch_size {shape.batch_size}: such a batch needs more than "
-            f"{shape.batch_size * row / 1e9:,.0f} GB, this machine has {limit / 1e9:.0f} GB; take "
-            f"{max(1, limit // row // 4)} or less"
+            f"--batch_size {shape.batch_size}: such a batch needs more than {needed / 1e9:,.0f} "
+            f"GB, this machine has {limit / 1e9:.0f} GB; take {max(1, limit // row // 4)} or less"
         )
 
 
@@ -59,9 +58,9 @@ CLEARLY = 2.0  # times as fast
 
 
 def take_turns(runs, seconds, clock=time.perf_counter):
-    """{name: median seconds of a call} of functions {name: function} that take turns, so that a
-    machine which changes its speed changes all of them: at least three turns, after one that is not
-    counted, and for `seconds`, or until each of those turns had one of them CLEARLY faster."""
+    """{name: median seconds of a call} of functions {name: function}, which take turns because a
+    machine changes its speed: at least three, after one that is not counted, for `seconds` or
+    until the same function was CLEARLY faster than every other in each."""
     times, end, turns = {name: [] for name in runs}, None, 0
     while turns < 4 or (clock() < end and not _is_clear(times)):
         turns += 1
@@ -74,7 +73,6 @@ def take_turns(runs, seconds, clock=time.perf_counter):
 
 
 def _is_clear(times):
-    """Whether the same function was CLEARLY faster than every other in each counted turn."""
     turns = numpy.array([taken[1:] for taken in times.values()])  # [function, turn]
     first, *second = numpy.sort(turns, 0)[:2]
     same = numpy.ptp(turns.argmin(0)) == 0
@@ -87,9 +85,8 @@ def lacks_memory(error):
     return isinstance(error, MemoryError) or bool(re.search(said, str(error), re.IGNORECASE))
 
 
-# What a card says of itself, by device.
-CARDS = {"npu": ("npu-smi", "info"), "cuda": ("nvidia-smi", "-L")}
-# What of a processor's instructions decides speed, in the words of /proc/cpuinfo.
+CARDS = {"npu": ("npu-smi", "info"), "cuda": ("nvidia-smi", "-L")}  # say what card is there
+# Instructions that decide speed, in the words of /proc/cpuinfo.
 ISA = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16")
 ISA += ("amx_tile", "amx_bf16", "amx_int8", "asimd", "sve", "bf16", "i8mm")
 PACKAGES = ("torch", "torch_aie", "mindietorch", "torch_npu", "numpy", "transformers")
@@ -98,8 +95,8 @@ PACKAGES += ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann")  # one module
 
 
 def describe(devices=tuple(CARDS)):
-    """JSON object of the machine: its processor, memory in bytes, how busy it is, and what the
-    vendor's tool says of the first card of `devices` (None where there is no such tool)."""
+    """JSON object of the machine; `card` is what the vendor's tool says of the first of `devices`
+    that has one."""
     return {
         "platform": platform.platform(),
         "cpu": cpu(),
@@ -146,7 +143,7 @@ def versions():
 
 
 def version(package):
-    """Its version, or where it lies if pip does not know it; None if it is not here. No import."""
+    """Its version, or where it lies if pip does not know it; None if it is not here."""
     import importlib.metadata  # here, for it takes 20 ms
     import importlib.util
 
@@ -161,7 +158,7 @@ def version(package):
 
 
 def peak_memory():
-    """Bytes of main memory that this process held at its most; None where the system does not
-    say. Not getrusage, whose figure a process inherits from the one that started it."""
+    """Bytes of main memory that this process held at its most, None where the system does not say.
+    A process inherits getrusage's from the one that started it."""
     peak = _facts("/proc/self/status").get("VmHWM")
     return int(peak.split()[0]) * 1024 if peak else None

@@ -28,8 +28,7 @@ def calling(function, *arguments):
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, function, arguments))
-    # Ctrl-C reaches every process of a terminal: the child inherits that it is ignored, and the
-    # parent answers
+    # Ctrl-C reaches every process of a terminal: the child is to leave it to the parent
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process.start()
@@ -39,13 +38,13 @@ def calling(function, *arguments):
 
     def answer():
         try:
-            error, value = receiver.recv()
+            value = receiver.recv()
             process.join(GRACE)
         except EOFError:
             process.join()
             raise Died(_how(process.exitcode)) from None
-        if error:
-            raise error(value)
+        if isinstance(value, (Died, UserError)):
+            raise value
         return value
 
     try:
@@ -67,11 +66,11 @@ def _answer(sender, function, arguments):
     end_with_parent()
     terminal.prepare()
     try:
-        answer = None, function(*arguments)
+        answer = function(*arguments)
     except UserError as error:
-        answer = UserError, str(error)
+        answer = error
     except Exception as error:
-        answer = Died, f"failed ({type(error).__name__}: {first_line(error)})"
+        answer = Died(f"failed ({type(error).__name__}: {first_line(error)})")
     sender.send(answer)
 
 

@@ -1,4 +1,4 @@
-"""The shapes that are computed: of one call, and which are chosen for the sentences at hand."""
+"""The shapes that are computed, and a batch of one."""
 
 from typing import NamedTuple, Optional
 
@@ -52,8 +52,7 @@ class Batch(NamedTuple):
 
     `sentences` are the numbers of the sentences in it; the logits of the i-th stand at `rows[i]`,
     and in a packed batch at `slots[i]` of that row. Rows that no sentence names are computed and
-    thrown away.
-    """
+    thrown away."""
 
     input_ids: numpy.ndarray
     attention_mask: numpy.ndarray

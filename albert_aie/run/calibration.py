@@ -15,44 +15,35 @@ WORDS = 10  # at least: long ones, as dev has
 
 
 def read(data_dir, task, path=None, held_out=False):
-    """(sentences, held-out sentences, note), drawn with a fixed seed from training sentences, or
-    from the texts in the file `path`. Those for the ranges have WORDS words and more where there
-    are such. `held_out` asks for sentences that the ranges have not seen, never dev's. Where
-    train.tsv is missing ranges come from dev, and a note says so. Raises UserError where there is
-    no text, or too little to hold some out."""
-    note = ""
-    if path:
-        sentences = _own(path, task)
-    elif not task.files:
+    """(sentences for the ranges, held-out sentences, note), drawn with a fixed seed from training
+    sentences, or from the file `path`. Those for the ranges have WORDS words where there are such,
+    and come from dev, as the note says, where train.tsv is missing. `held_out` asks for others, but
+    never dev's. Raises UserError where there is no text, or too little to hold some out."""
+    if not path and not task.files:
         raise UserError(
             f"--task_name {task.name}: has no files of its own to calibrate on; give text by "
             "--calibration FILE"
         )
-    else:
-        split, train = "train", task.files.get("train")
-        if train and not (Path(data_dir) / train).is_file():
-            if held_out:
-                raise UserError(
-                    f"--max_flips: {data_dir} has no {train}, and dev is not for choosing; give "
-                    "text of your own by --calibration FILE"
-                )
-            split = "dev"
-            note = (
-                f"int8 ranges are taken from dev itself: {data_dir} has no {train}; accuracy on "
-                "dev flatters it; give text of your own by --calibration FILE"
-            )
-        sentences = datasets.read(data_dir, split, task).sentences
-    long = [i for i, one in enumerate(sentences) if words(one) >= WORDS] or range(len(sentences))
+    note, split, train = "", "train", task.files.get("train")
+    if not path and train and not (Path(data_dir) / train).is_file():
+        cure = "give text of your own by --calibration FILE"
+        if held_out:
+            what = f"--max_flips: {data_dir} has no {train}, and dev is not for choosing"
+            raise UserError(f"{what}; {cure}")
+        split, what = "dev", f"int8 ranges are taken from dev itself: {data_dir} has no {train}"
+        note = f"{what}; accuracy on dev flatters it; {cure}"
+    sentences = _own(path, task) if path else datasets.read(data_dir, split, task).sentences
+    long = [one for one in sentences if words(one) >= WORDS] or sentences
     most = len(sentences) // 2 if held_out else len(sentences)
-    chosen = random.Random(0).sample(long, min(SENTENCES, len(long), max(1, most)))
-    ranges, seen = [sentences[i] for i in chosen], {sentences[i] for i in chosen}
+    ranges = random.Random(0).sample(long, min(SENTENCES, len(long), max(1, most)))
     if not held_out:
         return ranges, [], note
+    seen = set(ranges)
     rest = [one for one in dict.fromkeys(sentences) if one not in seen]
     if len(rest) < LEAST_HELD_OUT:
+        what = f"leaves {len(rest)} different sentences to count flips on"
         raise UserError(
-            f"--max_flips: {path or data_dir} leaves {len(rest)} different sentences to count "
-            f"flips on, fewer than {LEAST_HELD_OUT}; give more text"
+            f"--max_flips: {path or data_dir} {what}, fewer than {LEAST_HELD_OUT}; give more text"
         )
     return ranges, random.Random(1).sample(rest, min(HELD_OUT, len(rest))), note
 
@@ -77,6 +68,6 @@ def words(sentence):
 
 def batches(tokenizer, sentences, shapes):
     """List of Batch of the sentences, in `shapes`."""
-    longest = shapes[-1].max_seq_length
-    encoded = [tokenizer.encode(sentence, longest) for sentence in sentences]
+    length = shapes[-1].max_seq_length
+    encoded = [tokenizer.encode(sentence, length) for sentence in sentences]
     return list(batching.batches(encoded, *shapes))

@@ -20,7 +20,6 @@ import numpy
 
 from .. import backends
 from ..artifact import pt_file
-from ..base.encoding import texts
 from ..base.errors import UserError
 from .dynamic_batching import Batcher
 from .evaluate import evaluate, finite
@@ -52,10 +51,8 @@ class Classifier:
     dynamic_batching says. In asyncio `await classify.answer(texts)`."""
 
     def __init__(self, file, label_map=None, runner=None, **options):
-        opened = isinstance(file, pt_file.Artifact)
-        if not opened:
-            several = isinstance(file, (list, tuple))
-            file = pt_file.open_all(file if several else [file])
+        if not isinstance(file, pt_file.Artifact):
+            file = pt_file.open_all(file if isinstance(file, (list, tuple)) else [file])
         self.saved = file
         target = self.saved.target._replace(options=options)
         backends.settings(target, "evaluate")
@@ -99,31 +96,28 @@ class Classifier:
         if isinstance(given, (str, dict)) or (pair and isinstance(given[0], str)):
             return [self._sentence(given, "")], True
         if not isinstance(given, (list, tuple, Iterator)):
-            raise UserError(
-                f"a {type(given).__name__} is neither a text nor a list of texts; give a str, "
-                "a list or an iterator of them"
-            )
+            what = f"a {type(given).__name__} is neither a text nor a list of texts"
+            raise UserError(f"{what}; give a str, a list or an iterator of them")
         return [self._sentence(one, f"row {row}: ") for row, one in enumerate(given)], False
 
     def _sentence(self, value, where):
         """The text, or the tuple of two, that `value` is; `where` begins the message of the
         UserError for anything else."""
-        wants = "two texts, the pair" if self.task.is_pair else "a text"
+
+        def refused(why):
+            return UserError(f"{where}{value!r:.60}{why}")
+
         if isinstance(value, dict):
-            unknown = value.keys() - {"text", "text_pair"}
-            if unknown or "text" not in value:
-                raise UserError(
-                    f"{where}{value!r:.60}: wants the keys text and text_pair, no others"
-                )
+            if not {"text"} <= value.keys() <= {"text", "text_pair"}:
+                raise refused(": wants the keys text and text_pair, no others")
             value = tuple(value[key] for key in ("text", "text_pair") if key in value)
         parts = [value] if isinstance(value, str) else value
-        given = isinstance(parts, (list, tuple)) and all(isinstance(one, str) for one in parts)
-        if not given or len(parts) != len(self.task.text):
-            raise UserError(
-                f"{where}{value!r:.60} is not what a file for {self.task.name} wants: {wants}"
-            )
+        is_texts = isinstance(parts, (list, tuple)) and all(isinstance(one, str) for one in parts)
+        if not is_texts or len(parts) != len(self.task.text):
+            wants = "two texts, the pair" if self.task.is_pair else "a text"
+            raise refused(f" is not what a file for {self.task.name} wants: {wants}")
         if any("\ud800" <= letter <= "\udfff" for one in parts for letter in one):
-            raise UserError(f"{where}{value!r:.60}: half of a surrogate pair is no text")
+            raise refused(": half of a surrogate pair is no text")
         return tuple(parts) if len(parts) > 1 else parts[0]
 
     def answers(self, sentences):
@@ -139,11 +133,12 @@ class Classifier:
         """Yields (Request, how many were cut) of each SLICE of the sentences, when the next is
         tokenised and waits too; `notify()` is called when one has ended. What was not asked for is
         cancelled at the end."""
-        self._check(sentences)
-        waiting, caller = deque(), object()
+        self._check_process()
+        waiting, caller, length = deque(), object(), self.saved.shape.max_seq_length
         try:
             for start in range(0, len(sentences), SLICE):
-                encoded = [self._encode(one) for one in sentences[start : start + SLICE]]
+                part = sentences[start : start + SLICE]
+                encoded = [self._tokenizer.encode(one, length) for one in part]
                 request = self._batcher.submit(encoded, caller, start > 0, notify)
                 waiting.append((request, sum(one.truncated for one in encoded)))
                 if start:
@@ -156,9 +151,6 @@ class Classifier:
             for request, _ in waiting:
                 request.cancelled = True
 
-    def _encode(self, sentence):
-        return self._tokenizer.encode(sentence, self.saved.shape.max_seq_length)
-
     @property
     def names(self):
         """Of the classes, in the model's order; () for a regression."""
@@ -167,30 +159,18 @@ class Classifier:
     def evaluate(self, sentences, **options):
         """evaluate.Evaluation of a list of sentences, with the `options` of evaluate.evaluate. No
         other caller is answered meanwhile."""
-        self._check(sentences)
-        given = {"saved": self.saved, "tokenizer": self._tokenizer, "sentences": sentences}
-        return self._batcher.alone(functools.partial(evaluate, **given, **options))
+        self._check_process()
+        given = self.saved, self._tokenizer, sentences
+        return self._batcher.alone(lambda runner: evaluate(runner, *given, **options))
 
-    def _check(self, sentences):
-        """Raises UserError for what is no sentence of the task, and in another process."""
-        for sentence in sentences:
-            if len(texts(sentence)) != len(self.task.text):
-                wants = "pairs of texts" if self.task.is_pair else "single texts"
-                raise UserError(
-                    f"{self.saved.path}: was exported for {self.task.name}, whose sentences are "
-                    f"{wants}, not {str(sentence)[:40]!r}"
-                )
+    def _check_process(self):
         if self._process != os.getpid():
-            raise UserError(
-                f"{self.saved.path}: was loaded in another process, of which this one is a fork; "
-                "make the Classifier here"
-            )
+            what = "was loaded in another process, of which this one is a fork"
+            raise UserError(f"{self.saved.path}: {what}; make the Classifier here")
 
     def __reduce__(self):
-        raise UserError(
-            f"{self.saved.path}: a Classifier cannot be pickled or copied; send the file's path, "
-            "and make one there"
-        )
+        cure = "send the file's path, and make one there"
+        raise UserError(f"{self.saved.path}: a Classifier cannot be pickled or copied; {cure}")
 
     def close(self):
         """Gives the device back, when what is computed is done; what waits is refused, and it
@@ -224,17 +204,16 @@ def _close(batcher, process):
 def answers(logits, names):
     """List of Answer of float32 [sentences, class] logits; `names` of the classes, () for a
     regression."""
-    if not names:
-        return [
-            Answer(None, None, {}, float(row[0]) if scored else None)
-            for row, scored in zip(logits, finite(logits))
-        ]
-    return [
-        Answer(names[row.argmax()], float(row.max()), dict(zip(names, row.tolist())))
-        if scored
-        else Answer(None, None, {})
-        for row, scored in zip(softmax(logits), finite(logits))
-    ]
+    found = []
+    for row, scored in zip(softmax(logits) if names else logits, finite(logits)):
+        if not scored:
+            found.append(Answer(None, None, {}))
+        elif names:
+            shares = dict(zip(names, row.tolist()))
+            found.append(Answer(names[row.argmax()], float(row.max()), shares))
+        else:
+            found.append(Answer(None, None, {}, float(row[0])))
+    return found
 
 
 def softmax(logits):
@@ -262,15 +241,13 @@ def chunks(items, size=CHUNK, pause=PAUSE):
     threading.Thread(target=read, daemon=True).start()
     item = error = None
     while item is not end:
-        chunk, (item, error) = [], waiting.get()
-        while item is not end:
-            chunk.append(item)
-            if len(chunk) == size:
-                break
-            try:
-                item, error = waiting.get(timeout=pause)
-            except queue.Empty:
-                break
+        chunk = []
+        with contextlib.suppress(queue.Empty):
+            while len(chunk) < size:
+                item, error = waiting.get(timeout=pause if chunk else None)
+                if item is end:
+                    break
+                chunk.append(item)
         if chunk:
             yield chunk
     if error:

@@ -21,9 +21,8 @@ class Gate(NamedTuple):
     ties: float = 0.0  # largest share of labels that differ at a tie; one sentence always may
 
 
-# A precision that has no gate here cannot be asked for (--precision takes its choices from this
-# table).
-# int8 moves logits by several percent on every network: there the labels decide.
+# --precision takes its choices from this table. int8 moves logits by several percent on every
+# network: there the labels decide.
 GATES = {
     "fp32": Gate(1e-4, 0.0, 1e-4),  # no flips: the loss is that of a correlation
     "bf16": Gate(2e-2, 0.005, 0.005, ties=0.01),
@@ -34,9 +33,8 @@ GATES = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both sides' difference over all sentences. `relative` is ||got - ref|| / ||ref|| with each
-    sentence's logits centred on their mean, because a constant added to all of them changes no
-    prediction; the one output of a regression is not centred, and has no label that could flip.
+    """Both sides' difference over all sentences. `relative` is that of relative_error: a constant
+    added to all of a sentence's logits changes no prediction. A regression has no flips.
     `not_finite` sentences have NaN or infinity on either side: each counts as a flip and is scored
     wrong. `metric` is the task's first, with its value on both sides; all three are None where
     there are no labels.
@@ -107,19 +105,14 @@ class Comparison:
         yield "tokens", f"by {self.tokenizer}\nother ids in {self.other_ids} sentences (gate 0)"
         yield "difference", f"relative {self.relative:.2e} (gate {relative}){flips}"
         if self.ties:
-            yield (
-                "ties",
-                f"{self.ties} more labels differ where the reference's own two largest logits are "
-                f"as good as equal (gate {self.allowed_ties})",
-            )
+            text = "more labels differ where the reference's own two largest logits are as good as"
+            yield "ties", f"{self.ties} {text} equal (gate {self.allowed_ties})"
         if self.not_finite:
             yield "not finite", f"{self.not_finite} of the sentences; each counts as a label flip"
         if self.metric is not None:
-            yield (
-                METRICS[self.metric].title,
-                f"{self.value:.4f} compiled, {self.reference_value:.4f} reference "
-                f"(gate {100 * gate.loss:g} points lost)",
-            )
+            text = f"{self.value:.4f} compiled, {self.reference_value:.4f} reference"
+            lost = f"(gate {100 * gate.loss:g} points lost)"
+            yield METRICS[self.metric].title, f"{text} {lost}"
         yield "compare_cpu", "PASS" if self.passed else "FAIL"
 
 
@@ -129,7 +122,7 @@ def compare(got, reference, examples, precision, name="", tokenizer="", other_id
     without labels); `name` and `tokenizer` are the reference's. NaN anywhere fails."""
     regression = examples is not None and examples.task.regression
     lost = ~(finite(got) & finite(reference))
-    got64, reference64 = got.astype(numpy.float64), reference.astype(numpy.float64)
+    got64, reference64 = (logits.astype(numpy.float64) for logits in (got, reference))
     difference = numpy.abs(got64 - reference64)
     norms = numpy.linalg.norm(got64, axis=1) * numpy.linalg.norm(reference64, axis=1)
     cosines = (got64 * reference64).sum(1) / numpy.maximum(norms, 1e-12)
@@ -175,7 +168,7 @@ def _is_tie(reference, gate):
 @numpy.errstate(all="ignore")  # NaN where a logit is not finite
 def relative_error(got, reference):
     """||got - reference|| / ||reference|| of two float [sentences, output] arrays of logits, each
-    sentence's less their mean, which no softmax sees; of one output as it is."""
+    sentence's less their mean, unless there is one output."""
     a, b = (x.astype(numpy.float64) for x in (got, reference))
     if a.shape[1] > 1:
         a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
@@ -193,26 +186,21 @@ def checkpoint_of(saved, pth_dir, tokenizer_file=None, upstream_dir=None):
     config = vars(loaded.config)
     for name, value in saved.manifest["config"].items():
         if name != "label_names" and config.get(name) != value:
-            raise UserError(
-                f"{pth_dir}: {name} is {config.get(name)}, but {saved.path} has {value}; name the "
-                "checkpoint that the file was made from"
-            )
+            what = f"{pth_dir}: {name} is {config.get(name)}, but {saved.path} has {value}"
+            raise UserError(f"{what}; name the checkpoint that the file was made from")
     if loaded.sha256 == saved.manifest["source"].get("sha256"):
         return loaded, ""
-    return loaded, (
-        f"the weights in {pth_dir} are not, byte by byte, those that the file was made from "
-        "(sha256)"
-    )
+    what = f"the weights in {pth_dir} are not, byte by byte, those that the file was made from"
+    return loaded, f"{what} (sha256)"
 
 
 class Reference(NamedTuple):
-    """What the reference answers on examples, and in what `tokenizer`, which is other code, differs
-    from the file's: sentences with other ids."""
+    """What the reference answers on examples, by a tokenizer which is other code."""
 
     logits: numpy.ndarray
     name: str
     tokenizer: str
-    other_ids: int
+    other_ids: int  # sentences to which this gave other ids than the file's
 
 
 def reference_of(saved, checkpoint, examples, upstream_dir, progress):
@@ -222,9 +210,8 @@ def reference_of(saved, checkpoint, examples, upstream_dir, progress):
     encoded = [encode(sentence, length) for sentence in examples.sentences]
     ours = [saved_tokenizer.encode(sentence, length) for sentence in examples.sentences]
     logits, name = references.logits(checkpoint, encoded, upstream_dir, progress=progress)
-    others = sum(
-        (own.ids, own.second) != (wanted.ids, wanted.second) for own, wanted in zip(ours, encoded)
-    )
+    pairs = zip(ours, encoded)
+    others = sum((own.ids, own.second) != (their.ids, their.second) for own, their in pairs)
     return Reference(logits, name, tokenizer, others)
 
 
@@ -234,16 +221,11 @@ def against_reference(got, reference, saved, examples):
     if saved.manifest["random_weights"]:
         examples = replace(examples, labels=None)
     given = saved.manifest["precision"], *reference[1:]
-    return [
-        compare(each, reference.logits[: len(each)], examples.first(len(each)), *given)
-        for each in got
-    ]
+    return [compare(x, reference.logits[: len(x)], examples.first(len(x)), *given) for x in got]
 
 
 def check_reference(upstream_dir):
     """Raises UserError where there is neither an albert_pytorch checkout nor transformers."""
     if not upstream.has_upstream(upstream_dir) and importlib.util.find_spec("transformers") is None:
-        raise UserError(
-            "--compare_cpu needs a reference: give an albert_pytorch checkout by --prefix_dir, or "
-            "pip install transformers"
-        )
+        cure = "give an albert_pytorch checkout by --prefix_dir, or pip install transformers"
+        raise UserError(f"--compare_cpu needs a reference: {cure}")

@@ -7,6 +7,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Optional
 
 import numpy
@@ -31,10 +32,9 @@ class Evaluation:
 
     `rows_are` says how rows were made, in the words of choose_shapes; of each batch `shapes` has
     its Shape, `started` when its forward began and `forward` how long that took; `busy` is the time
-    in which at least one batch was in forward (their sum with one stream), `end_to_end` the wall
-    clock from the first sentence to the last prediction. `single` is None, or has each sentence's
-    time from text to label where they were sent one at a time; the stages are then their parts, and
-    nothing goes on beside them."""
+    in which at least one batch was in forward, `end_to_end` the wall clock from the first sentence
+    to the last prediction. `single` has each sentence's time from text to label where they were
+    sent one at a time; the stages are then parts of it."""
 
     logits: numpy.ndarray
     rows_are: str
@@ -95,8 +95,7 @@ def evaluate(
     wait for a program that pays for many.
 
     The next batches are tokenised and filled by another thread while the device works, so the
-    stages add up to more than end_to_end. With SINGLE a sentence is tokenised when the last has its
-    label, in this thread."""
+    stages add up to more than end_to_end; not with SINGLE."""
     few = not warmup and len(sentences) < FEW
     shapes = choose(shapes or saved.shapes, runner.grid, rows, few)
     length = saved.shape.max_seq_length
@@ -112,8 +111,13 @@ def evaluate(
     encode = partial(made.encode, tokenizer, length)
     start = time.perf_counter()
     if rows == SINGLE:
-        steps = progress(sentences, desc="evaluate", unit="sentence")
-        made.single = list(_singly(runner, steps, encode, shapes, made))
+        made.single = []
+        for number, sentence in enumerate(progress(sentences, desc="evaluate", unit="sentence")):
+            begun = time.perf_counter()
+            batch, output, logits[number] = run_alone(runner, encode(sentence), shapes)
+            logits[number].argmax()
+            made.single.append(time.perf_counter() - begun)
+            made.add(batch, output)
     else:
         plan = batches(map(encode, sentences), *shapes, streams=streams)
         total = expected and len(expected)
@@ -132,17 +136,6 @@ def evaluate(
     made.end_to_end = time.perf_counter() - start
     made.busy = union((begun, begun + took) for begun, took in zip(made.started, made.forward))
     return made
-
-
-def _singly(runner, sentences, encode, shapes, made):
-    """The seconds of each sentence from text to label."""
-    for number, sentence in enumerate(sentences):
-        begun = time.perf_counter()
-        batch, output, made.logits[number] = run_alone(runner, encode(sentence), shapes)
-        made.logits[number].argmax()
-        seconds = time.perf_counter() - begun
-        made.add(batch, output)
-        yield seconds
 
 
 def run_alone(runner, sentence, shapes):
@@ -187,13 +180,12 @@ def _run(runner, planned):
         yield from ((batch, runner.run(batch)) for batch in planned)
         return
     with ThreadPoolExecutor(runner.streams) as pool:
-        begun = deque()
-        for batch in planned:
-            begun.append((batch, pool.submit(runner.run, batch)))
-            if len(begun) == 2 * runner.streams:
-                batch, output = begun.popleft()
-                yield batch, output.result()
-        yield from ((batch, output.result()) for batch, output in begun)
+        begun = ((batch, pool.submit(runner.run, batch)) for batch in planned)
+        waiting = deque(islice(begun, 2 * runner.streams))
+        while waiting:
+            batch, output = waiting.popleft()
+            yield batch, output.result()
+            waiting.extend(islice(begun, 1))
 
 
 def finite(logits):
@@ -219,15 +211,12 @@ def union(intervals):
 def logits_in_fresh_process(paths, target, sentences):
     """Gives a function that waits for [(what, float32 [sentences, class])] of saved files of one
     model, loaded and run by a process that knows nothing but the files. Of a file of free sizes:
-    all sentences in chosen rows, and the first PUBLISHED of them through the program that
-    torch.jit.load gives. Of compiled files: an entry for each batch size, since of several the
-    greatest would take nearly all."""
+    all sentences in chosen rows, and the first of them as `published` has them. Of compiled files:
+    an entry for each batch size, since of several the greatest would take nearly all."""
     names = [str(path) for path in paths]
-    message = (
-        f"{' '.join(names)}: the process that ran it for the comparison {WHY}; it is written: "
-        "compare it with run_aie_eval.py --compare_cpu, or take a smaller --batch_size"
-    )
-    with refusing(message, process.Died, reason=str):
+    cure = "compare it with run_aie_eval.py --compare_cpu, or take a smaller --batch_size"
+    message = f"{' '.join(names)}: the process that ran it for the comparison {WHY}; it is written"
+    with refusing(f"{message}: {cure}", process.Died, reason=str):
         with process.calling(_logits, names, target, sentences) as answer:
             yield answer
 
@@ -235,8 +224,7 @@ def logits_in_fresh_process(paths, target, sentences):
 def _logits(paths, target, sentences):
     saved = pt_file.open_all(paths)
     tokenizer = saved.tokenizer.load()
-    runner = backends.load(saved, target)
-    with contextlib.closing(runner):
+    with contextlib.closing(backends.load(saved, target)) as runner:
         run = partial(evaluate, runner, saved, tokenizer, sentences)
         if not saved.has_free_sizes:
             every = by_batch_size(saved.shapes)

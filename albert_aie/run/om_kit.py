@@ -1,9 +1,6 @@
-"""The kit for the owner of an Ascend card, who has CANN and neither this program nor the data: an
-ONNX file with its line for atc (lengths are gears of one), the inputs of a data set as ais_bench
-reads them, and a script. What ais_bench writes is read back here and scored as any other file's
-answers.
-
-The kit holds no labels, and of texts only token ids. Nothing of it has run on a card yet."""
+"""The kit for the owner of an Ascend card, who has CANN and not this program: ONNX files, token ids
+of a data set without labels, and a script for atc and ais_bench. What ais_bench writes is read back
+and scored as any file's answers. Nothing of it has run on a card yet."""
 
 import hashlib
 import itertools
@@ -64,15 +61,13 @@ def check(folder, target, soc_version):
             raise UserError("--soc_version: on --backend onnx only --om_kit names a chip; add it")
         return
     if target.backend != "onnx":
-        raise UserError(
-            f"--om_kit: an OM is made of an ONNX file, not of one for {target.backend}; add "
-            "--backend onnx"
-        )
+        what = f"--om_kit: an OM is made of an ONNX file, not of one for {target.backend}"
+        raise UserError(f"{what}; add --backend onnx")
     if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
         raise UserError(f"--om_kit {folder}: is there already; name a new folder")
 
 
-def atc(shapes, soc_version=SOC):
+def atc(shapes, soc_version):
     """The command that makes model.om of model.onnx, with the types of the file kept; of several
     shapes, which differ in their length alone, each is a gear."""
     sizes, gears = ",".join(map(str, shapes[0].inputs)), ""
@@ -118,13 +113,13 @@ def _script(saved, soc_version, parts):
         used = [file for file in files if parts[file.path.stem]["batches"]]
         if used:
             shapes = [file.own_shape for file in files]
-            run += OM.format(om=om, atc=atc(shapes, soc_version or SOC))
+            run += OM.format(om=om, atc=atc(shapes, soc_version))
         for file in used:
             sizes, gear = ",".join(map(str, file.own_shape.inputs)), ""
             if len(files) > 1:
                 gear = f' --dymDims "{";".join(f"{name}:{sizes}" for name in INPUTS)}"'
-            given = {"part": file.path.stem, "om": om, "inputs": inputs, "gear": gear}
-            run += PART.format(**given, rows=file.own_shape.batch_size)
+            given = {"om": om, "inputs": inputs, "gear": gear, "rows": file.own_shape.batch_size}
+            run += PART.format(part=file.path.stem, **given)
     return models, run
 
 
@@ -137,32 +132,31 @@ def write(folder, saved, checkpoint, examples, soc_version, upstream_dir):
     batches = list(batching.batches(encoded, *saved.shapes))
     named = [number for batch in batches for number in batch.sentences[:ORDER]]
     known, _ = references.logits(checkpoint, [encoded[i] for i in named], upstream_dir)
-    known = iter(known.tolist())
+    logits = dict(zip(named, known.tolist()))
     parts = {}
     for file in saved.files:
-        part, shape = file.path.stem, file.own_shape
-        own = [batch for batch in batches if batch.shape == shape]
+        inputs = folder / file.path.stem / "inputs"
+        own = [batch for batch in batches if batch.shape == file.own_shape]
         for name in INPUTS:
-            (folder / part / "inputs" / name).mkdir(parents=True)
+            (inputs / name).mkdir(parents=True)
         dtype = file.manifest["options"]["input_dtype"]
         for number, batch in enumerate(own):
             for name, array in zip(INPUTS, batch.inputs):
-                path = folder / part / "inputs" / name / f"{number:05d}.npy"
-                numpy.save(path, array.astype(dtype))
-        parts[part] = {"shape": list(shape), "batches": [_sha256(batch) for batch in own]}
-    models, run = _script(saved, soc_version, parts)
+                numpy.save(inputs / name / f"{number:05d}.npy", array.astype(dtype))
+        parts[file.path.stem] = {
+            "shape": list(file.own_shape),
+            "batches": [_sha256(batch) for batch in own],
+            "logits": [[logits[i] for i in batch.sentences[:ORDER]] for batch in own],
+        }
+    models, run = _script(saved, soc_version or SOC, parts)
     for om, data in models.items():
         (folder / om).mkdir(exist_ok=True)
         (folder / om / "model.onnx").write_bytes(data)
-    for batch in batches:
-        part = next(each for each in parts.values() if each["shape"] == list(batch.shape))
-        logits = [next(known) for _ in batch.sentences[:ORDER]]
-        part.setdefault("logits", []).append(logits)
-    (folder / "run.sh").write_text(run, encoding="utf-8")
     sizes = {"sentences": len(encoded), "batches": len(batches)}
     files = " ".join(file.path.name for file in saved.files)
     readme = README.format(soc=soc_version or SOC, files=files, **sizes)
-    (folder / "README.md").write_text(readme, encoding="utf-8")
+    write_text(folder / "run.sh", run)
+    write_text(folder / "README.md", readme)
     kit = {"file": saved.digest, "data": examples.sha256, **sizes, "parts": parts}
     write_text(folder / KIT, json_text(kit))
     return f"{folder} ({len(encoded)} sentences in {len(batches)} batches; sh {folder}/run.sh)"
@@ -190,8 +184,8 @@ class Outputs(Runner):
         ):
             if kit.get(key) != own:
                 raise UserError(f"--om_results {folder}: was {what}; name the one it was made from")
-        self.precision, self.rates = saved.manifest["precision"], {}
-        self._parts = {}
+        self.precision = saved.manifest["precision"]
+        self.rates, self._parts = {}, {}
         for name, part in kit["parts"].items():
             self._parts[Shape(*part["shape"])] = name, part, itertools.count()
             self._check_names(name, len(part["batches"]))
@@ -220,10 +214,8 @@ class Outputs(Runner):
             logits = numpy.load(path, allow_pickle=False)
         wanted = self._artifact.logits_shape(batch.shape)
         if logits.shape != wanted or logits.dtype not in (numpy.float16, numpy.float32):
-            raise UserError(
-                f"{path}: holds {logits.shape} {logits.dtype}, not logits of {wanted}; run run.sh "
-                "again"
-            )
+            what = f"{path}: holds {logits.shape} {logits.dtype}, not logits of {wanted}"
+            raise UserError(f"{what}; run run.sh again")
         logits = logits.astype(numpy.float32)
         self._check_order(path, batch, logits, part["logits"], number)
         return Output(logits, 0.0, 0.0, 0.0, 0.0)

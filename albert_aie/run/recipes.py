@@ -1,7 +1,6 @@
-"""The search for the fastest of an engine's int8 recipes whose labels hold.
-
-Labels are not needed for that: a prediction that does not change cannot become wrong, so the share
-of flips against fp32 is the most that accuracy can lose."""
+"""The search for the fastest of an engine's int8 recipes whose labels hold. It needs no labels: a
+prediction that does not change cannot become wrong, so flips are the most that accuracy can lose.
+"""
 
 import tempfile
 from pathlib import Path
@@ -37,9 +36,8 @@ def table(attempts):
 
 def fastest(make, name, percent, checkpoint, target, length, sentences, upstream_dir, progress):
     """(what `make` gave for the first recipe that keeps its labels in all but `percent` % of the
-    sentences, None where none does; the Tried of those that were tried). `make` takes a Target, and
-    what it gives has `save(path)`; the file is called `name`. The reference is that of the
-    comparison, on sentences cut to `length` tokens."""
+    sentences, None where none does; the Tried of those that were tried). `make` takes a Target and
+    gives what has `save(path)`; the file is called `name`, sentences are cut to `length` tokens."""
     tokenizer = checkpoint.tokenizer.load()
     encoded = [tokenizer.encode(sentence, length) for sentence in sentences]
     reference, _ = references.logits(checkpoint, encoded, upstream_dir, progress=progress)
