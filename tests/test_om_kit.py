@@ -87,7 +87,8 @@ def test_it_is_scored_as_the_file_is(kit, tiny, sentences, evaluate, tmp_path):
     files, om = kit
     given = {"aie_model_dir": files, "data_dir": sentences, "compare_cpu": True, "pth_dir": tiny}
     own = evaluate(output_dir=tmp_path / "own", **given)
-    read = evaluate(output_dir=tmp_path / "om_out", om_results=om, **given)
+    page = tmp_path / "report.html"
+    read = evaluate(output_dir=tmp_path / "om_out", om_results=om, report=page, **given)
     assert own.code == read.code == 0, read.err
     tables = [(tmp_path / name / "predictions.tsv").read_bytes() for name in ("own", "om_out")]
     assert tables[0] == tables[1]
@@ -97,6 +98,7 @@ def test_it_is_scored_as_the_file_is(kit, tiny, sentences, evaluate, tmp_path):
     report = json.loads((tmp_path / "om_out" / "eval.json").read_text())
     rates = {"albert_seq8_bs4": 2000.0, "albert_seq32_bs4": 2000.0}
     assert report["om"] == {"ais_bench_rows_per_second": rates} and "seconds" not in report
+    assert "Confusion matrix" in page.read_text() and "Latency" not in page.read_text()
 
 
 def test_the_kit_holds_what_the_owner_of_a_card_needs(kit):

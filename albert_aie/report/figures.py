@@ -1,20 +1,46 @@
-"""Figures from an evaluation: what eval.json holds, and the lines that are printed.
+"""Figures from an evaluation: what eval.json holds, and the lines that are printed."""
 
-A figure is one row of setting.py or speed.py: the keys that it adds to eval.json with their JSON
-Schema, and the line that shows them. `python -m albert_aie.report.figures` writes
-eval.schema.json."""
-
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from ..artifact.pt_file import Artifact
 from ..base import machine
-from ..base.files import json_text
+from ..data import metrics
 from ..data.datasets import Examples
 from ..run.evaluate import Evaluation, finite
 from . import results, setting, speed
-from .schema import schema_of
 
-FIGURES = (*setting.BEFORE, *speed.MEASURES, *setting.AFTER)
+
+class Figure(NamedTuple):
+    """`values` makes keys of eval.json from a Scored, `line` the text to print from all of
+    eval.json, "" where there is nothing to say. Lines of rows that are `detail` stand on the page
+    of --report alone; `timed` ones are not of answers that were computed elsewhere."""
+
+    name: str
+    values: Callable
+    line: Callable
+    detail: bool = False
+    timed: bool = False
+
+
+FIGURES = (
+    Figure("file", setting.file, setting.file_line),
+    Figure("engine", setting.engine, setting.engine_line),
+    Figure("data", setting.data, setting.data_line),
+    Figure("om", setting.om, setting.om_line),
+    Figure("not scored", setting.not_scored, setting.not_scored_line),
+    Figure("rows", setting.rows, setting.rows_line),
+    Figure("accuracy", speed.accuracy, speed.accuracy_line),
+    Figure("metrics", speed.task_metrics, lambda r: metrics.line(r["metrics"])),
+    Figure("throughput", speed.throughput, speed.throughput_line, timed=True),
+    Figure("latency", speed.latency, speed.latency_line, timed=True),
+    Figure("single", lambda s: {}, speed.single_line, timed=True),
+    Figure("runs", lambda s: {}, speed.runs_line, detail=True, timed=True),
+    Figure("stages", speed.stages, speed.stages_line, detail=True, timed=True),
+    Figure("padding", speed.padding, speed.padding_line, detail=True),
+    Figure("compute", speed.compute, speed.compute_line, detail=True, timed=True),
+    Figure("machine", lambda s: s.host, setting.machine_line, detail=True),
+    Figure("digests", setting.digests, lambda r: ""),
+)
 
 
 class Scored(NamedTuple):
@@ -65,12 +91,3 @@ def lines(report, detail=False):
     figures = [f for f in FIGURES if not (f.timed and "om" in report)]
     shown = [(f.name, f.line(report)) for f in figures if detail or not f.detail]
     return [(name, line) for name, line in shown if line]
-
-
-def schema():
-    """The JSON Schema of eval.json."""
-    return schema_of(FIGURES, results.SCHEMA_VERSION)
-
-
-if __name__ == "__main__":
-    results.SCHEMA.write_text(json_text(schema()), encoding="utf-8")

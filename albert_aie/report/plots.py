@@ -57,31 +57,17 @@ def histogram(axes, result):
 
 
 def padding(axes, named):
-    """Stacked: tokens of sentences, and positions that hold none."""
-    names = [name for name, _ in named]
-    lengths = numpy.array([_row(result) for _, result in named], float)
-    filled = lengths * (1 - numpy.array([result["padding"] for _, result in named]))
+    """Stacked, of the mean row of each (name, eval.json): tokens, and positions that hold none."""
+    names, results = zip(*named)
+    rows = [sum(x["batches"] * x["batch_size"] for x in r["shapes"]) for r in results]
+    lengths = numpy.array([r["positions"] for r in results]) / rows
+    filled = lengths * [1 - r["padding"] for r in results]
     axes.barh(names, filled, color=COLOURS[0], label="tokens")
-    axes.barh(
-        names,
-        lengths - filled,
-        left=filled,
-        color="none",
-        edgecolor=INK,
-        hatch="///",
-        label="padding",
-    )
+    empty = {"color": "none", "edgecolor": INK, "hatch": "///", "label": "padding"}
+    axes.barh(names, lengths - filled, left=filled, **empty)
     axes.invert_yaxis()
     axes.set(xlabel="token positions a row", xlim=(0, lengths.max() * 1.02))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2)
-
-
-def _row(result):
-    """Token positions of a row, the mean of all that were computed."""
-    rows = [
-        (each["batches"] * each["batch_size"], each["max_seq_length"]) for each in result["shapes"]
-    ]
-    return sum(count * length for count, length in rows) / sum(count for count, _ in rows)
 
 
 def reliability(axes, bins):

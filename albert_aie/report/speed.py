@@ -7,20 +7,9 @@ import numpy
 from ..albert.flops import flops_per_row
 from ..data import metrics
 from ..run.evaluate import WARMUP, is_correct
-from .schema import (
-    BOOLEAN,
-    NUMBER,
-    NUMBER_OR_NULL,
-    POSITIVE,
-    Figure,
-    array,
-    described,
-    record,
-    whole,
-)
 
 
-def _accuracy(s):
+def accuracy(s):
     """k/n over all sentences: what was not scored is wrong, and so is a class that the data does
     not have."""
     random_weights = {"random_weights": s.saved.manifest["random_weights"]}
@@ -33,7 +22,7 @@ def _accuracy(s):
     return {**random_weights, "accuracy": {**metrics.accuracy(k, n), "other_classes": others}}
 
 
-def _accuracy_line(r):
+def accuracy_line(r):
     if r["random_weights"]:
         return "none: the file holds random weights, for speed only"
     if "accuracy" not in r:
@@ -42,13 +31,13 @@ def _accuracy_line(r):
     return f"{line}\n{others} predicted as a class that the data does not have" if others else line
 
 
-def _metrics(s):
+def task_metrics(s):
     """The task's metrics; null where one has no value."""
     names, logits = s.examples.task.metrics if s.measured else (), s.evaluation.logits
     return {"metrics": {name: metrics.measure(name, s.examples, logits) for name in names}}
 
 
-def _throughput(s):
+def throughput(s):
     """Of sentences that were sent singly a rate of its own: never beside figures of batches."""
     e = s.evaluation
     if e.single:
@@ -57,10 +46,9 @@ def _throughput(s):
     return {"samples_per_second": {"forward": scored / e.busy, "end_to_end": scored / e.end_to_end}}
 
 
-def _of_batches(key, text):
-    """A line of `text`, filled from the object at `key`; none of sentences that were sent singly,
-    whose figures stand in a line of their own."""
-    return lambda r: "" if "sentences_per_second" in r else text.format(**r[key])
+def throughput_line(r):
+    line = "forward {forward:.1f} samples/s, end to end {end_to_end:.1f} samples/s"
+    return line.format(**r["samples_per_second"]) if "samples_per_second" in r else ""
 
 
 def percentiles(values, *percents):
@@ -80,7 +68,7 @@ def distribution(values):
     }
 
 
-def _latency(s):
+def latency(s):
     """Of each batch's forward, or of each sentence that was sent singly from text to label."""
     e = s.evaluation
     times = [1000 * seconds for seconds in e.single or e.forward]
@@ -88,7 +76,12 @@ def _latency(s):
     return {"latency_ms": distribution(times), **counts, "latencies_ms": times}
 
 
-def _single_line(r):
+def latency_line(r):
+    line = "p50 {p50:.1f}, p90 {p90:.1f}, p99 {p99:.1f} ms a batch"
+    return line.format(**r["latency_ms"]) if "samples_per_second" in r else ""
+
+
+def single_line(r):
     if "sentences_per_second" not in r:
         return ""
     text = "mean {mean:.2f}, p50 {p50:.2f}, p90 {p90:.2f}, p95 {p95:.2f}, p99 {p99:.2f}, max "
@@ -96,7 +89,7 @@ def _single_line(r):
     return f"{text}\n{r['sentences_per_second']:.1f} sentences/s"
 
 
-def _runs_line(r):
+def runs_line(r):
     text = f"{r['batches']} batches, after {r['warmup']} warm-up runs of each shape"
     if "sentences_per_second" in r:
         return text
@@ -104,14 +97,27 @@ def _runs_line(r):
     return f"{text}\n{spread.format(**r['latency_ms'])}"
 
 
-def _stages(s):
+def stages(s):
     e = s.evaluation
-    stages = {"tokenize": e.tokenize, "copy_in": e.copy_in, "forward": e.busy}
-    stages.update(copy_out=e.copy_out, end_to_end=e.end_to_end)
-    return {"seconds": {"load": s.load, **stages}}
+    return {
+        "seconds": {
+            "load": s.load,
+            "tokenize": e.tokenize,
+            "copy_in": e.copy_in,
+            "forward": e.busy,
+            "copy_out": e.copy_out,
+            "end_to_end": e.end_to_end,
+        }
+    }
 
 
-def _padding(s):
+def stages_line(r):
+    line = "load {load:.2f}, tokenize {tokenize:.3f}, copy in {copy_in:.3f}, forward {forward:.2f}"
+    line += ", copy out {copy_out:.3f}, end to end {end_to_end:.2f} s"
+    return line.format(**r["seconds"])
+
+
+def padding(s):
     positions = s.evaluation.positions
     return {
         "padding": 1 - s.evaluation.tokens / positions,
@@ -120,138 +126,18 @@ def _padding(s):
     }
 
 
-def _compute(s):
+def padding_line(r):
+    share = f"{100 * r['padding']:.1f} % of {r['positions']:,} token positions"
+    return f"{share} ({r['sentences_per_row']:.2f} sentences a row)"
+
+
+def compute(s):
     config, e = s.saved.manifest["config"], s.evaluation
     each = (shape.batch_size * flops_per_row(config, shape.max_seq_length) for shape in e.shapes)
     total = sum(each) / 1e9
     return {"nominal_gflop_per_row": total / e.rows, "nominal_gflop_per_second": total / e.busy}
 
 
-_SPREAD = ("mean", "deviation", "p50", "p90", "p95", "p99", "max")
-_STAGES = ("load", "tokenize", "copy_in", "forward", "copy_out", "end_to_end")
-_RATES = {
-    "forward": described(NUMBER, "sentences scored / seconds in which a batch was computed"),
-    "end_to_end": described(
-        NUMBER, "sentences scored / seconds from the first sentence to the last prediction"
-    ),
-}
-_LINE_RATES = "forward {forward:.1f} samples/s, end to end {end_to_end:.1f} samples/s"
-_TIMES = "p50 {p50:.1f}, p90 {p90:.1f}, p99 {p99:.1f} ms a batch"
-_SHARE = {**POSITIVE, "maximum": 1}
-MEASURES = (
-    Figure(
-        "accuracy",
-        _accuracy,
-        _accuracy_line,
-        {
-            "random_weights": described(
-                BOOLEAN, "true: predictions mean nothing, and there is no accuracy"
-            ),
-            "accuracy": record(
-                {
-                    "correct": whole(0),
-                    "total": whole(1, "all sentences; what was not scored is wrong"),
-                    "value": _SHARE,
-                    "wilson95": array(NUMBER, minItems=2, maxItems=2),
-                    "other_classes": whole(0, "predicted as a class that the data does not have"),
-                },
-                "missing without labels, with random weights and for a regression",
-            ),
-        },
-        optional=("accuracy",),
-    ),
-    Figure(
-        "metrics",
-        _metrics,
-        lambda r: metrics.line(r["metrics"]),
-        {
-            "metrics": {
-                "description": "the task's metrics, by name; null: no value",
-                "type": "object",
-                "additionalProperties": NUMBER_OR_NULL,
-            }
-        },
-    ),
-    Figure(
-        "throughput",
-        _throughput,
-        _of_batches("samples_per_second", _LINE_RATES),
-        {
-            "samples_per_second": record(_RATES),
-            "sentences_per_second": {
-                "description": "of sentences sent singly, in place of samples_per_second",
-                "type": "number",
-                "exclusiveMinimum": 0,
-            },
-        },
-        optional=("samples_per_second", "sentences_per_second"),
-        timed=True,
-    ),
-    Figure(
-        "latency",
-        _latency,
-        _of_batches("latency_ms", _TIMES),
-        {
-            "latency_ms": record(
-                dict.fromkeys(_SPREAD, POSITIVE),
-                "of a batch, or of a sentence sent singly, from text to label, in milliseconds; "
-                "percentiles by nearest rank",
-            ),
-            "batches": whole(1),
-            "warmup": whole(0, "batches run before the clock starts; in no figure"),
-            "latencies_ms": array(
-                POSITIVE,
-                "of every batch, in the order in which they were made, or of every sentence sent "
-                "singly, in theirs",
-                minItems=1,
-            ),
-        },
-        timed=True,
-    ),
-    Figure("single", lambda s: {}, _single_line, {}, timed=True),
-    Figure("runs", lambda s: {}, _runs_line, {}, detail=True, timed=True),
-    Figure(
-        "stages",
-        _stages,
-        lambda r: (
-            "load {load:.2f}, tokenize {tokenize:.3f}, copy in {copy_in:.3f}, forward "
-            "{forward:.2f}, copy out {copy_out:.3f}, end to end {end_to_end:.2f} s"
-        ).format(**r["seconds"]),
-        {
-            "seconds": record(
-                dict.fromkeys(_STAGES, POSITIVE),
-                "stages overlap: their sum is more than end_to_end",
-            )
-        },
-        detail=True,
-        timed=True,
-    ),
-    Figure(
-        "padding",
-        _padding,
-        lambda r: (
-            f"{100 * r['padding']:.1f} % of {r['positions']:,} token positions "
-            f"({r['sentences_per_row']:.2f} sentences a row)"
-        ),
-        {
-            "padding": described(_SHARE, "share of token positions that held no token"),
-            "positions": whole(1, "token positions computed"),
-            "sentences_per_row": NUMBER,
-        },
-        detail=True,
-    ),
-    Figure(
-        "compute",
-        _compute,
-        lambda r: (
-            f"{r['nominal_gflop_per_second']:.0f} GFLOP/s nominal "
-            f"({r['nominal_gflop_per_row']:.2f} GFLOP a row, the mean)"
-        ),
-        {
-            "nominal_gflop_per_row": described(NUMBER, "of the matrix products of a whole row"),
-            "nominal_gflop_per_second": NUMBER,
-        },
-        detail=True,
-        timed=True,
-    ),
-)
+def compute_line(r):
+    line = "{nominal_gflop_per_second:.0f} GFLOP/s nominal "
+    return (line + "({nominal_gflop_per_row:.2f} GFLOP a row, the mean)").format(**r)
