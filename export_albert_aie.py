@@ -51,7 +51,8 @@ def parse_args(argv):
     arguments.add_options(parser, "export")
     args = parser.parse_args(argv)
     args.task_name = args.task_name or tasks.SST2
-    arguments.folders(args, args.task_name, f"{arguments.UPSTREAM}/outputs/{{}}")
+    args.pth_dir = args.pth_dir or f"./albert_pytorch/outputs/{args.task_name.name}"
+    args.data_dir = args.data_dir or f"./albert_pytorch/dataset/{args.task_name.name}"
     return args
 
 

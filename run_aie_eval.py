@@ -118,13 +118,13 @@ def read_examples(args, own, saved, task):
     answers to --output)."""
     from albert_aie.data import metrics
 
-    arguments.folders(args, task)
     metrics.check(task)
     names, write_answers = saved.classes(args.label_map), None
     if own:
         examples, write_answers = own_text.read(args, task.of(names))
     else:
-        examples = datasets.read(args.data_dir, args.split or "dev", task, args.label_names)
+        folder = args.data_dir or f"./albert_pytorch/dataset/{task.name}"
+        examples = datasets.read(folder, args.split or "dev", task, args.label_names)
     examples = examples.for_model(names)
     console.note(examples.note)
     return examples, write_answers
@@ -155,11 +155,15 @@ def answer(args, saved, target):
         counts = own_text.answer(classify, args)
     seconds = time.perf_counter() - started
     if to_file:
-        text = f"{args.output} (texts: {counts.texts}, {seconds:.1f} s, load included)"
+        text = f"{args.output} (texts: {counts['texts']}, {seconds:.1f} s, load included)"
         console.say("wrote", text)
-    for line in counts.notes(saved):
-        console.note(line)
-    return 1 if counts.unanswered else 0
+    if saved.manifest["random_weights"]:
+        console.note("random weights: the labels mean nothing")
+    if counts["cut"]:
+        console.note(f"texts cut to {saved.shape.max_seq_length} tokens: {counts['cut']}")
+    if lost := counts["unanswered"]:
+        console.note(f"texts without an answer, for their logits are not finite: {lost}")
+    return 1 if lost else 0
 
 
 main = partial(console.main, parse_args, run)  # gives the exit code
