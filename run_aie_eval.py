@@ -57,9 +57,7 @@ def run(args):
     timed = not own or own_text.wants_figures(args)
     if not args.om_results:
         console.note(speed.note_speed(saved, timed))
-    if timed:
-        return measure(args, own, saved, target, task)
-    return answer(args, saved, target)
+    return measure(args, own, saved, target, task) if timed else answer(args, saved, target)
 
 
 def measure(args, own, saved, target, task):
@@ -97,8 +95,8 @@ def measure(args, own, saved, target, task):
     if checkpoint:
         given = saved, checkpoint, examples, args.prefix_dir, console.bar
         reference = compare.reference_of(*given)
-        given = [evaluation.logits], reference, saved, examples
-        (comparison,) = compare.against_reference(*given)
+        logits = [evaluation.logits]
+        (comparison,) = compare.against_reference(logits, reference, saved, examples)
         code = max(code, console.conclude([comparison], args))
         compared = comparison.lines()
         result = {**result, "comparison": comparison.verdict()}
@@ -136,9 +134,7 @@ def read_checkpoint(args, saved, examples):
     from albert_aie.text.tokenizer_file import disagreement
 
     if not args.pth_dir:
-        raise UserError(
-            "--compare_cpu: name the checkpoint that the file was made from with --pth_dir"
-        )
+        raise UserError("--compare_cpu: name the file's checkpoint with --pth_dir")
     tokenizer_file, _ = arguments.tokenizer_file(args.tokenizer)
     checkpoint, note = compare.checkpoint_of(saved, args.pth_dir, tokenizer_file, args.prefix_dir)
     console.note(note)

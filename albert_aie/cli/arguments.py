@@ -138,10 +138,9 @@ def check_comparison(args):
 def check_known(args, saved):
     """The Task to measure. Raises UserError for a flag that says something else than the file
     `saved` (an Artifact) and names both."""
-    facts = {
-        "batch_size": sorted({shape.batch_size for shape in saved.shapes}),
-        "max_seq_length": [saved.shape.max_seq_length],  # the length that sentences are cut to
-    }
+    sizes = sorted({shape.batch_size for shape in saved.shapes})
+    # the longest is that to which sentences are cut
+    facts = {"batch_size": sizes, "max_seq_length": [saved.shape.max_seq_length]}
     for flag, values in facts.items():
         given = getattr(args, flag)
         if given is not None and given not in values:

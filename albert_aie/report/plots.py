@@ -22,16 +22,13 @@ def svg(title, size, draw, *given):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    inked = ("text.color", "xtick.color", "ytick.color", "axes.edgecolor", "axes.labelcolor")
     style = {
         "svg.fonttype": "none",  # text stays text
         "svg.hashsalt": title,  # names in one picture are not those of another
         "font.family": "sans-serif",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        **{f"{part}.color": INK for part in ("text", "xtick", "ytick")},
-        "axes.edgecolor": INK,
-        "axes.labelcolor": INK,
-        "legend.frameon": False,
+        **dict.fromkeys(inked, INK),
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     }
     with rc_context(style):
         figure = Figure(figsize=size, layout="constrained")

@@ -45,6 +45,12 @@ _SHAPE = {
     **{"batch_size": whole(1), "max_seq_length": whole(3), "slots": whole(0), "batches": whole(1)},
     "forward_ms": record(dict.fromkeys(("p50", "p90", "p99"), POSITIVE)),
 }
+_UNSCORED = {
+    "index": {"type": ["string", "integer"]},
+    "sentence": {"anyOf": [TEXT, array(TEXT, minItems=2, maxItems=2)]},
+}
+_STAGES = ("load", "tokenize", "copy_in", "forward", "copy_out", "end_to_end")
+_PRINTED = mapping(POSITIVE, "what ais_bench printed, by file of the kit: its own figure")
 _MACHINE = {
     **{"platform": TEXT, "cpu": TEXT, "cores": INTEGER_OR_NULL, "isa": array(TEXT)},
     "memory_bytes": INTEGER_OR_NULL,
@@ -82,9 +88,7 @@ KEYS = {
     "batch_size": whole(1, "rows a batch, of the largest shape"),
     "max_seq_length": whole(3, "token positions a row, of the largest shape"),
     "slots": whole(0, "most sentences a row; 0: a plain file, one sentence a row"),
-    "backend": TEXT,
-    "device": TEXT,
-    "precision": TEXT,
+    **dict.fromkeys(("backend", "device", "precision"), TEXT),
     "precision_is": described(TEXT, 'how the precision is known, such as "read back"'),
     "threads": INTEGER_OR_NULL,
     "streams": whole(1, "batches computed at a time"),
@@ -96,22 +100,11 @@ KEYS = {
     "sentences_total": whole(1),
     "truncated": whole(0, "sentences cut to max_seq_length tokens"),
     "om": record(
-        {
-            "ais_bench_rows_per_second": mapping(
-                POSITIVE, "what ais_bench printed, by file of the kit: its own figure"
-            )
-        },
+        {"ais_bench_rows_per_second": _PRINTED},
         "answers of an OM that was run elsewhere, read from a kit: nothing here is timed",
     ),
     "not_scored": array(
-        record(
-            {
-                "index": {"type": ["string", "integer"]},
-                "sentence": {"anyOf": [TEXT, array(TEXT, minItems=2, maxItems=2)]},
-            }
-        ),
-        "the first sentences without finite logits",
-        maxItems=NAMED,
+        record(_UNSCORED), "the first sentences without finite logits", maxItems=NAMED
     ),
     "rows": {
         "description": "how rows were made: chosen when the sentences came, padded to the "
@@ -138,11 +131,10 @@ KEYS = {
     ),
     "metrics": mapping(NUMBER_OR_NULL, "the task's metrics, by name; null: no value"),
     "samples_per_second": record(_RATES),
-    "sentences_per_second": {
-        "description": "of sentences sent singly, in place of samples_per_second",
-        "type": "number",
-        "exclusiveMinimum": 0,
-    },
+    "sentences_per_second": described(
+        {**NUMBER, "exclusiveMinimum": 0},
+        "of sentences sent singly, in place of samples_per_second",
+    ),
     "latency_ms": record(
         dict.fromkeys(("mean", "deviation", "p50", "p90", "p95", "p99", "max"), POSITIVE),
         "of a batch, or of a sentence sent singly, from text to label, in milliseconds; "
@@ -157,10 +149,7 @@ KEYS = {
         minItems=1,
     ),
     "seconds": record(
-        dict.fromkeys(
-            ("load", "tokenize", "copy_in", "forward", "copy_out", "end_to_end"), POSITIVE
-        ),
-        "stages overlap: their sum is more than end_to_end",
+        dict.fromkeys(_STAGES, POSITIVE), "stages overlap: their sum is more than end_to_end"
     ),
     "padding": described(SHARE, "share of token positions that held no token"),
     "positions": whole(1, "token positions computed"),
@@ -190,10 +179,7 @@ KEYS = {
         "with the names of their labels, as JSON",
     ),
     "predictions_sha256": described(SHA256, "of the predictions.tsv that belongs to this"),
-    "manifest": {
-        "description": "the file's own description: docs/file-format.md",
-        "type": "object",
-    },
+    "manifest": described({"type": "object"}, "the file's own description: docs/file-format.md"),
     "comparison": record(
         _COMPARISON,
         "the verdict of --compare_cpu, as --compare_output writes it; missing without it",
