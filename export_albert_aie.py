@@ -27,16 +27,10 @@ def parse_args(argv):
     parser = parsing.Parser(__doc__)
     add = parser.add_argument_group("checkpoint and data").add_argument
     arguments.add_task_name(add, "SST-2")
-    add(
-        "--pth_dir",
-        help="checkpoint: albert_pytorch output folder, Hugging Face folder or hub id "
-        "(default: ./albert_pytorch/outputs/TASK)",
-    )
-    add(
-        "--data_dir",
-        help="the task's folder, read by --compare_cpu and --precision int8 "
-        "(default: ./albert_pytorch/dataset/TASK)",
-    )
+    text = "checkpoint: albert_pytorch output folder, Hugging Face folder or hub id (default: "
+    add("--pth_dir", help=f"{text}./albert_pytorch/outputs/TASK)")
+    text = "the task's folder, read by --compare_cpu and --precision int8 (default: "
+    add("--data_dir", help=f"{text}./albert_pytorch/dataset/TASK)")
     arguments.add_tokenizer(add)
     add("--label_map", **arguments.LABEL_MAP)
     text = "the checkpoint is of albert_pytorch before 2020-01-01, whose classifier did not add 0.1"
@@ -51,7 +45,8 @@ def parse_args(argv):
     arguments.add_options(parser, "export")
     args = parser.parse_args(argv)
     args.task_name = args.task_name or tasks.SST2
-    arguments.folders(args, args.task_name, f"{arguments.UPSTREAM}/outputs/{{}}")
+    args.pth_dir = args.pth_dir or f"./albert_pytorch/outputs/{args.task_name.name}"
+    args.data_dir = args.data_dir or f"./albert_pytorch/dataset/{args.task_name.name}"
     return args
 
 
@@ -74,8 +69,7 @@ def run(args):
     export_arguments.check_length(shapes, checkpoint.config)
     for shape in shapes:
         machine.check_memory(shape, target.device, checkpoint.config.intermediate_size)
-    random_weights = checkpoint.config.random_weights
-    sentences, held_out = read_calibration(args, target, may_miss=random_weights)
+    sentences, held_out = read_calibration(args, target, checkpoint)
     if args.compare_cpu:
         metrics.check(task)
     if args.compare_cpu or args.om_kit:
@@ -141,19 +135,19 @@ def replaced(paths, target):
     empty where there are none."""
     from albert_aie.artifact import pt_file
 
-    wanted = target._replace(options={})
+    new = f"{target.precision} ({target.backend} on {target.device})"
     for path in filter(Path.is_file, paths):
         with contextlib.suppress(UserError):  # what is no file of ours has nothing to tell
-            held = pt_file.open_pt(path).target._replace(options={})
-            if held != wanted:
-                old, new = (f"{t.precision} ({t.backend} on {t.device})" for t in (held, wanted))
+            held = pt_file.open_pt(path).target
+            old = f"{held.precision} ({held.backend} on {held.device})"
+            if old != new:
                 return f"{path}: is {old} and is replaced by {new}; --save_dir keeps both"
     return ""
 
 
-def read_calibration(args, target, may_miss):
+def read_calibration(args, target, checkpoint):
     """(sentences, held-out sentences) where the engine takes real ones for the target's precision.
-    It can do without for fp32, and where `may_miss` says so."""
+    It can do without for fp32, and for random weights."""
     from albert_aie.run import calibration
 
     if target.precision not in backends.get(target.backend).CALIBRATED:
@@ -162,7 +156,8 @@ def read_calibration(args, target, may_miss):
     try:
         sentences, held_out, note = calibration.read(*given)
     except UserError:
-        if args.calibration or not (may_miss or target.precision == "fp32"):
+        needed = target.precision != "fp32" and not checkpoint.config.random_weights
+        if args.calibration or needed:
             raise
         return [], []
     console.note(note if target.precision == "int8" else "")
@@ -210,9 +205,9 @@ class Build(NamedTuple):
     def save(self, path):
         from albert_aie.artifact import manifest, pt_file
 
-        given = self.model, self.compiled, self.target, self.shape, self.faster, self.task
-        tokenizer = self.model.checkpoint.tokenizer
-        pt_file.save(path, self.compiled, manifest.describe(*given), tokenizer)
+        model, target, shape, task, compiled, faster = self
+        described = manifest.describe(model, compiled, target, shape, faster, task)
+        pt_file.save(path, compiled, described, model.checkpoint.tokenizer)
 
 
 def export(path, model, target, shape, args, chosen):
@@ -262,19 +257,16 @@ def find_recipe(make, path, target, args):
 def build(model, target, shape, task, chosen):
     """Build. Not `chosen`, its precision is that which this machine computes fast enough of those
     that may be the default; what int8 leaves in floating point is always chosen so."""
-    names, faster = backends.get(target.backend).candidates(target.device), None
+    names = backends.get(target.backend).candidates(target.device)
     if target.precision == "int8":
         compiled = dict.fromkeys(names, compile_model(model, target, shape))
     else:
         names = (target.precision,) if chosen else names
-        compiled = {
-            name: compile_model(model, target._replace(precision=name), shape) for name in names
-        }
-    best = names[0]
-    if len(names) > 1:
-        batch = full_batch(choose_shapes.timed(shape, model.free_sizes))
-        faster = speed.faster(target.backend, compiled, target.device, batch)
-        best = speed.fastest(faster, target.precision)
+        targets = [target._replace(precision=name) for name in names]
+        compiled = {one.precision: compile_model(model, one, shape) for one in targets}
+    batch = full_batch(choose_shapes.timed(shape, model.free_sizes))
+    faster = speed.faster(target.backend, compiled, target.device, batch)
+    best = speed.fastest(faster, target.precision) if faster else names[0]
     if target.precision == "int8":
         compiled[best].options["floating"] = best
     else:

@@ -57,9 +57,7 @@ def run(args):
     timed = not own or own_text.wants_figures(args)
     if not args.om_results:
         console.note(speed.note_speed(saved, timed))
-    if timed:
-        return measure(args, own, saved, target, task)
-    return answer(args, saved, target)
+    return measure(args, own, saved, target, task) if timed else answer(args, saved, target)
 
 
 def measure(args, own, saved, target, task):
@@ -97,8 +95,8 @@ def measure(args, own, saved, target, task):
     if checkpoint:
         given = saved, checkpoint, examples, args.prefix_dir, console.bar
         reference = compare.reference_of(*given)
-        given = [evaluation.logits], reference, saved, examples
-        (comparison,) = compare.against_reference(*given)
+        logits = [evaluation.logits]
+        (comparison,) = compare.against_reference(logits, reference, saved, examples)
         code = max(code, console.conclude([comparison], args))
         compared = comparison.lines()
         result = {**result, "comparison": comparison.verdict()}
@@ -118,13 +116,13 @@ def read_examples(args, own, saved, task):
     answers to --output)."""
     from albert_aie.data import metrics
 
-    arguments.folders(args, task)
     metrics.check(task)
     names, write_answers = saved.classes(args.label_map), None
     if own:
         examples, write_answers = own_text.read(args, task.of(names))
     else:
-        examples = datasets.read(args.data_dir, args.split or "dev", task, args.label_names)
+        folder = args.data_dir or f"./albert_pytorch/dataset/{task.name}"
+        examples = datasets.read(folder, args.split or "dev", task, args.label_names)
     examples = examples.for_model(names)
     console.note(examples.note)
     return examples, write_answers
@@ -136,9 +134,7 @@ def read_checkpoint(args, saved, examples):
     from albert_aie.text.tokenizer_file import disagreement
 
     if not args.pth_dir:
-        raise UserError(
-            "--compare_cpu: name the checkpoint that the file was made from with --pth_dir"
-        )
+        raise UserError("--compare_cpu: name the file's checkpoint with --pth_dir")
     tokenizer_file, _ = arguments.tokenizer_file(args.tokenizer)
     checkpoint, note = compare.checkpoint_of(saved, args.pth_dir, tokenizer_file, args.prefix_dir)
     console.note(note)
@@ -155,11 +151,15 @@ def answer(args, saved, target):
         counts = own_text.answer(classify, args)
     seconds = time.perf_counter() - started
     if to_file:
-        text = f"{args.output} (texts: {counts.texts}, {seconds:.1f} s, load included)"
+        text = f"{args.output} (texts: {counts['texts']}, {seconds:.1f} s, load included)"
         console.say("wrote", text)
-    for line in counts.notes(saved):
-        console.note(line)
-    return 1 if counts.unanswered else 0
+    if saved.manifest["random_weights"]:
+        console.note("random weights: the labels mean nothing")
+    if counts["cut"]:
+        console.note(f"texts cut to {saved.shape.max_seq_length} tokens: {counts['cut']}")
+    if lost := counts["unanswered"]:
+        console.note(f"texts without an answer, for their logits are not finite: {lost}")
+    return 1 if lost else 0
 
 
 main = partial(console.main, parse_args, run)  # gives the exit code

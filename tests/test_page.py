@@ -139,6 +139,7 @@ def evaluation(precision, batch_size, length, speed, value, padding=0.5):
         "batch_size": batch_size,
         "shapes": [{"batch_size": batch_size, "max_seq_length": length, "slots": 0, "batches": 5}],
         "padding": padding,
+        "positions": 5 * batch_size * length,
         "metrics": {"accuracy": value},
         "latency_ms": {"p50": 1000 * batch_size / speed},
         "samples_per_second": {"end_to_end": speed, "forward": speed + 1},

@@ -1,5 +1,5 @@
-"""The flags that scripts share, and what they come to: folders, options, the file to measure. What
-contradicts itself or the file is refused here, before the work."""
+"""The flags that scripts share. What contradicts itself or the file is refused here, before the
+work."""
 
 import os
 from pathlib import Path
@@ -64,7 +64,7 @@ def tokenizer_file(asked):
 
 
 def add_rows(parser):
-    """How run_aie_eval.py makes rows: args.rows, of choose_shapes."""
+    """How run_aie_eval.py makes rows: args.rows, CHOSEN, PADDED or SINGLE."""
     add = parser.add_argument_group("how rows are made").add_mutually_exclusive_group().add_argument
     rows = {"dest": "rows", "action": "store_const", "default": CHOSEN}
     text = "send sentences singly, and time each from text to label"
@@ -109,18 +109,8 @@ def options(args, when):
     return {name: getattr(args, name) for name in backends.options(when)}
 
 
-UPSTREAM = "./albert_pytorch"
-
-
-def folders(args, task, pth_dir=None):
-    """Fills in --pth_dir and --data_dir where they were left out: albert_pytorch's for the Task
-    (`pth_dir` None: no checkpoint)."""
-    args.pth_dir = args.pth_dir or (pth_dir and pth_dir.format(task.name))
-    args.data_dir = args.data_dir or f"{UPSTREAM}/dataset/{task.name}"
-
-
 def add_comparison(parser):
-    """The flags of --compare_cpu; what adds another to their group."""
+    """The flags of --compare_cpu; a function that adds another to their group."""
     add = parser.add_argument_group("comparison").add_argument
     add("--compare_cpu", **ON, help="compare with the CPU reference; exit 1 if the gate fails")
     add("--compare_output", metavar="FILE", help="write the comparison to this JSON file")
@@ -148,10 +138,9 @@ def check_comparison(args):
 def check_known(args, saved):
     """The Task to measure. Raises UserError for a flag that says something else than the file
     `saved` (an Artifact) and names both."""
-    facts = {
-        "batch_size": sorted({shape.batch_size for shape in saved.shapes}),
-        "max_seq_length": [saved.shape.max_seq_length],  # the length that sentences are cut to
-    }
+    sizes = sorted({shape.batch_size for shape in saved.shapes})
+    # the longest is that to which sentences are cut
+    facts = {"batch_size": sizes, "max_seq_length": [saved.shape.max_seq_length]}
     for flag, values in facts.items():
         given = getattr(args, flag)
         if given is not None and given not in values:
@@ -160,8 +149,6 @@ def check_known(args, saved):
                 f"the flag out, or export a file for {given}"
             )
     (path, kind), own = tokenizer_file(args.tokenizer), saved.tokenizer
-    if path and not Path(path).is_file():
-        raise UserError(f"{path}: no such file; leave --tokenizer out, the .pt holds its tokenizer")
     if path and sha256(path) != own.sha256 or kind not in (None, own.kind):
         digest = f" (sha256 {sha256(path)[:12]})" if path else ""
         raise UserError(
@@ -179,19 +166,17 @@ def check_known(args, saved):
 
 def target(args, saved):
     """The file's target with the options of the flags; one that does not fit names the file."""
-    if getattr(args, "rows", None) == PADDED and any(shape.slots for shape in saved.shapes):
+    rows = getattr(args, "rows", CHOSEN)
+    if rows == PADDED and any(shape.slots for shape in saved.shapes):
         raise UserError(f"--padded: {saved.path} was compiled for packed rows; leave the flag out")
-    if getattr(args, "rows", None) == SINGLE and args.streams not in (None, 1):
-        raise UserError(
-            "--one_at_a_time: a sentence alone keeps one stream busy; leave --streams out"
-        )
+    if rows == SINGLE and args.streams not in (None, 1):
+        raise UserError("--one_at_a_time: keeps one stream busy; leave --streams out")
     target = saved.target._replace(options=options(args, "evaluate"))
     try:
         backends.settings(target, "evaluate")
     except UserError as error:
-        raise UserError(
-            f"{saved.path} is for {target.backend} on {target.device}: {error}"
-        ) from None
+        where = f"{saved.path} is for {target.backend} on {target.device}"
+        raise UserError(f"{where}: {error}") from None
     return target
 
 

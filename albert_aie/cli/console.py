@@ -1,5 +1,4 @@
-"""What becomes of a run of a script: exit codes and their sentences, the printed block, the
-progress bar."""
+"""Exit codes, printed lines and the progress bar of the scripts."""
 
 import errno
 import sys
@@ -21,22 +20,20 @@ FIXES = {
     errno.EAGAIN: "close other programs or raise the limit of processes (ulimit -u)",
     errno.ENOMEM: "free memory or take a smaller --batch_size",
 }
-_hushed = set()  # "results" where this run of a script prints JSON alone
-
 EXPORT = ("torch", "transformers", "safetensors")  # what running an openvino file does without
+_json_alone = False  # whether this run of a script prints nothing else
 
 
 def main(parse_args, run, argv=None):
     """Exit code of a script: 0 success, 1 the comparison failed or a sentence has no finite
     logits, 2 invalid input, 130 interrupted."""
+    global _json_alone
     terminal.prepare()
-    _hushed.clear()
     try:
         given = sys.argv[1:] if argv is None else argv
         args = parse_args(given)
         args.command = [sys.argv[0], *given]
-        if getattr(args, "json", False):
-            _hushed.add("results")
+        _json_alone = getattr(args, "json", False)
         return run(args)
     except UserError as error:
         return _refuse(str(error))
@@ -70,16 +67,11 @@ def _write(stream, text):
 
 def say(name, text):
     """A result, on stdout: its name, then the text in lines of at most 80 columns."""
-    if "results" in _hushed:
+    if _json_alone:
         return
-    lines = [
-        line
-        for part in text.split("\n")
-        for line in textwrap.wrap(
-            part, COLUMNS - NAME, break_long_words=False, break_on_hyphens=False
-        )
-    ]
-    _write(sys.stdout, name.ljust(NAME) + ("\n" + NAME * " ").join(lines))
+    whole_words = {"break_long_words": False, "break_on_hyphens": False}
+    lines = [textwrap.wrap(part, COLUMNS - NAME, **whole_words) for part in text.split("\n")]
+    _write(sys.stdout, name.ljust(NAME) + ("\n" + NAME * " ").join(sum(lines, [])))
 
 
 def print_json(value):

@@ -2,8 +2,8 @@
 
 import contextlib
 import sys
+from collections import Counter
 from dataclasses import replace
-from typing import NamedTuple
 
 from ..base import terminal
 from ..base.choose_shapes import CHOSEN
@@ -15,7 +15,6 @@ from . import arguments
 
 
 def add_flags(parser):
-    """The flags for a user's own text."""
     add = parser.add_argument_group("your own text, instead of a task's files").add_argument
     text = "one text, or the two of a pair: prints its label"
     add("--text", nargs="+", metavar="TEXT", help=text)
@@ -51,12 +50,10 @@ def check(args):
             "--output: means something with --text or --input only; --output_dir writes the "
             "predictions of a task's files"
         )
-    others = [name for name in ("data_dir", "split") if own and getattr(args, name)]
-    others += ["input"] * bool(args.text and args.input)
-    if others:
-        given = "--text" if args.text else "--input"
+    given = [name for name in ("text", "input", "data_dir", "split") if getattr(args, name)]
+    if own and len(given) > 1:
         raise UserError(
-            f"{given}, --{others[0]}: both say what is to be read; leave one of them out"
+            f"--{given[0]}, --{given[1]}: both say what is to be read; leave one of them out"
         )
     if own and args.label_names and not args.label_column:
         raise UserError("--label_names: means something with --label_column only; add it")
@@ -93,9 +90,9 @@ def writing(path):
     nobody reads. A file appears whole at the end, standard output (None or "-") as it is
     written."""
     if path not in (None, formats.STDIN):
-        with replacing(path) as temporary:
-            with open(temporary, "w", encoding="utf-8", newline="") as file:
-                yield lambda text: text is None or bool(file.write(text))
+        how = {"mode": "w", "encoding": "utf-8", "newline": ""}
+        with replacing(path) as temporary, open(temporary, **how) as file:
+            yield lambda text: text is None or bool(file.write(text))
         return
     terminal_here, read = sys.stdout.isatty(), True
 
@@ -110,27 +107,10 @@ def writing(path):
     yield write
 
 
-class AnswerCounts(NamedTuple):
-    """How many texts were given, cut, and left without an answer."""
-
-    texts: int = 0
-    cut: int = 0
-    unanswered: int = 0
-
-    def notes(self, saved):
-        """What the user should know of the answers of the Artifact `saved`."""
-        if saved.manifest["random_weights"]:
-            yield "random weights: the labels mean nothing"
-        if self.cut:
-            yield f"texts cut to {saved.shape.max_seq_length} tokens: {self.cut}"
-        if self.unanswered:
-            yield f"texts without an answer, for their logits are not finite: {self.unanswered}"
-
-
 def answer(classify, args):
-    """AnswerCounts. Writes what a Classifier says of each text once it is computed, until nobody
-    reads it."""
-    counts = AnswerCounts()
+    """Counter of "texts", of those that were "cut" and of those that are "unanswered". Writes what
+    a Classifier says of each once it is computed, until nobody reads it."""
+    counts = Counter()
     with reading(args, classify.task) as (table, form, columns), writing(args.output) as write:
         writer = records.Writer(write, form, table, classify.names)
         for chunk in chunks(table.records):
@@ -138,8 +118,8 @@ def answer(classify, args):
             answers, cut = classify.answers(sentences)
             for record, one in zip(chunk, answers):
                 writer.add(record, one)
-            unknown = sum(one.label is None and one.score is None for one in answers)
-            counts = AnswerCounts(*map(sum, zip(counts, (len(answers), cut, unknown))))
+            unanswered = sum(one.label is None and one.score is None for one in answers)
+            counts.update(texts=len(answers), cut=cut, unanswered=unanswered)
             if not write(None):
                 break
     return counts

@@ -1,6 +1,7 @@
 """The parser of every script and benchmark, and the types of its flags' values."""
 
 import argparse
+import contextlib
 import re
 
 from ..base.errors import UserError
@@ -48,27 +49,21 @@ def at_least(minimum):
 
 def percent(value):
     """The type of --max_flips: a share in percent."""
-    try:
-        number = float(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{value}: not a number") from None
-    if not 0 <= number <= 100:
-        raise argparse.ArgumentTypeError(f"{value}: must be 0 to 100 (percent)")
-    return number
+    with contextlib.suppress(ValueError):
+        if 0 <= float(value) <= 100:
+            return float(value)
+    raise argparse.ArgumentTypeError(f"{value}: must be a number, 0 to 100 (percent)")
 
 
-# What flags were until file format 4, and what has become of it.
-ITSELF = "on openvino and torchscript the file chooses its rows by itself, on aie"
-
-
-RETIRED = {
-    "--slots": f"{ITSELF} a row carries one sentence for every 4 tokens; leave the flag out",
-    "auto": f"{ITSELF} name the lengths, such as 16 32 64 128",
+_ITSELF = "on openvino and torchscript the file chooses its rows by itself, on aie"
+RETIRED = {  # what flags were until file format 4, and what has become of it
+    "--slots": f"{_ITSELF} a row carries one sentence for every 4 tokens; leave the flag out",
+    "auto": f"{_ITSELF} name the lengths, such as 16 32 64 128",
 }
 
 
 def length(value):
-    """The type of --max_seq_length: a whole number from batching.TOKENS on."""
+    """The type of --max_seq_length: a whole number from TOKENS on."""
     if value == "auto":
         raise argparse.ArgumentTypeError(f"{value}: {RETIRED[value]}")
     return at_least(TOKENS)(value)

@@ -35,42 +35,34 @@ def check(path):
 def of_evaluation(result, logits, examples, compared=()):
     """HTML text of what eval.json holds, with its logits float32 [sentences, class] and Examples;
     `compared`: (name, text) of each line of the comparison, where there was one."""
-    single = "sentences_per_second" in result
-    timed = "from text to label" if single else "of a batch's forward"
+    summary = [*lines(result, detail=True), *compared]
     pictures = [plots.picture("Tokens in a row", ROWS, plots.padding, [("this run", result)])]
-    if "latency_ms" in result:  # not of answers that were computed elsewhere
+    if "om" not in result:
+        timed = "from text to label" if "sentences_per_second" in result else "of a batch's forward"
         latency = plots.picture("Latency", f"{timed}, warmed up", plots.histogram, result)
         pictures.insert(0, latency)
-    summary = [*lines(result, detail=True), *compared]
-    page = {"title": f"ALBERT on {result['task']}", "summary": summary}
+    page = {"title": f"ALBERT on {result['task']}", "summary": summary, "plots": pictures}
     if result["random_weights"] or examples.labels is None or examples.task.regression:
-        return render(**page, plots=pictures)
+        return render(**page)
     chances = softmax(logits)
     scored, correct = finite(logits), is_correct(logits, examples.labels)
     bins, error = calibration(chances[scored].max(1), correct[scored])
     said = f"expected calibration error {error:.4f} in {BINS} bins, which is 0 on the line"
     pictures.append(plots.picture("Reliability", said, plots.reliability, bins))
-    return render(
-        **page,
-        plots=pictures,
-        confusion=confusion(logits, examples),
-        errors=confident_errors(chances, correct, examples),
-    )
+    errors = confident_errors(chances, correct, examples)
+    return render(**page, confusion=confusion(logits, examples), errors=errors)
 
 
 def render(**page):
+    """HTML text. `plots` and (name, text) of a `summary` are needed, the other parts are not."""
     import jinja2
 
     script = SCRIPT.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    empty = {"table": None, "failed": (), "confusion": None, "errors": None, "plots": ()}
-    text = template.render(script=script, script_digest=digest, **{**empty, **page})
+    text = template.render(script=script, script_digest=digest, **page)
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-# The figures
 
 
 def calibration(confidence, correct):
@@ -79,9 +71,10 @@ def calibration(confidence, correct):
     width (Guo et al. 2017)."""
     number = numpy.minimum((confidence * BINS).astype(int), BINS - 1)
     bins = []
-    for chosen in (number == each for each in numpy.unique(number)):
-        values = confidence[chosen].mean(), correct[chosen].mean()
-        bins.append((*map(float, values), int(chosen.sum())))
+    for each in numpy.unique(number):
+        chosen = number == each
+        mean, share = confidence[chosen].mean(), correct[chosen].mean()
+        bins.append((float(mean), float(share), int(chosen.sum())))
     gaps = sum(count * abs(share - mean) for mean, share, count in bins)
     return bins, gaps / len(confidence) if len(confidence) else math.nan
 

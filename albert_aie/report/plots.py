@@ -22,16 +22,13 @@ def svg(title, size, draw, *given):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    inked = ("text.color", "xtick.color", "ytick.color", "axes.edgecolor", "axes.labelcolor")
     style = {
         "svg.fonttype": "none",  # text stays text
         "svg.hashsalt": title,  # names in one picture are not those of another
         "font.family": "sans-serif",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        **{f"{part}.color": INK for part in ("text", "xtick", "ytick")},
-        "axes.edgecolor": INK,
-        "axes.labelcolor": INK,
-        "legend.frameon": False,
+        **dict.fromkeys(inked, INK),
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     }
     with rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
@@ -57,31 +54,17 @@ def histogram(axes, result):
 
 
 def padding(axes, named):
-    """Stacked: tokens of sentences, and positions that hold none."""
-    names = [name for name, _ in named]
-    lengths = numpy.array([_row(result) for _, result in named], float)
-    filled = lengths * (1 - numpy.array([result["padding"] for _, result in named]))
+    """Stacked, of the mean row of each (name, eval.json): tokens, and positions that hold none."""
+    names, results = zip(*named)
+    rows = [sum(x["batches"] * x["batch_size"] for x in r["shapes"]) for r in results]
+    lengths = numpy.array([r["positions"] for r in results]) / rows
+    filled = lengths * [1 - r["padding"] for r in results]
     axes.barh(names, filled, color=COLOURS[0], label="tokens")
-    axes.barh(
-        names,
-        lengths - filled,
-        left=filled,
-        color="none",
-        edgecolor=INK,
-        hatch="///",
-        label="padding",
-    )
+    empty = {"color": "none", "edgecolor": INK, "hatch": "///", "label": "padding"}
+    axes.barh(names, lengths - filled, left=filled, **empty)
     axes.invert_yaxis()
     axes.set(xlabel="token positions a row", xlim=(0, lengths.max() * 1.02))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2)
-
-
-def _row(result):
-    """Token positions of a row, the mean of all that were computed."""
-    rows = [
-        (each["batches"] * each["batch_size"], each["max_seq_length"]) for each in result["shapes"]
-    ]
-    return sum(count * length for count, length in rows) / sum(count for count, _ in rows)
 
 
 def reliability(axes, bins):

@@ -28,31 +28,24 @@ def write(folder, report, logits, examples):
 
 
 def table(logits, examples):
-    """The bytes of predictions.tsv."""
-    rows = ["\t".join(map(str, row)) for row in _predictions(logits, examples)]
-    return ("\n".join(rows) + "\n").encode()
-
-
-def _predictions(logits, examples):
-    """Rows of predictions.tsv, its header first; no prediction where the logits are not finite. A
-    regression's prediction is its logit."""
-    names, regression = examples.classes, examples.task.regression
-    columns = [] if regression else [f"logit_{name}" for name in names]
-    pair = ["sentence1", "sentence2"] if examples.task.is_pair else ["sentence"]
-    yield ["index", "prediction", "label", *columns, *pair]
+    """The bytes of predictions.tsv. Where the logits are not finite there is no prediction; that of
+    a regression is its logit."""
+    names = examples.classes
     values = [[f"{x:.6f}" for x in row] for row in logits.tolist()]
-    if regression:
-        predicted = [row[0] if scored else "" for row, scored in zip(values, finite(logits))]
-        labels, values = examples.labels, [[]] * len(values)
+    if examples.task.regression:
+        columns, labels = [], examples.labels
+        predicted, values = [row[0] for row in values], [[]] * len(values)
     else:
-        predicted = [
-            names[number] if scored else ""
-            for number, scored in zip(logits.argmax(1), finite(logits))
-        ]
+        columns = [f"logit_{name}" for name in names]
         labels = [names[label] for label in examples.labels or ()]
-    columns = examples.indices, predicted, labels or [""] * len(predicted), values
-    for index, prediction, label, numbers, sentence in zip(*columns, examples.sentences):
-        yield [_cell(str(index)), prediction, label, *numbers, *map(_cell, texts(sentence))]
+        predicted = [names[number] for number in logits.argmax(1)]
+    sides = ["sentence1", "sentence2"] if examples.task.is_pair else ["sentence"]
+    rows = [["index", "prediction", "label", *columns, *sides]]
+    given = examples.indices, predicted, finite(logits), labels or [""] * len(values), values
+    for index, prediction, scored, label, logit, sentence in zip(*given, examples.sentences):
+        prediction = prediction if scored else ""
+        rows.append([_cell(str(index)), prediction, label, *logit, *map(_cell, texts(sentence))])
+    return "".join("\t".join(map(str, row)) + "\n" for row in rows).encode()
 
 
 def _cell(text):

@@ -113,7 +113,8 @@ def _rows_line(r):
         lines.append(line)
     if len(lines) > MOST:
         low, high = (each["max_seq_length"] for each in (shapes[0], shapes[-1]))
-        lines = [f"{r['batches']} batches of {len(shapes)} shapes, {low} to {high} tokens"]
+        batches = sum(each["batches"] for each in shapes)
+        lines = [f"{batches} batches of {len(shapes)} shapes, {low} to {high} tokens"]
     return "\n".join([r["rows"], *lines])
 
 
