@@ -118,7 +118,7 @@ def read_config(path):
     config = Config(
         **{name: raw[name] for name in (*SIZES, "hidden_act", "layer_norm_eps")},
         num_labels=num_labels,
-        label_names=_label_names(raw.get("id2label"), path),
+        label_names=_label_names(raw.get("id2label"), path, raw.get("label2id"), num_labels),
         random_weights=raw.get("random_weights") is True,
     )
     parameters = sum(math.prod(shape) for shape in config.shapes().values())
@@ -175,7 +175,12 @@ def _num_labels(raw, path):
     return number
 
 
-def _label_names(labels, path):
+def _label_names(labels, path, numbers, count):
+    """Of id2label; where that is left out or as transformers fills it in, those of label2id."""
+    filled_in = {str(number): f"LABEL_{number}" for number in range(count)}
+    if labels in (None, {}, filled_in) and isinstance(numbers, dict):
+        if sorted(map(str, numbers.values())) == sorted(filled_in):
+            return tuple(sorted(numbers, key=lambda name: int(numbers[name])))
     if labels is None or labels == {}:
         return None
     if not isinstance(labels, dict):
