@@ -138,6 +138,24 @@ def test_a_config_that_says_what_is_run_is_read(tmp_path, said):
     assert load(folder).config.num_labels == said.get("num_labels", 2)
 
 
+@pytest.mark.parametrize(
+    "label2id, names",
+    [
+        ({"positive": 0, "negative": 1}, ("positive", "negative")),
+        ({"LABEL_0": 0, "LABEL_1": 1}, ("LABEL_0", "LABEL_1")),
+        ({"good": 1, "bad": 1}, ("LABEL_0", "LABEL_1")),
+        ([["positive"]], ("LABEL_0", "LABEL_1")),
+    ],
+)
+def test_names_that_stand_in_label2id_alone_are_the_models(tmp_path, label2id, names):
+    path, filled_in = tmp_path / "config.json", {"0": "LABEL_0", "1": "LABEL_1"}
+    path.write_text(json.dumps({**TINY, "id2label": filled_in, "label2id": label2id}))
+    assert read_config(path).label_names == names
+    own = {"0": "bad", "1": "good"}
+    path.write_text(json.dumps({**TINY, "id2label": own, "label2id": label2id}))
+    assert read_config(path).label_names == ("bad", "good")
+
+
 def test_what_a_config_does_not_say_is_as_in_transformers(tmp_path):
     """And what it says is followed."""
     from transformers import AlbertConfig

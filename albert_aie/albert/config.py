@@ -93,7 +93,7 @@ def read_config(path):
         raise UserError(f"{path}: {fault}")
     config = Config(
         **{name: raw[name] for name in (*SIZES, "hidden_act", "layer_norm_eps", "num_labels")},
-        label_names=tuple(str(names[str(i)]) for i in range(len(names))) or None,
+        label_names=_label_names(names, raw.get("label2id"), raw["num_labels"]),
         random_weights=raw.get("random_weights") is True,
     )
     parameters = sum(math.prod(shape) for shape in config.shapes().values())
@@ -156,3 +156,13 @@ def _faults(raw, names):
 
 def _is_count(value):
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _label_names(names, numbers, count):
+    """Tuple of those of id2label, or, where that is left out or as transformers fills it in, of
+    label2id; None where neither has any."""
+    filled_in = {str(number): f"LABEL_{number}" for number in range(count)}
+    if names in ({}, filled_in) and isinstance(numbers, dict):
+        if sorted(map(str, numbers.values())) == sorted(filled_in):
+            return tuple(sorted(numbers, key=lambda name: int(numbers[name])))
+    return tuple(str(names[str(i)]) for i in range(len(names))) or None
