@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import queue
+import re
 import threading
 import weakref
 from collections import deque
@@ -27,6 +28,7 @@ from .evaluate import evaluate, finite
 
 CHUNK = 2048  # sentences answered together at most: enough that nearly all rows are full
 SLICE = 256  # of a list that wait at a time, while the next are tokenised
+_HALF = re.compile("[\\ud800-\\udfff]")  # of a surrogate pair
 PAUSE = 0.5  # seconds without a further sentence after which those that came are answered
 
 
@@ -122,7 +124,7 @@ class Classifier:
             raise UserError(
                 f"{where}{value!r:.60} is not what a file for {self.task.name} wants: {wants}"
             )
-        if any("\ud800" <= letter <= "\udfff" for one in parts for letter in one):
+        if any(map(_HALF.search, parts)):
             raise UserError(f"{where}{value!r:.60}: half of a surrogate pair is no text")
         return tuple(parts) if len(parts) > 1 else parts[0]
 
@@ -165,8 +167,9 @@ class Classifier:
         return () if self.task.regression else self.classes
 
     def evaluate(self, sentences, **options):
-        """evaluate.Evaluation of a list of sentences, with the `options` of evaluate.evaluate. No
-        other caller is answered meanwhile."""
+        """evaluate.Evaluation of sentences as a call takes them, with the `options` of
+        evaluate.evaluate. No other caller is answered meanwhile."""
+        sentences, _ = self._sentences(sentences)
         self._check(sentences)
         given = {"saved": self.saved, "tokenizer": self._tokenizer, "sentences": sentences}
         return self._batcher.alone(functools.partial(evaluate, **given, **options))
