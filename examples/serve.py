@@ -60,6 +60,8 @@ if __name__ == "__main__":
     parser.add_argument("file", metavar="FILE.pt", help="what export_albert_aie.py wrote")
     parser.add_argument("port", nargs="?", type=int, default=8000)
     args = parser.parse_args()
+    if not 0 <= args.port < 1 << 16:
+        parser.error(f"port {args.port}: must be 0 to 65535")
     try:
         classify = Classifier(args.file, streams=1)  # one stream: the lowest latency
     except UserError as error:

@@ -626,6 +626,14 @@ def test_one_text_is_one_answer_and_several_are_a_list(exported, given, count):
         assert not count or found[0].label == wanted
 
 
+def test_an_evaluation_takes_what_a_call_takes(exported):
+    with Classifier(exported) as classify:
+        for given, count in (("a fine film", 1), (iter(["a", "b"]), 2), ([{"text": "a"}], 1)):
+            assert len(classify.evaluate(given).logits) == count
+        with pytest.raises(UserError, match="row 1: None is not"):
+            classify.evaluate(["a", None])
+
+
 @pytest.mark.parametrize(
     "given, words",
     [

@@ -84,6 +84,12 @@ def is_right(answer, wanted):
     return best["label"] == label and abs(best["score"] - probability) < 1e-5
 
 
+def test_a_port_that_is_none_is_refused_before_the_file_is_loaded():
+    pytest.importorskip("fastapi"), pytest.importorskip("uvicorn")
+    done = python("examples/serve.py", "gone.pt", "99999", env={"PYTHONPATH": str(ROOT)})
+    assert done.code == 2 and done.err.endswith("error: port 99999: must be 0 to 65535\n")
+
+
 @pytest.mark.slow  # a process that serves, and a thousand connections
 def test_a_thousand_requests_of_32_clients_one_of_which_dies(service, wanted):
     _, port = service

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import queue
+import re
 import threading
 import weakref
 from collections import deque
@@ -26,6 +27,7 @@ from .evaluate import evaluate, finite
 
 CHUNK = 2048  # sentences answered together at most: enough that nearly all rows are full
 SLICE = 256  # of a list that wait at a time, while the next are tokenised
+_HALF = re.compile("[\\ud800-\\udfff]")  # of a surrogate pair
 PAUSE = 0.5  # seconds without a further sentence after which those that came are answered
 
 
@@ -116,7 +118,7 @@ class Classifier:
         if not is_texts or len(parts) != len(self.task.text):
             wants = "two texts, the pair" if self.task.is_pair else "a text"
             raise refused(f" is not what a file for {self.task.name} wants: {wants}")
-        if any("\ud800" <= letter <= "\udfff" for one in parts for letter in one):
+        if any(map(_HALF.search, parts)):
             raise refused(": half of a surrogate pair is no text")
         return tuple(parts) if len(parts) > 1 else parts[0]
 
@@ -157,10 +159,10 @@ class Classifier:
         return () if self.task.regression else self.classes
 
     def evaluate(self, sentences, **options):
-        """evaluate.Evaluation of a list of sentences, with the `options` of evaluate.evaluate. No
-        other caller is answered meanwhile."""
+        """evaluate.Evaluation of sentences as a call takes them, with the `options` of
+        evaluate.evaluate. No other caller is answered meanwhile."""
         self._check_process()
-        given = self.saved, self._tokenizer, sentences
+        given = self.saved, self._tokenizer, self._sentences(sentences)[0]
         return self._batcher.alone(lambda runner: evaluate(runner, *given, **options))
 
     def _check_process(self):
