@@ -118,7 +118,6 @@ def highest(meets_bound, start):
 
 
 def tell(entry, results):
-    """Prints an entry of server.json."""
     if entry["error"]:
         console.say("FAILED", f"{entry['label']}: {entry['error']}")
         return
@@ -133,9 +132,8 @@ def tell(entry, results):
         if peer := max(peers, key=itemgetter("completed"), default=None):
             ratio = entry["completed"] / peer["completed"]
             text += f"; {ratio:.2f} of the best peer's queries/s ({peer['label']})"
-        middle, low, high = readings.interval(entry["callers"])
-        ratio = f"{middle:.2f} [{low:.2f}, {high:.2f}] of one call's rate"
-        text += f"; {servers.CALLERS} callers: {ratio}"
+        ratio = "{:.2f} [{:.2f}, {:.2f}]".format(*readings.interval(entry["callers"]))
+        text += f"; {servers.CALLERS} callers: {ratio} of one call's rate"
     console.say("server", text)
 
 
