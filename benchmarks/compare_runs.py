@@ -121,16 +121,14 @@ def lines(old, new):
     scored = [run.result["sentences_scored"] for run in (old, new)]
     if scored[0] != scored[1]:
         yield "scored", f"{scored[0]} -> {scored[1]} of {old.result['sentences_total']} sentences"
-    measured = "accuracy" in old.result and "accuracy" in new.result
     differing = sum(a[1] != b[1] for a, b in zip(old.rows, new.rows))
     text = f"{differing} of {len(old.rows)} predictions differ"
-    if measured:
+    if "accuracy" in old.result and "accuracy" in new.result:
         only_old, only_new, p = mcnemar(old.right, new.right)
         if differing:
             text += f": {only_old} right in old only, {only_new} right in new only"
-        both = [
-            "{value:.4f} ({correct}/{total})".format(**r.result["accuracy"]) for r in (old, new)
-        ]
+        accuracy = "{value:.4f} ({correct}/{total})".format
+        both = [accuracy(**run.result["accuracy"]) for run in (old, new)]
         test = f"exact McNemar p = {p:.4f}: {'more' if p < CHANCE else 'no more'} than chance"
         yield "accuracy", f"{' -> '.join(both)}\n{test}"
     if old.outputs and sorted(old.outputs) == sorted(new.outputs):  # in any order of the classes
@@ -159,11 +157,12 @@ def changes(old, new):
     facts.append(("shapes", *map(", ".join, listed)))
     names = sorted({*old["versions"], *new["versions"]})
     facts += [(name, old["versions"].get(name), new["versions"].get(name)) for name in names]
-    differing = [(name, pair) for name, *pair in facts if pair[0] != pair[1]]
-    return [
-        f"{name}: {' -> '.join('none' if x is None else str(x)[:24] for x in pair)}"
-        for name, pair in differing
-    ]
+    differing = [fact for fact in facts if fact[1] != fact[2]]
+    return [f"{name}: {brief(before)} -> {brief(after)}" for name, before, after in differing]
+
+
+def brief(fact):
+    return "none" if fact is None else str(fact)[:24]
 
 
 def latency(old, new):
@@ -174,14 +173,14 @@ def latency(old, new):
         before, after = (run["latency_ms"] for run in (old, new))
         shown = [f"{p} {before[p]:.1f} -> {after[p]:.1f}" for p in ("p50", "p99")]
         return f"{', '.join(shown)} ms a {what}"
-    medians = [
+    before, after = (
         {tuple(each[name] for name in SHAPE): each["forward_ms"]["p50"] for each in run["shapes"]}
         for run in (old, new)
-    ]
+    )
     shown = [
-        f"p50 {before:.1f} -> {medians[1][shape]:.1f} ms a batch of {shape[0]} x {shape[1]}"
-        for shape, before in medians[0].items()
-        if shape in medians[1]
+        f"p50 {before[shape]:.1f} -> {after[shape]:.1f} ms a batch of {shape[0]} x {shape[1]}"
+        for shape in before
+        if shape in after
     ]
     return "\n".join(shown) or "of batches of unlike shapes: not compared"
 
@@ -206,18 +205,16 @@ def speed(old, new):
     """Ratios of new to old: forward with a 95 % interval from its batches, and end to end, which
     was timed once."""
     if single(old):
-        before, after = (r["sentences_per_second"] for r in (old, new))
-        low, high = spread(old, new, after / before)
-        line = f"{before:.1f} -> {after:.1f} sentences/s, one at a time, {after / before:.3f} times"
-        yield f"{line} [{low:.3f}, {high:.3f}]"
-        return
-    for name, text in (("forward", "forward"), ("end_to_end", "end to end")):
-        before, after = (r["samples_per_second"][name] for r in (old, new))
-        line = f"{text} {before:.1f} -> {after:.1f} samples/s, {after / before:.3f} times"
-        if name == "forward":
-            low, high = spread(old, new, after / before)
-            line += f" [{low:.3f}, {high:.3f}]"
-        yield line
+        before, after = (run["sentences_per_second"] for run in (old, new))
+        text = f"{before:.1f} -> {after:.1f} sentences/s, one at a time"
+    else:
+        before, after = (run["samples_per_second"]["forward"] for run in (old, new))
+        text = f"forward {before:.1f} -> {after:.1f} samples/s"
+    low, high = spread(old, new, after / before)
+    yield f"{text}, {after / before:.3f} times [{low:.3f}, {high:.3f}]"
+    if not single(old):
+        before, after = (run["samples_per_second"]["end_to_end"] for run in (old, new))
+        yield f"end to end {before:.1f} -> {after:.1f} samples/s, {after / before:.3f} times"
 
 
 def spread(old, new, ratio):

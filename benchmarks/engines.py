@@ -99,17 +99,11 @@ class Peer:
         return sum(len(group) * flops_per_row(config, n) for group, n in self.plan(lengths))
 
 
-class Logits(torch.nn.Module):
-    """transformers' ALBERT that returns the bare logits: what ONNX and OpenVINO convert."""
-
-    def __init__(self, checkpoint):
-        super().__init__()
-        self.model = transformers_model(checkpoint)
-        self.eval()
-
-    def forward(self, input_ids, attention_mask, token_type_ids):
-        inputs = (input_ids, attention_mask, token_type_ids)
-        return self.model(**dict(zip(NAMES, inputs))).logits
+def convertible_model(checkpoint):
+    """transformers' ALBERT that returns the logits in a tuple: what ONNX and OpenVINO convert."""
+    model = transformers_model(checkpoint)
+    model.config.return_dict = False
+    return model
 
 
 class Transformers(Peer):
@@ -173,7 +167,7 @@ class OnnxRuntime(Peer):
             path = Path(folder) / "model.onnx"
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
-                torch.onnx.export(Logits(self.checkpoint), example, str(path), **given)
+                torch.onnx.export(convertible_model(self.checkpoint), example, str(path), **given)
             if self.spec.precision == "int8":
                 path = quantised_onnx_file(path)
             on = ["CPUExecutionProvider"]
@@ -221,8 +215,8 @@ class OpenVino(Peer):
         import openvino
 
         example = (torch.from_numpy(array) for array in padded([[2, 7, 8, 3], [2, 7, 3]], 4))
-        logits, example = Logits(self.checkpoint), dict(zip(NAMES, example))
-        model = openvino.convert_model(logits, example_input=example)
+        model, example = convertible_model(self.checkpoint), dict(zip(NAMES, example))
+        model = openvino.convert_model(model, example_input=example)
         if self.spec.precision == "int8":
             import nncf
 

@@ -18,6 +18,7 @@ import signal
 import statistics
 import sys
 import tempfile
+from operator import methodcaller
 from pathlib import Path
 
 from albert_aie.albert import flops
@@ -30,7 +31,7 @@ from benchmarks import host, plan, readings
 from benchmarks import worker as job
 from benchmarks.tables import tables
 
-DENSE_ROUNDS, ROUNDS = 12, 6
+ROUNDS = {"dense": 12, "end_to_end": 6, "one_at_a_time": 6, "as_typed": 6}
 PART = 50  # sentences that an engine answers one by one before the next has its turn
 INTERRUPTED = 130  # exit code
 SINGLES = 100  # texts that come alone, of `as_typed`
@@ -39,25 +40,22 @@ EVERY = 8  # transformers' engines see every 8th sentence: they take minutes for
 
 def parse_args(argv):
     parser = parsing.Parser(__doc__)
-    add = parser.add_argument
+    add, whole = parser.add_argument, parsing.at_least(1)
     add("--pth_dir", required=True, help="checkpoint (see export_albert_aie.py)")
     add("--data_dir", required=True, help="GLUE's SST-2 with train.tsv, to calibrate int8 on")
-    add("--sentences", type=int, help="take the first N of dev (default: all)")
+    add("--sentences", type=whole, help="take the first N of dev (default: all)")
     several = {"nargs": "+", "choices": plan.SETTINGS, "default": plan.BOTH}
     add("--settings", help="(default: dense end_to_end)", **several)
     add("--engines", nargs="+", metavar="WORD", help="only those with one of these in their label")
     add("--precision", nargs="+", choices=readings.PRECISIONS, help="(default: what runs here)")
-    add("--batch_size", type=int, nargs="+", default=[1, 8, 32], help="dense (default: 1 8 32)")
-    add("--rounds", type=int, help="(default: dense 12, else 6; fewer give no 95 %% interval)")
+    add("--batch_size", type=whole, nargs="+", default=[1, 8, 32], help="dense (default: 1 8 32)")
+    add("--rounds", type=whole, help="(default: dense 12, else 6; fewer give no 95 %% interval)")
     add("--seconds", type=float, default=1, help="of a dense reading's forwards (default: 1)")
     add("--output", default="outputs/bench.json", help="every reading (default: %(default)s)")
     return parser.parse_args(argv)
 
 
 def run(args):
-    numbers = [args.rounds, args.sentences, *args.batch_size]
-    if any(number is not None and number < 1 for number in numbers):
-        raise UserError("--rounds, --batch_size and --sentences must be 1 or more")
     if not 0 <= args.seconds < float("inf"):
         raise UserError(f"--seconds {args.seconds:g}: must be 0 or more")
     labels = [engine.label for engine in plan.candidates()]
@@ -65,53 +63,60 @@ def run(args):
         if not any(word in label for label in labels):
             raise UserError(f"--engines {word}: no engine has it in its label ({some(labels)})")
     arguments.check_outputs(args.output)
-    examples = plan.examples(args)
-    sentences, answers = examples.sentences[: args.sentences], examples.labels[: args.sentences]
-    here = {**host.machine(), "cuda": plan.cuda()}
+    examples = plan.examples(args).first(args.sentences)
     checkpoint, tokenizer = plan.load(args.pth_dir)
-    lengths = [len(tokenizer.encode(sentence, plan.LENGTH).ids) for sentence in sentences]
+    lengths = [len(tokenizer.encode(text, plan.LENGTH).ids) for text in examples.sentences]
     packed = batching.pack(lengths, {plan.LENGTH: slots_of(plan.LENGTH)})
-    nominal = flops.flops_per_row(vars(checkpoint.config), plan.LENGTH)
-    whole = {"machine": here, "lengths": lengths, "nominal_flops_per_row": nominal}
-    whole["sentences_per_row"] = len(lengths) / len(packed)
+    here = {**host.machine(), "cuda": plan.cuda()}
     print(f"machine     {here['cpu']}, {here['cores']} cores, load {here['load']:.2f}; ", end="")
     print(f"torch {here['packages']['torch']}; CUDA {here['cuda'] or 'none'}")
     if here["load"] > 0.5:
         print("note        the machine is not quiet: read the ratios, not the rates")
+    report = {
+        "machine": here,
+        "lengths": lengths,
+        "nominal_flops_per_row": flops.flops_per_row(vars(checkpoint.config), plan.LENGTH),
+        "sentences_per_row": len(lengths) / len(packed),
+    }
     with tempfile.TemporaryDirectory() as folder:
-        specs, whole["notes"] = plan.engines(args, Path(folder))
+        specs, notes = plan.engines(args, Path(folder))
         for made in {spec.made_from["folder"] for spec in specs if spec.kind == "pipeline"}:
-            note = plan.note_on_ids(made, tokenizer, sentences)
-            whole["notes"] += [note] if note else []
-        for note in whole["notes"]:
+            notes += plan.notes_on_ids(made, tokenizer, examples.sentences)
+        for note in notes:
             print(f"note        {note}")
         if not specs:
             raise UserError("none of the engines that were asked for runs here; ask for others")
         workers = [job.Worker(spec) for spec in specs]
         try:
-            interrupted = not measured(args, workers, sentences)
-            whole["engines"] = entries(workers, whole["lengths"])
+            interrupted = not measure(args, workers, examples.sentences)
+            entries = [entry(worker, lengths) for worker in workers]
         finally:
             for worker in workers:
                 worker.pool.shutdown()
-    whole["failed"] = [f"{w.spec.label}: {w.error}" for w in workers if w.error]
-    if not any(e["dense"] or e.keys() & set(readings.OF_TEXT) for e in whole["engines"]):
-        print("".join(f"FAILED      {line}\n" for line in whole["failed"]), end="")
+    failed = [f"{w.spec.label}: {w.error}" for w in workers if w.error]
+    report.update(notes=notes, engines=[e for e, w in zip(entries, workers) if not w.error])
+    report["failed"] = failed
+    return conclude(args, report, interrupted, examples.labels)
+
+
+def conclude(args, report, interrupted, labels):
+    """Exit code; prints and writes what was measured."""
+    failed = "".join(f"FAILED      {line}\n" for line in report["failed"])
+    if not any(e["dense"] or e.keys() & set(readings.OF_TEXT) for e in report["engines"]):
+        print(failed, end="")
         why = "ended before its first round was whole" if interrupted else "no engine was measured"
         console.note(f"{why}; nothing was written")
         return INTERRUPTED if interrupted else 1
     if interrupted:
         console.note("ended early: the figures are those of the rounds that were whole")
-    readings.score(whole["engines"], answers)
-    print(tables(whole))
-    for line in whole["failed"]:
-        print(f"FAILED      {line}")
-    host.save(args.output, whole)
+    readings.score(report["engines"], labels)
+    print(f"{tables(report)}\n{failed}", end="")
+    host.save(args.output, report)
     print(f"wrote       {args.output}")
-    return INTERRUPTED if interrupted else 1 if whole["failed"] else 0
+    return INTERRUPTED if interrupted else 1 if failed else 0
 
 
-def measured(args, workers, sentences):
+def measure(args, workers, sentences):
     """Whether it came to its end; if not, the workers have the readings of whole rounds alone."""
     order = random.Random(0)
     try:
@@ -121,34 +126,24 @@ def measured(args, workers, sentences):
             MEASURE[setting](args, chosen, sentences, order)
         return True
     except KeyboardInterrupt:
-        for setting in plan.SETTINGS:  # without a round that some engine has not had
-            mine = [w for w in workers if setting in w.spec.settings and not w.error]
-            lists = [seconds for worker in mine for seconds in worker.lists(setting)]
-            whole = min(map(len, lists), default=0)
-            for seconds in lists:
-                del seconds[whole:]
         return False
 
 
-def entries(workers, lengths):
-    """The engines of bench.json; those that failed are left out."""
-    engines = []
-    for worker in workers:
-        entry = {**worker.spec.fields(), "load": worker.load, "memory": worker.ask(job.memory)}
-        measured = {
-            name: worker.readings[name] for name in plan.SETTINGS if any(worker.lists(name))
-        }
-        for batch_size, reading in measured.setdefault("dense", {}).items():
-            reading["flops"] = worker.ask(job.flops, [plan.LENGTH] * int(batch_size))
-        if "end_to_end" in measured:
-            measured["end_to_end"]["flops"] = worker.ask(job.flops, lengths[:: every(worker)])
-        for name in measured.keys() & worker.predictions.keys():
+def entry(worker, lengths):
+    """What bench.json holds of an engine."""
+    measured = {"dense": {}, **worker.readings}
+    for batch_size, reading in measured["dense"].items():
+        rows = [plan.LENGTH] * int(batch_size)
+        reading["flops"] = worker.ask(methodcaller("flops", rows))
+    if "end_to_end" in measured:
+        seen = lengths[:: every(worker)]
+        measured["end_to_end"]["flops"] = worker.ask(methodcaller("flops", seen))
+    for name, reading in measured.items():
+        if "predictions" in reading:
             step = every(worker) if name == "end_to_end" else 1
-            counted = {"sentences": len(lengths[::step]), "every": step}
-            measured[name].update(counted, predictions=worker.predictions[name])
-        if not worker.error:
-            engines.append({**entry, **measured})
-    return engines
+            reading.update(sentences=len(lengths[::step]), every=step)
+    memory = worker.ask(job.memory)
+    return {**worker.spec.fields(), "load": worker.load, "memory": memory, **measured}
 
 
 def every(worker):
@@ -161,13 +156,13 @@ def search(workers, sentences):
     for worker in workers:
         part, times = sentences[:: 4 * every(worker)], {}
         for batch_size in worker.spec.search if "end_to_end" in worker.spec.settings else ():
-            worker.ask(job.served, setattr, "batch_size", batch_size)
+            worker.ask(setattr, "batch_size", batch_size)
             worker.ask(job.sentences, part[: 2 * batch_size])
             if answer := worker.ask(job.sentences, part):
                 times[batch_size] = answer[0]
         if times:
             worker.spec.batch_size = min(times, key=times.get)
-            worker.ask(job.served, setattr, "batch_size", worker.spec.batch_size)
+            worker.ask(setattr, "batch_size", worker.spec.batch_size)
 
 
 def dense(args, workers, sentences, order):
@@ -176,27 +171,23 @@ def dense(args, workers, sentences, order):
     for worker in workers:
         sizes = args.batch_size[: 1 if worker.spec.kind == "ceiling" else None]
         steps += [(worker, size) for size in sizes]
-    for worker, batch_size in steps:
-        worker.readings["dense"][str(batch_size)] = {"seconds": []}
-        worker.ask(job.dense, batch_size, args.seconds)  # warm-up
-    for worker, batch_size in rounds("dense", steps, args.rounds or DENSE_ROUNDS, order):
-        seconds = worker.ask(job.dense, batch_size, args.seconds)
-        worker.readings["dense"][str(batch_size)]["seconds"].append(seconds)
+    for worker, size in steps:
+        worker.ask(job.dense, size, args.seconds)  # warm-up
+    for worker, size, figures in rounds(args, "dense", steps, order):
+        figures["seconds"] = worker.ask(job.dense, size, args.seconds)
 
 
 def end_to_end(args, workers, sentences, order):
     """Text to logits; the ceiling stands in the same rounds."""
-    steps = [(worker, None) for worker in workers]
-    for worker, _ in steps:
+    for worker in workers:
         if worker.spec.kind == "ours":
             worker.ask(job.sentences, sentences)  # warm-up; the search was the peers'
-    for worker, _ in rounds("end_to_end", steps, args.rounds or ROUNDS, order):
-        reading = worker.readings["end_to_end"]
+    steps = [(worker, None) for worker in workers]
+    for worker, _, figures in rounds(args, "end_to_end", steps, order):
         if worker.spec.kind == "ceiling":
-            reading["seconds"].append(worker.ask(job.dense, 0, args.seconds))
+            figures["seconds"] = worker.ask(job.dense, 0, args.seconds)
         elif answer := worker.ask(job.sentences, sentences[:: every(worker)]):
-            reading["seconds"].append(answer[0])
-            worker.predictions["end_to_end"] = answer[1]
+            figures["seconds"], figures["predictions"] = answer
 
 
 def one_at_a_time(args, workers, sentences, order):
@@ -206,50 +197,53 @@ def one_at_a_time(args, workers, sentences, order):
     for worker in workers:
         worker.ask(job.singles, sentences)
     parts = [sentences[start : start + PART] for start in range(0, len(sentences), PART)]
-    count = args.rounds or ROUNDS
+    count = args.rounds or ROUNDS["one_at_a_time"]
     with console.bar(total=count * len(parts) * len(workers), desc="one at a time") as done:
         for _ in range(count):
-            answers = [[] for _ in workers]
+            answers = {worker: [] for worker in workers}
             for part in parts:
-                for number in order.sample(range(len(workers)), len(workers)):
-                    answers[number].append(workers[number].ask(job.singles, part))
+                for worker in order.sample(workers, len(workers)):
+                    answers[worker].append(worker.ask(job.singles, part))
                     done.update()
-            for worker, given in zip(workers, answers):
+            for worker, given in answers.items():
                 if not worker.error:
                     times, classes = (sum(lists, []) for lists in zip(*given))
-                    figures = speed.distribution(times)
-                    for name, each in worker.readings["one_at_a_time"].items():
-                        each.append(figures[name])
-                    worker.predictions["one_at_a_time"] = classes
+                    whole = speed.distribution(times)
+                    figures = {name: whole[name] for name in readings.FIGURES}
+                    worker.keep("one_at_a_time", {**figures, "predictions": classes})
 
 
 def as_typed(args, workers, sentences, order):
     """All sentences, then SINGLES of them one by one, each engine once before the rounds."""
-    steps = [(worker, None) for worker in workers]
-    for worker, _ in steps:
+    for worker in workers:
         worker.ask(job.sentences, sentences)
         worker.ask(job.singles, sentences[:SINGLES])
-    for worker, _ in rounds("as typed", steps, args.rounds or ROUNDS, order):
+    steps = [(worker, None) for worker in workers]
+    for worker, _, figures in rounds(args, "as_typed", steps, order):
         whole = worker.ask(job.sentences, sentences)
         single = worker.ask(job.singles, sentences[:SINGLES])
         if whole and single:
-            worker.readings["as_typed"]["seconds"].append(whole[0])
-            worker.readings["as_typed"]["single"].append(statistics.fmean(single[0]))
-            worker.predictions["as_typed"] = whole[1]
+            figures["seconds"], figures["predictions"] = whole
+            figures["single"] = statistics.fmean(single[0])
 
 
-def rounds(name, steps, count, order):
-    """The (worker, batch size) of `count` rounds, each in random order; what is compared stands
-    close together in time, for the machine's speed drifts."""
-    with console.bar(total=count * len(steps), desc=name) as done:
+def rounds(args, setting, steps, order):
+    """Yields (worker, batch size, a dict for its figures) of all rounds, each in random order; what
+    is compared stands close together in time, for the machine's speed drifts. The workers keep the
+    figures of a round when it is whole."""
+    count = args.rounds or ROUNDS[setting]
+    with console.bar(total=count * len(steps), desc=setting.replace("_", " ")) as done:
         for _ in range(count):
             order.shuffle(steps)
             turn = {(worker.spec.precision, size): order.random() for worker, size in steps}
             steps.sort(key=lambda step: turn[step[0].spec.precision, step[1]])
-            for worker, batch_size in steps:
+            taken = [(worker, size, {}) for worker, size in steps]
+            for step in taken:
                 done.update()
-                if not worker.error:
-                    yield worker, batch_size
+                if not step[0].error:
+                    yield step
+            for worker, size, figures in taken:
+                worker.keep(setting, figures, size)
 
 
 MEASURE = {each.__name__: each for each in (dense, end_to_end, one_at_a_time, as_typed)}

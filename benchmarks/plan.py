@@ -179,9 +179,9 @@ def hugging_face_folder(args, folder):
     return str(place)
 
 
-def note_on_ids(folder, tokenizer, sentences):
+def notes_on_ids(folder, tokenizer, sentences):
     """What is said where the tokenizer that transformers makes of its folder splits sentences
-    otherwise than ours; None where it does not."""
+    otherwise than ours."""
     import transformers
 
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
@@ -190,7 +190,7 @@ def note_on_ids(folder, tokenizer, sentences):
         for text in sentences
     )
     count = f"{differing} of {len(sentences)} sentences"
-    return f"transformers' tokenizer gives other ids than ours for {count}" if differing else None
+    return [f"transformers' tokenizer gives other ids than ours for {count}"] if differing else []
 
 
 def export(args, folder, engine):

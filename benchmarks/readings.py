@@ -6,14 +6,14 @@
     label         for people; nothing is decided by its words
     precision, packed, sorted, typed, streams, batch_size, device, attention, compile
     load, memory  seconds until it could run, and the most MB that it held
-    end_to_end    {"seconds" a round, "sentences", "every", "predictions", "flops", "correct",
-                  "flips"}, missing where it was not measured; of a ceiling the seconds alone
-    one_at_a_time {"mean", "p50", "p90": seconds a sentence in each round, "sentences", "every",
-                  "predictions", "correct", "flips"}, missing where it was not measured
-    as_typed      {"seconds" a round for all sentences in the file's order, "single": seconds of a
-                  text that comes alone, the mean of a round's, "sentences", "every", "predictions",
-                  "correct", "flips"}, missing where it was not measured
     dense         {batch: {"seconds" a round, "flops"}}
+    end_to_end    {"seconds" a round, "flops"}
+    one_at_a_time {"mean", "p50", "p90": seconds a sentence in each round}
+    as_typed      {"seconds" a round for all sentences in the file's order, "single": seconds of a
+                  text that comes alone, the mean of a round's}
+
+A setting that was not measured is missing. Each but dense has also "sentences", "every",
+"predictions", "correct" and "flips", but not that of a ceiling.
 """
 
 import contextlib
@@ -63,12 +63,8 @@ def paired(ours, theirs):
 def score(engines, labels):
     """Adds `correct` and `flips` to what ran over sentences. Flips are against the fp32 predictions
     of the first peer that ran all sentences; None where no peer did."""
-    ran = [
-        (engine, engine[setting])
-        for engine in engines
-        for setting in OF_TEXT
-        if "predictions" in engine.get(setting, {})
-    ]
+    settings = [(engine, engine.get(setting, {})) for engine in engines for setting in OF_TEXT]
+    ran = [(engine, entry) for engine, entry in settings if "predictions" in entry]
     # a pipeline tokenizes for itself, and its labels may differ for that
     peers = [(e, entry) for e, entry in ran if e["kind"] not in ("ours", "pipeline")]
     whole = [entry for e, entry in peers if (e["precision"], entry["every"]) == ("fp32", 1)]
@@ -115,8 +111,8 @@ def rivals(pairs, precision):
 def best_variants(pairs):
     """The fastest of each variant; within a precision the slowest first."""
     best = {}
-    for engine, seconds in pairs:
-        best.setdefault(variant(engine), (engine, seconds))
+    for pair in pairs:
+        best.setdefault(variant(pair[0]), pair)
     slowest_first = list(best.values())[::-1]
     return sorted(slowest_first, key=lambda pair: PRECISIONS.index(pair[0]["precision"]))
 

@@ -61,12 +61,9 @@ class Attempt:
         self.bound, self.seconds = args.target_latency_ms, args.seconds
         self.probes, self.rate, self.best = [], 0, None
 
-    def ask(self, job, *given):
-        return self.worker.ask(worker.served, job, *given)
-
     def probe(self, texts, rate, seconds, accuracy=False):
         folder = str(self.folder / ("accuracy" if accuracy else "performance"))
-        found = self.ask(servers.probe, texts, folder, rate, seconds, self.bound, accuracy)
+        found = self.worker.ask(servers.probe, texts, folder, rate, seconds, self.bound, accuracy)
         self.probes += [found] if found else []
         return found
 
@@ -77,7 +74,7 @@ class Attempt:
             runs = (self.probe(texts, rate, max(1, self.seconds // 6)) for _ in range(TRIES))
             return any(found and found["p99"] <= self.bound for found in runs)
 
-        if start := self.ask(servers.capacity, texts):
+        if start := self.worker.ask(servers.capacity, texts):
             console.say("search", f"{self.spec.label}: {start:.1f}/s when all texts come at once")
             self.rate = highest(meets_bound, start)
 
@@ -105,7 +102,7 @@ class Attempt:
             entry["correct"] = sum(map(eq, predictions, labels))
             entry["differ"] = sum(map(ne, predictions, together))
             if spec.kind == "ours":
-                entry["callers"] = self.ask(servers.callers, texts[:256])
+                entry["callers"] = self.worker.ask(servers.callers, texts[:256])
         error = self.worker.error or (None if self.best else "no run was valid")
         return {**entry, "error": error, "probes": self.probes}
 
@@ -121,7 +118,6 @@ def highest(meets_bound, start):
 
 
 def tell(entry, results):
-    """Prints an entry of server.json."""
     if entry["error"]:
         console.say("FAILED", f"{entry['label']}: {entry['error']}")
         return
@@ -136,9 +132,8 @@ def tell(entry, results):
         if peer := max(peers, key=itemgetter("completed"), default=None):
             ratio = entry["completed"] / peer["completed"]
             text += f"; {ratio:.2f} of the best peer's queries/s ({peer['label']})"
-        middle, low, high = readings.interval(entry["callers"])
-        ratio = f"{middle:.2f} [{low:.2f}, {high:.2f}] of one call's rate"
-        text += f"; {servers.CALLERS} callers: {ratio}"
+        ratio = "{:.2f} [{:.2f}, {:.2f}]".format(*readings.interval(entry["callers"]))
+        text += f"; {servers.CALLERS} callers: {ratio} of one call's rate"
     console.say("server", text)
 
 

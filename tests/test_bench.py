@@ -465,9 +465,9 @@ def test_ids_that_differ_are_counted(monkeypatch):
 
     given = SimpleNamespace(from_pretrained=lambda folder: theirs)
     monkeypatch.setattr(transformers, "AutoTokenizer", given)
-    note = plan.note_on_ids("folder", Words(), ["one", "a b", "c d"])
+    (note,) = plan.notes_on_ids("folder", Words(), ["one", "a b", "c d"])
     assert "other ids than ours for 2 of 3 sentences" in note
-    assert plan.note_on_ids("folder", Words(), ["one"]) is None
+    assert plan.notes_on_ids("folder", Words(), ["one"]) == []
 
 
 @pytest.mark.parametrize("left, code", [("none", 2), ("broken", 1), ("broken and good", 1)])
@@ -510,7 +510,7 @@ class Canned(worker.Worker):
             patch.setattr(worker, "ProcessPoolExecutor", lambda *_, **__: self.pool)
             super().__init__(spec)
 
-    def submit(self, job, *given):
+    def submit(self, call, job, *given):
         if job in (worker.dense, worker.sentences, worker.singles):
             Canned.asked += 1
             if Canned.asked == self.ends:
