@@ -296,7 +296,7 @@ def test_a_text_that_fails_holds_up_no_answer_of_its_call(monkeypatch):
     monkeypatch.setattr(dynamic_batching, "run_alone", slow)
     running(one)
     caller = object()
-    good, bad = (one.submit([text(i, 60)], caller) for i in (5, 7))
+    good, bad = (one.submit([text(i, 62)], caller) for i in (5, 7))
     one._runner.gate.set()
     assert good.result(20) == 5 and tried.wait(20) and bad.is_open
     goes_on.set()
@@ -506,9 +506,9 @@ def test_the_next_in_turn_is_first_and_the_longest_that_fit_share_its_row():
     assert next_batch(waiting[:2], [packed(1, 64)], (Shape(1, 12),)).shape == Shape(1, 12)
     # one after the other where that costs less, in any number of rows
     poor, full = (
-        [(i, text(i, n)) for i, n in enumerate(lengths)] for lengths in ([45, 43], [60, 60])
+        [(i, text(i, n)) for i, n in enumerate(lengths)] for lengths in ([45, 43], [62, 62])
     )
-    singles, shapes = (Shape(1, 48), Shape(1, 60)), [packed(1, 64), packed(2, 64)]
+    singles, shapes = (Shape(1, 48), Shape(1, 64)), [packed(1, 64), packed(2, 64)]
     assert next_batch(poor, shapes, singles).shape == Shape(1, 48)
     assert next_batch(full, shapes, singles).shape == packed(2, 64)
 
