@@ -149,6 +149,8 @@ def check_known(args, saved):
                 f"the flag out, or export a file for {given}"
             )
     (path, kind), own = tokenizer_file(args.tokenizer), saved.tokenizer
+    if path and not Path(path).is_file():
+        raise UserError(f"{path}: no such file; leave --tokenizer out, the .pt holds its tokenizer")
     if path and sha256(path) != own.sha256 or kind not in (None, own.kind):
         digest = f" (sha256 {sha256(path)[:12]})" if path else ""
         raise UserError(
