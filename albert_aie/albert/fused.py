@@ -122,7 +122,8 @@ class FusedAlbert(nn.Module):
         mask = (1.0 - attention_mask.to(self.word.dtype)) * MASKED
         mask = last_mask = mask.reshape(b, 1, 1, s)
         if self.expand is not None:
-            mask = mask + self.expand[:, :, :s]  # (B, 1, S, S)
+            whole = s == self.shape.max_seq_length  # a trace holds no slice of it
+            mask = mask + (self.expand if whole else self.expand[:, :, :s])  # (B, 1, S, S)
         x = self._embed(input_ids, self.position[:s], token_type_ids)
         return self._classify(x, None, mask, last_mask, sizes)  # (B, class)
 
