@@ -17,6 +17,7 @@ from albert_aie.artifact import pt_file
 from albert_aie.backends.openvino import ir
 from albert_aie.base.choose_shapes import CHOSEN, PADDED, SINGLE, choose
 from albert_aie.base.encoding import Encoded
+from albert_aie.base.errors import UserError
 from albert_aie.base.shapes import Shape, packed
 from albert_aie.data.datasets import read
 from albert_aie.run.batching import batches
@@ -82,6 +83,9 @@ def test_pairs_and_long_sentences_have_one_answer_too(tmp_path, tiny, engine):
         found = every_way(classify, pairs)[CHOSEN]
         answers = [classify(part) for part in (pairs[:1], pairs[1:8], pairs[8:])]
         labels = [answer.label for part in answers for answer in part]
+        for bad in (("a", "\udfff"), ("a", None), ("a",)):
+            with pytest.raises(UserError, match="row 1: "):
+                classify([("a", "b"), bad])
         assert labels == [classify.names[i] for i in found.logits.argmax(1)]
     lengths = [24, 64, 300, 512, 250, *[24] * 12]
     file = exported(tmp_path / "long", tiny, engine, batch_size=2, max_seq_length=512)
