@@ -59,8 +59,7 @@ def measure(folder, plan, task):
     Labels and answers are read from the parts, in their order. Classes are counted, so that their
     memory does not grow with the corpus; a metric other than accuracy holds 16 bytes a row."""
     if task.regression:
-        pairs = [(a, b) for a, b in _scores(folder, plan) if a is not None]
-        columns = numpy.array(pairs).reshape(-1, 2)
+        columns = numpy.concatenate([*map(_scores, _columns(folder, plan))])
         if set(columns[:, 1]) == {float(datasets.NO_LABEL)}:
             return {}
         return {"metrics": _metrics(task.metrics, columns[:, 1], columns[:, 0])}
@@ -90,30 +89,31 @@ def _metrics(names, labels, answers):
 
 
 def _columns(folder, plan):
-    """Of each part a pyarrow Table of its answers and its labels."""
+    """Of each part a pyarrow Table of its `answer` and its `label`, whatever they are called."""
     from pyarrow import parquet
 
     names = [plan.settings["answer_columns"][0], plan.settings["label_column"]]
     for part in plan.parts:
         path = worker.path_of(folder, plan, part)
         with open(path, "rb") as file:
-            yield parquet.ParquetFile(file, page_checksum_verification=True).read(names)
+            table = parquet.ParquetFile(file, page_checksum_verification=True).read(names)
+        yield table.select(names).rename_columns(["answer", "label"])
 
 
 def _counted(folder, plan):
     """{(answer, label): rows}"""
     counted = Counter()
     for table in _columns(folder, plan):
-        names = table.column_names
-        for row in table.group_by(names).aggregate([([], "count_all")]).to_pylist():
-            counted[row[names[0]], row[names[1]]] += row["count_all"]
+        for row in table.group_by(["answer", "label"]).aggregate([([], "count_all")]).to_pylist():
+            counted[row["answer"], row["label"]] += row["count_all"]
     return counted
 
 
-def _scores(folder, plan):
-    for table in _columns(folder, plan):
-        answers, labels = (column.to_pylist() for column in table.columns)
-        yield from zip(answers, map(float, labels))
+def _scores(table):
+    """float64 [rows, 2] of a Table's answers and labels, without rows that have no answer."""
+    pairs = zip(*(column.to_pylist() for column in table.columns))
+    answered = [(answer, float(label)) for answer, label in pairs if answer is not None]
+    return numpy.array(answered).reshape(-1, 2)
 
 
 def lines(summary):
