@@ -111,7 +111,8 @@ class Artifact:
         return tuple(sorted(shapes, key=lambda shape: (shape[1], shape[0], shape[2])))
 
     @property
-    def shape(self):  # the largest
+    def shape(self):
+        """The largest."""
         return self.shapes[-1]
 
     @property
@@ -120,6 +121,7 @@ class Artifact:
 
     @property
     def task(self):
+        """The Task that it was exported for."""
         return TASKS[self.manifest["task"]]
 
     def classes(self, label_map=None):

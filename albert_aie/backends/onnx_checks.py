@@ -26,7 +26,8 @@ def check(model, opset):
         raise UserError(f"the ONNX file is of opset {version}, not {opset}")
     with refusing(f"the ONNX file is not valid: {WHY}"):  # of onnx's own kinds, and RuntimeError
         onnx.checker.check_model(model, full_check=True)
-        inferred = onnx.shape_inference.infer_shapes(model, True, True, True)
+        options = {"check_type": True, "strict_mode": True, "data_prop": True}
+        inferred = onnx.shape_inference.infer_shapes(model, **options)
     check_operators(model.graph, opset)
     if symbolic := symbolic_sizes(inferred.graph):
         raise UserError(f"the ONNX file has sizes that are not numbers: {', '.join(symbolic[:3])}")
