@@ -16,7 +16,7 @@ from benchmarks.plan import Engine
 
 STEP = 1.05  # between rates that are told apart
 JUMP = 1.25
-TRIES = 2  # at a rate before it is too high: a shared machine may stand still for a second
+TRIES = 2  # at a rate: a shared machine may stand still for a second
 OUTPUT = "server.json"  # in --output_dir
 
 
@@ -70,25 +70,26 @@ class Attempt:
     def search(self, texts):
         """The rate to begin with, by short runs."""
 
-        def meets_bound(rate):
+        def meets_bound(rate):  # every time: what is a little too high costs minutes to confirm
             runs = (self.probe(texts, rate, max(1, self.seconds // 6)) for _ in range(TRIES))
-            return any(found and found["p99"] <= self.bound for found in runs)
+            return all(found and found["p99"] <= self.bound for found in runs)
 
         if start := self.worker.ask(servers.capacity, texts):
             console.say("search", f"{self.spec.label}: {start:.1f}/s when all texts come at once")
             self.rate = highest(meets_bound, start)
 
     def confirm(self, texts):
-        """Steps down until LoadGen calls a run of all seconds valid; a run for accuracy at that."""
-        lowest = self.rate / 10
-        while self.rate > lowest and not self.worker.error:
-            for _ in range(TRIES):
-                found = self.probe(texts, self.rate, self.seconds)
-                if found and found["valid"]:
-                    self.best = found
-                    self.probe(texts, self.rate, self.seconds, accuracy=True)
-                    return
-            self.rate /= STEP
+        """The highest rate, from that on in STEPs, of which LoadGen calls a run of all seconds
+        valid; a run for accuracy at it."""
+
+        def valid(rate):
+            runs = (self.probe(texts, rate, self.seconds) for _ in range(TRIES))
+            if found := next((run for run in runs if run and run["valid"]), None):
+                self.best = found
+            return found
+
+        if self.rate and highest(valid, self.rate, STEP):
+            self.probe(texts, self.best["rate"], self.seconds, accuracy=True)
 
     def result(self, texts, labels):
         """What server.json holds of it."""
@@ -107,13 +108,13 @@ class Attempt:
         return {**entry, "error": error, "probes": self.probes}
 
 
-def highest(meets_bound, start):
-    """The highest rate that meets_bound(rate), to a STEP: from `start` by JUMPs until one does and
+def highest(meets_bound, start, jump=JUMP):
+    """The highest rate that meets_bound(rate), to a STEP: from `start` by jumps until one does and
     one does not, then by bisection. 0 where none does that is more than a tenth of `start`."""
     low, high, rate = 0, math.inf, start
-    while high > max(STEP * low, start / 10):
+    while high > max(1.001 * STEP * low, start / 10):
         low, high = (rate, high) if meets_bound(rate) else (low, rate)
-        rate = JUMP * low if high == math.inf else math.sqrt(low * high) if low else high / JUMP
+        rate = jump * low if high == math.inf else math.sqrt(low * high) if low else high / jump
     return low
 
 
