@@ -3,8 +3,10 @@
 
     curl localhost:8000/predict -H 'content-type: application/json' -d '{"inputs": "a fine film"}'
 
-/predict answers as text-embeddings-inference does: of one text [{"label", "score"}, ...], the
-likeliest first; of a list of texts a list of those. SIGTERM: what was asked for is answered first.
+/predict takes and answers what text-embeddings-inference's does: "inputs" are "text", ["text"], or
+of a file for pairs ["text", "pair"], and the answer is [{"label", "score"}, ...], the likeliest
+first; or a batch, [["text"], ...], and the answer is a list of those. A regression's label is
+"score". SIGTERM: what was asked for is answered first.
 """
 
 import argparse
@@ -14,15 +16,17 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, conlist
 
 from albert_aie import Classifier
 from albert_aie.base.errors import UserError
 from albert_aie.run.dynamic_batching import Busy
 
+Sequence = conlist(str, min_length=1, max_length=2)  # a text, or the two of a pair
+
 
 class Query(BaseModel):
-    inputs: Union[str, list[str]]
+    inputs: Union[str, Sequence, conlist(Sequence, min_length=1)]
 
 
 def make_app(classify):
@@ -40,19 +44,26 @@ def make_app(classify):
 
     @app.post("/predict")
     async def predict(query: Query):
+        inputs = [query.inputs] if isinstance(query.inputs, str) else query.inputs
+        is_batch = isinstance(inputs[0], list)
+        sequences = inputs if is_batch else [inputs]
         try:
-            found = await classify.answer(query.inputs)
+            found = await classify.answer([tuple(s) if len(s) == 2 else s[0] for s in sequences])
         except UserError as error:
             code = 429 if isinstance(error, Busy) else 422
             raise HTTPException(code, str(error)) from None
-        return ranked(found) if isinstance(query.inputs, str) else list(map(ranked, found))
+        rows = [ranked(answer) for answer in found]
+        return rows if is_batch else rows[0]
 
     return app
 
 
 def ranked(answer):
-    scores = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])
-    return [{"label": label, "score": score} for label, score in scores]
+    scores = answer.probabilities or {"score": answer.score}
+    if None in scores.values():
+        raise HTTPException(500, "the logits of a text are not finite")
+    pairs = sorted(scores.items(), key=lambda pair: -pair[1])
+    return [{"label": label, "score": score} for label, score in pairs]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """examples/serve.py as a process, with many clients."""
 
+import asyncio
 import contextlib
 import http.client
+import importlib
 import json
 import os
 import signal
@@ -10,9 +12,12 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT, python
+
+from albert_aie.run.classifier import Answer
 
 CLIENTS, EACH = 32, 32
 TEXTS = [f"a {'very ' * (i % 20)}{word} film" for i, word in enumerate(["fine", "dull"] * 50)]
@@ -90,6 +95,44 @@ def test_a_port_that_is_none_is_refused_before_the_file_is_loaded():
     assert done.code == 2 and done.err.endswith("error: port 99999: must be 0 to 65535\n")
 
 
+SURE, SCORE = Answer("a", 0.75, {"b": 0.25, "a": 0.75}), Answer(None, None, {}, 3.5)
+RANKED = [{"label": "a", "score": 0.75}, {"label": "b", "score": 0.25}]
+
+
+@pytest.mark.parametrize(
+    "inputs, given, answers, wanted",
+    [
+        ("x", ["x"], [SURE], RANKED),
+        (["x"], ["x"], [SURE], RANKED),
+        (["x", "y"], [("x", "y")], [SURE], RANKED),
+        ([["x"]], ["x"], [SURE], [RANKED]),
+        ([["x"], ["y", "z"]], ["x", ("y", "z")], [SURE] * 2, [RANKED] * 2),
+        ("x", ["x"], [SCORE], [{"label": "score", "score": 3.5}]),
+        ([["x"], ["y"]], ["x", "y"], [SURE, Answer(None, None, {})], None),
+    ],
+)
+def test_predict_takes_and_answers_what_text_embeddings_inference_does(
+    inputs, given, answers, wanted, monkeypatch
+):
+    fastapi = pytest.importorskip("fastapi", reason="pip install .[serve]")
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    serve = importlib.import_module("serve")
+
+    async def answer(sentences):
+        assert sentences == given
+        return answers
+
+    (predict,) = (
+        route.endpoint
+        for route in serve.make_app(SimpleNamespace(answer=answer)).routes
+        if route.path == "/predict"
+    )
+    try:
+        assert asyncio.run(predict(serve.Query(inputs=inputs))) == wanted
+    except fastapi.HTTPException as error:
+        assert wanted is None and error.status_code == 500
+
+
 @pytest.mark.slow  # a process that serves, and a thousand connections
 def test_a_thousand_requests_of_32_clients_one_of_which_dies(service, wanted):
     _, port = service
@@ -107,10 +150,12 @@ def test_a_thousand_requests_of_32_clients_one_of_which_dies(service, wanted):
 
     together(client)
     assert not lost and len(answered) == (CLIENTS - 1) * EACH + EACH // 2
-    status, found = ask(port, "POST", "/predict", {"inputs": TEXTS})
-    assert all(map(is_right, found, map(wanted.get, TEXTS)))
-    nested, nan = {"inputs": {"a": "\ud800"}}, {"inputs": ["a", float("nan")]}
-    for bad in ({"inputs": 5}, {"text": "a"}, {"inputs": "\ud800"}, nested, nan):
+    status, found = ask(port, "POST", "/predict", {"inputs": batch(TEXTS)})
+    assert len(found) == len(TEXTS) and all(map(is_right, found, map(wanted.get, TEXTS)))
+    status, found = ask(port, "POST", "/predict", {"inputs": TEXTS[:1]})
+    assert is_right(found, wanted[TEXTS[0]])
+    refused = (5, {"a": "\ud800"}, "\ud800", ["a", float("nan")], [], [[]], ["a", "b"], ["a"] * 3)
+    for bad in ({"text": "a"}, *({"inputs": inputs} for inputs in refused)):
         assert ask(port, "POST", "/predict", bad)[0] == 422
 
 
@@ -128,7 +173,7 @@ def test_sigterm_half_way_loses_nothing_that_was_asked(service, wanted):
             texts = [TEXTS[(number * 7 + i + j) % len(TEXTS)] for j in range(20)]
             asked = time.monotonic()
             try:
-                status, found = ask(port, "POST", "/predict", {"inputs": texts})
+                status, found = ask(port, "POST", "/predict", {"inputs": batch(texts)})
             except OSError:
                 refused.append(asked)
                 return
@@ -148,9 +193,13 @@ def test_sigterm_half_way_loses_nothing_that_was_asked(service, wanted):
 def test_the_same_routes_behind_ray_serve(made_by, wanted):
     pytest.importorskip("ray.serve", reason='pip install "ray[serve]"')
     with serving(made_by["openvino"], script="serve_ray.py", port=8000) as (_, port):  # Ray's own
-        status, found = ask(port, "POST", "/predict", {"inputs": TEXTS})
+        status, found = ask(port, "POST", "/predict", {"inputs": batch(TEXTS)})
         assert status == 200 and all(map(is_right, found, map(wanted.get, TEXTS)))
         assert ask(port, "POST", "/predict", {"inputs": 5})[0] == 422
+
+
+def batch(texts):
+    return [[text] for text in texts]
 
 
 def together(client):

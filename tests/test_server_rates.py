@@ -26,14 +26,14 @@ def test_the_highest_rate_is_found_to_a_step(true, start):
         asked.append(rate)
         return rate <= true
 
-    found = server_rates.highest(meets_bound, start)
+    found = server_rates.highest(meets_bound, start, 5)
     assert found <= true < 1.001 * server_rates.STEP * found and len(asked) < 22
 
 
 def test_a_server_that_never_meets_the_bound_has_no_rate():
     asked = []
-    assert server_rates.highest(lambda rate: asked.append(rate), 100) == 0
-    assert 5 < len(asked) < 22
+    assert server_rates.highest(lambda rate: asked.append(rate), 100, 10) == 0
+    assert 5 < len(asked) < 22 and min(asked) > 8
 
 
 class Numbers:
