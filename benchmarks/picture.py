@@ -97,12 +97,13 @@ def latency(axes, servers, bound):
     """The 99th percentile of a text's time against texts a second, of each server: the least of the
     runs at a rate, for one that meets the bound is enough."""
     styles = dict(zip(readings.PRECISIONS, ("-", "--", ":", "-.")))
-    kinds = dict.fromkeys(entry["server"] for entry in servers)
-    colours = dict(zip(kinds, itertools.cycle(plots.COLOURS)))
+    kinds = [entry["label"].replace(entry["precision"], "") for entry in servers]
+    colours = dict(zip(dict.fromkeys(kinds), itertools.cycle(plots.COLOURS)))
+    colours = {entry["label"]: colours[kind] for entry, kind in zip(servers, kinds)}
     for entry in sorted(servers, key=lambda e: -e["completed"]):
         runs = sorted(entry["probes"], key=lambda run: (run["rate"], -run["p99"]))
         least = {run["rate"]: run["p99"] for run in runs}
-        how = {"color": colours[entry["server"]], "marker": ".", "label": entry["label"]}
+        how = {"color": colours[entry["label"]], "marker": ".", "label": entry["label"]}
         axes.plot(list(least), list(least.values()), styles[entry["precision"]], **how)
     axes.axhline(bound, color=plots.INK, linewidth=0.8)
     axes.set(xlabel="texts a second", ylabel="99th percentile of a text's ms", yscale="log")

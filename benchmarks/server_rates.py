@@ -15,7 +15,6 @@ from benchmarks import host, plan, readings, servers, traffic, worker
 from benchmarks.plan import Engine
 
 STEP = 1.05  # between rates that are told apart
-JUMP = 1.25
 TRIES = 2  # at a rate: a shared machine may stand still for a second
 # LoadGen calls no run of fewer texts valid: that all are below the bound shows with 99 % confidence
 # that 99 % of all are, where there are so many (0.99 ** 459 < 0.01).
@@ -83,8 +82,8 @@ class Attempt:
             self.rate = highest(meets_bound, start, self.least)
 
     def confirm(self, texts):
-        """The highest rate, from that on in STEPs, of which LoadGen calls a run of all seconds
-        valid; a run for accuracy at it."""
+        """The highest rate, from there on, of which LoadGen calls a run of all seconds valid; a run
+        for accuracy at it."""
 
         def valid(rate):
             runs = (self.probe(texts, rate, self.seconds) for _ in range(TRIES))
@@ -92,7 +91,7 @@ class Attempt:
                 self.best = found
             return found
 
-        if self.rate and highest(valid, self.rate, self.least, STEP):
+        if self.rate and highest(valid, self.rate, self.least):
             self.probe(texts, self.best["rate"], self.seconds, accuracy=True)
 
     def result(self, texts, labels):
@@ -113,13 +112,17 @@ class Attempt:
         return {**entry, "error": error, "probes": self.probes}
 
 
-def highest(meets_bound, start, least, jump=JUMP):
-    """The highest rate that meets_bound(rate), to a STEP: from `start` by jumps until one does and
-    one does not, then by bisection. 0 where none does that is more than `least`."""
-    low, high, rate = 0, math.inf, start
+def highest(meets_bound, start, least):
+    """The highest rate that meets_bound(rate), to a STEP: from `start` in steps that double until
+    one does and one does not, then by bisection. 0 where none does that is `least` or more."""
+    low, high, rate, step = 0, math.inf, start, STEP
     while high > max(1.001 * STEP * low, least):
         low, high = (rate, high) if meets_bound(rate) else (low, rate)
-        rate = jump * low if high == math.inf else math.sqrt(low * high) if low else high / jump
+        if low and high < math.inf:
+            rate = math.sqrt(low * high)
+        else:
+            rate = low * step or max(high / step, least)
+        step *= step
     return low
 
 
