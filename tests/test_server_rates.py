@@ -1,5 +1,6 @@
 """LoadGen's Server scenario: how the highest rate is found, and what each server answers."""
 
+import itertools
 import json
 import queue
 import threading
@@ -126,8 +127,31 @@ class FakeWorker:
         if job is servers.capacity:
             return 80.0
         _, _, rate, seconds, bound, accuracy = given
+        self.last = rate
         fine = {"p50": 20.0, "p99": bound if rate <= 50 else 2.0 * bound}
         return {} if accuracy else dict(rate=rate, seconds=seconds, valid=rate <= 45, **fine)
+
+
+def test_a_short_run_that_misses_the_bound_once_is_too_fast(monkeypatch, tmp_path):
+    """The longer ones are few and minutes each; none is made of fewer texts than can be valid."""
+    late = itertools.cycle([0, 200])
+
+    class Shaky(FakeWorker):
+        def ask(self, job, *given):
+            found = super().ask(job, *given)
+            return (
+                {**found, "p99": next(late), "valid": False} if isinstance(found, dict) else found
+            )
+
+    monkeypatch.setattr(server_rates.worker, "Worker", Shaky)
+    args = SimpleNamespace(output_dir=tmp_path, target_latency_ms=130, seconds=60)
+    one = server_rates.Attempt(Engine("ours", "ours: a/b", "fp32", ()), args)
+    one.search(TEXTS)
+    assert one.rate == 0 and one.probes
+    one.rate = 30
+    one.confirm(TEXTS)
+    assert one.best is None and min(run["rate"] for run in one.probes) * 60 >= 458.9
+    assert one.result(TEXTS, [])["error"] == "no run at 7.7 texts/s or more was valid"
 
 
 @pytest.mark.parametrize("start", [None, 30])
@@ -143,6 +167,7 @@ def test_a_rate_is_sought_in_short_runs_and_confirmed_in_a_long_one(
     one.rate = start or one.rate  # too high, or far too low
     one.confirm(TEXTS)
     assert one.best["valid"] and 45 / server_rates.STEP < one.best["rate"] <= 45
+    assert one.worker.last == one.best["rate"]  # the run for accuracy
     assert one.best["seconds"] == 60 and one.folder.parent == tmp_path / "Server"
     assert "80.0/s" in capsys.readouterr().out
 
