@@ -502,6 +502,14 @@ sys.exit(code)
 """
 
 
+def test_a_text_of_several_lines_is_answered_in_one(evaluate, exported):
+    texts = "a\r\nfine\nfilm", "a fine film"
+    told = [evaluate(aie_model_dir=exported, text=text) for text in texts]
+    answers = [run.out.rstrip("\n").split("\t") for run in told]
+    assert [answer[-1] for answer in answers] == ["a  fine film", "a fine film"]
+    assert answers[0][:-1] == answers[1][:-1]
+
+
 @pytest.mark.parametrize("backend", ["openvino", "torchscript"])
 def test_one_thread_alone_imports(made_by, tmp_path, sentences, backend):
     """Two that import modules which import each other end in a deadlock of Python's import locks,

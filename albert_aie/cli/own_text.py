@@ -75,7 +75,9 @@ def reading(args, task):
         if any("\ud800" <= letter <= "\udfff" for text in args.text for letter in text):
             raise UserError("--text: not UTF-8; set the terminal to UTF-8, or give --input FILE")
         names = list(task.text)
-        record = formats.Record(1, dict(zip(names, args.text)))
+        # a line an answer: to tokenizers of ALBERT an end of a line is a blank
+        texts = (text.replace("\r", " ").replace("\n", " ") for text in args.text)
+        record = formats.Record(1, dict(zip(names, texts)))
         yield records.Table("--text", names, [record]), "lines", names
         return
     form = formats.format_of(args.input, args.input_format)
