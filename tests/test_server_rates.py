@@ -222,10 +222,10 @@ def test_flags_that_mean_nothing_are_refused(flags, sentence, tmp_path, capsys):
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.slow  # a minute: six servers are made, and LoadGen runs some fifty times
+@pytest.mark.slow  # five minutes: six servers are made, and LoadGen runs some fifty times
 def test_all_servers_in_one_run(tmp_path, tiny, sst2, capfd):
     pytest.importorskip("onnxruntime")
-    flags = [f"--pth_dir={tiny}", f"--data_dir={sst2}", "--scenarios=Server", "--seconds=2"]
+    flags = [f"--pth_dir={tiny}", f"--data_dir={sst2}", "--scenarios=Server", "--seconds=4"]
     flags += ["--precision", "fp32", f"--output_dir={tmp_path}"]
     code = console.main(loadgen.parse_args, loadgen.run, flags)
     out = capfd.readouterr().out
