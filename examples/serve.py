@@ -29,6 +29,12 @@ class Query(BaseModel):
     inputs: Union[str, Sequence, conlist(Sequence, min_length=1)]
 
 
+def load(file):
+    classify = Classifier(file, streams=1)  # one stream: the lowest latency
+    classify.warm_up()
+    return classify
+
+
 def make_app(classify):
     app = FastAPI()
 
@@ -74,7 +80,7 @@ if __name__ == "__main__":
     if not 0 <= args.port < 1 << 16:
         parser.error(f"port {args.port}: must be 0 to 65535")
     try:
-        classify = Classifier(args.file, streams=1)  # one stream: the lowest latency
+        classify = load(args.file)
     except UserError as error:
         parser.error(str(error))
     with classify:

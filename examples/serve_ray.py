@@ -9,9 +9,7 @@ FILE.pt lies where every machine can read it. Ctrl+C ends it.
 import sys
 
 from ray import serve
-from serve import make_app
-
-from albert_aie import Classifier
+from serve import load, make_app
 
 WAITING = 1024  # requests that a replica has at a time, which share its rows
 
@@ -23,7 +21,7 @@ def make_deployment(file, replicas=1, card=None):
     @serve.deployment(
         num_replicas=int(replicas), max_ongoing_requests=WAITING, ray_actor_options=cards[card]
     )
-    @serve.ingress(lambda: make_app(Classifier(file, streams=1)))
+    @serve.ingress(lambda: make_app(load(file)))
     class Service:
         pass
 

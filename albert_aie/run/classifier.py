@@ -21,9 +21,10 @@ import numpy
 
 from .. import backends
 from ..artifact import pt_file
+from ..base.choose_shapes import SHARED, SINGLE, choose
 from ..base.errors import UserError
 from .dynamic_batching import Batcher
-from .evaluate import evaluate, finite
+from .evaluate import evaluate, finite, warm_up
 
 CHUNK = 2048  # sentences answered together at most: enough that nearly all rows are full
 SLICE = 256  # of a list that wait at a time, while the next are tokenised
@@ -164,6 +165,14 @@ class Classifier:
         self._check_process()
         given = self.saved, self._tokenizer, self._sentences(sentences)[0]
         return self._batcher.alone(lambda runner: evaluate(runner, *given, **options))
+
+    def warm_up(self):
+        """Compiles and runs, once, each shape that a text or texts of several callers may take, so
+        that no call waits for it: seconds, and the memory that they would take in time."""
+        self._check_process()
+        given = self.saved.shapes, self.runner.grid
+        shapes = sorted({*choose(*given, SINGLE), *choose(*given, SHARED)})
+        self._batcher.alone(lambda runner: warm_up(runner, shapes, runs=1))
 
     def _check_process(self):
         if self._process != os.getpid():

@@ -27,6 +27,7 @@ WINDOW = 64  # of them that are looked at for the next call: enough for full row
 # Seconds that a call of several rows may take while another caller waits: a text waits for the call
 # that runs, then for its own, within the 130 ms of MLPerf's BERT server.
 STEP = 0.065
+SHARE = 1 / 2  # of what many callers wait for, which a call may take too: full ones end all sooner
 
 
 class Busy(UserError):
@@ -226,8 +227,10 @@ class Batcher:
         few = self._answered + len(window) < FEW
         shapes = choose(self._saved.shapes, self._runner.grid, CHOSEN if lone else SHARED, few)
         singles = None if self._calls else self._singles()
-        tokens = None if lone else STEP * self._pace
         sentences = [(key, one[2]) for key, one in enumerate(window)]
+        callers = len({one.caller for one in requests})  # the window begins with one of each
+        queued = sum(len(sentence.ids) for _, sentence in sentences[:callers])
+        tokens = None if lone else max(STEP * self._pace, SHARE * queued)
         batch = next_batch(sentences, shapes, singles, tokens)
         taken = {key: window[key] for key in batch.sentences}
         for request, number, _ in taken.values():
