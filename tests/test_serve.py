@@ -95,6 +95,14 @@ def test_a_port_that_is_none_is_refused_before_the_file_is_loaded():
     assert done.code == 2 and done.err.endswith("error: port 99999: must be 0 to 65535\n")
 
 
+def test_it_compiles_before_it_listens(made_by, monkeypatch):
+    pytest.importorskip("fastapi"), pytest.importorskip("uvicorn")
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    with importlib.import_module("serve").load(made_by["openvino"]) as classify:
+        assert classify.runner.streams == 1
+        assert {bool(shape.slots) for shape in classify.runner._programs} == {True, False}
+
+
 SURE, SCORE = Answer("a", 0.75, {"b": 0.25, "a": 0.75}), Answer(None, None, {}, 3.5)
 RANKED = [{"label": "a", "score": 0.75}, {"label": "b", "score": 0.25}]
 

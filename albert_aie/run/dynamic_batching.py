@@ -27,7 +27,9 @@ WINDOW = 64  # of them that are looked at for the next call: enough for full row
 # Seconds that a call of several rows may take while another caller waits: a text waits for the call
 # that runs, then for its own, within the 130 ms of MLPerf's BERT server.
 STEP = 0.065
-SHARE = 1 / 2  # of what many callers wait for, which a call may take too: full ones end all sooner
+# Of what callers wait for, which the call of a lone stream may take too: full ones end all sooner.
+# Several streams would be left with too little for one another.
+SHARE = 1 / 2
 
 
 class Busy(UserError):
@@ -230,7 +232,8 @@ class Batcher:
         sentences = [(key, one[2]) for key, one in enumerate(window)]
         callers = len({one.caller for one in requests})  # the window begins with one of each
         queued = sum(len(sentence.ids) for _, sentence in sentences[:callers])
-        tokens = None if lone else max(STEP * self._pace, SHARE * queued)
+        share = SHARE * queued if len(self._threads) == 1 else 0
+        tokens = None if lone else max(STEP * self._pace, share)
         batch = next_batch(sentences, shapes, singles, tokens)
         taken = {key: window[key] for key in batch.sentences}
         for request, number, _ in taken.values():
