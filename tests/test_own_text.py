@@ -687,10 +687,12 @@ def test_names_of_classes_by_numbers_as_json_has_them(exported):
 def test_a_closed_classifier_and_that_of_another_process_say_so(exported, monkeypatch):
     classify = Classifier(exported)
     monkeypatch.setattr("albert_aie.run.classifier.os.getpid", lambda: 1)  # as in a forked child
-    with pytest.raises(UserError, match="loaded in another process, of which this one is a fork"):
-        classify("a fine film")
+    for call in (lambda: classify("a fine film"), classify.warm_up, lambda: classify.evaluate([])):
+        with pytest.raises(UserError, match="another process, of which this one is a fork"):
+            call()
     monkeypatch.undo()
     assert classify("a fine film").label
     classify.close(), classify.close()
-    with pytest.raises(UserError, match="this Classifier is closed"):
-        classify("a fine film")
+    for call in (lambda: classify("a fine film"), classify.warm_up):
+        with pytest.raises(UserError, match="this Classifier is closed"):
+            call()
