@@ -666,6 +666,16 @@ def test_after_a_warm_up_no_call_compiles(made_by):
         assert classify("film") == alone and set(classify.runner._programs) == programs
 
 
+def test_a_warm_up_runs_one_shape_where_none_is_compiled(made_by, monkeypatch):
+    with Classifier(made_by["torchscript"]) as classify:
+        run, shapes = classify.runner.run, []
+        monkeypatch.setattr(
+            classify.runner, "run", lambda batch: (shapes.append(batch.shape), run(batch))[1]
+        )
+        classify.warm_up()
+        assert len(shapes) == 1
+
+
 def test_a_long_list_is_answered_in_order(made_by):
     texts = ["fine" if i % 3 else "dull and slow" for i in range(700)]
     with Classifier(made_by["torchscript"]) as classify:

@@ -168,10 +168,13 @@ class Classifier:
 
     def warm_up(self):
         """Compiles and runs, once, each shape that a text or texts of several callers may take, so
-        that no call waits for it: seconds, and the memory that they would take in time."""
+        that no call waits for it: seconds, and the memory that they would take in time. One, where
+        a shape is not compiled."""
         self._check_process()
         given = self.saved.shapes, self.runner.grid
         shapes = sorted({*choose(*given, SINGLE), *choose(*given, SHARED)})
+        if self.runner.grid and not self.runner.grid.compiles:
+            shapes = shapes[:1]
         self._batcher.alone(lambda runner: warm_up(runner, shapes, runs=1))
 
     def _check_process(self):
